@@ -1,0 +1,1 @@
+//! A sink that counts rows and drops them.

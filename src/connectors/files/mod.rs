@@ -1,0 +1,1 @@
+//! CSV, NDJSON and Parquet files, local or in an object store.

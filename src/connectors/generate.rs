@@ -1,0 +1,1 @@
+//! A source that makes rows up from expressions over the row number.

@@ -1,0 +1,315 @@
+//! The open set of systems that haul reads and writes: the contract here, one folder a system, one explicit list.
+//!
+//! A connector is built from checked words only and does nothing until one of its `async` methods is called. Sources know nothing of
+//! sinks, sinks nothing of sources; what they share crosses as [`crate::data`]. No connector decides about retries, resumption or
+//! order: it answers with a [`Failure`] whose kind lets the executor decide.
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+
+use crate::data::{BatchLimit, BatchStream, Column, Digest, Mapped, RawChunk, RawStream, Schema, WireFormat};
+use crate::define::pipeline::Verify;
+use crate::dialect::Dialect;
+use crate::failure::Failure;
+
+pub mod discard;
+pub mod files;
+pub mod generate;
+pub mod sql;
+
+/// What a source says of itself before anything is read.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// The columns a read gives when nothing is projected away.
+    pub schema: Schema,
+    /// The columns of the primary key, or of a unique key without NULLs; empty when there is none.
+    pub key: Vec<String>,
+    /// Estimated rows, when the source can tell cheaply.
+    pub rows: Option<u64>,
+    /// Estimated bytes, when the source can tell cheaply.
+    pub bytes: Option<u64>,
+    /// The wire format the source could hand on undecoded for all of `schema`'s columns.
+    pub wire: Option<WireFormat>,
+    /// What to know before trusting a resumed or concurrent read, one line, for the plan. Example: `one exported snapshot`.
+    pub consistency: String,
+}
+
+/// What a stage wants of a source. The default wants everything.
+#[derive(Clone, Debug, Default)]
+pub struct ReadRequest {
+    /// Only these columns, in this order. `None` reads all of the description's columns.
+    pub columns: Option<Vec<String>>,
+    /// Only rows for which this condition holds, in the source's own SQL (made by push-down; already quoted).
+    pub filter: Option<String>,
+    /// Columns of a native type that the target cannot take: read in their text form, as [`crate::data::Type::Text`].
+    pub as_text: Vec<String>,
+    /// How large batches may grow.
+    pub limit: BatchLimit,
+}
+
+/// One part of a source that can be read apart from the others, on any worker, in any order.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Split {
+    /// Stable within a load, short, safe in a file name: `0000`, `0001`, …, or `all`.
+    pub id: String,
+    /// What it covers, in the connector's own JSON form (a block range, a key range, a file with its size and mtime).
+    pub range: serde_json::Value,
+    /// What it covers, for people: `blocks 0..4096`, `id 1..50000`, `orders-01.csv.gz`.
+    pub label: String,
+    /// Estimated rows, when known.
+    pub rows: Option<u64>,
+}
+
+/// How a source may be cut.
+#[derive(Clone, Copy, Debug)]
+pub struct SplitGoal {
+    /// At most this many splits; 1 asks for a single split with the id `all`.
+    pub most: usize,
+    /// Splits should not be smaller than this many bytes.
+    pub bytes: u64,
+}
+
+/// Splits of a source, and what they depend on.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Splits {
+    /// Together they cover every row exactly once.
+    pub splits: Vec<Split>,
+    /// Set when the splits only mean the same rows while the source is unchanged (block ranges, files): a value that changes when
+    /// the source does. A resumed load compares it, and does not mix rows of two states of the source.
+    pub fingerprint: Option<String>,
+}
+
+/// A place to read from. Cheap to make; holds no connection until it is used.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Columns, key, estimates. Fails with a permanent failure when the thing to read is missing or refused.
+    async fn describe(&self) -> Result<Description, Failure>;
+
+    /// Begins one consistent view of the source for a stage: the same state for every split read through it, where the engine can.
+    async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure>;
+
+    /// The dialect of [`ReadRequest::filter`], when the source can filter.
+    fn dialect(&self) -> Option<Dialect> {
+        None
+    }
+}
+
+/// One consistent view of a source. Dropping the last handle ends it.
+#[async_trait]
+pub trait Reading: Send + Sync {
+    /// The columns of every batch: the request applied to the description.
+    fn schema(&self) -> &Schema;
+
+    /// Cuts the view into splits. A resumed load does not call it: it reads the splits that were recorded at its start.
+    async fn splits(&self, goal: SplitGoal) -> Result<Splits, Failure>;
+
+    /// The value that [`Splits::fingerprint`] would have now; `None` when recorded splits stay valid whatever happens.
+    async fn fingerprint(&self) -> Result<Option<String>, Failure>;
+
+    /// Reads one split, in batches within the request's limit.
+    async fn read(&self, split: &Split) -> Result<BatchStream, Failure>;
+
+    /// Reads one split undecoded. Only called when the description offered a wire format and the sink took it.
+    async fn read_raw(&self, split: &Split) -> Result<RawStream, Failure> {
+        let _ = split;
+        Err(Failure::permanent("this source has no raw form"))
+    }
+}
+
+/// What a sink says of the target before anything is written.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What each incoming column becomes, in order.
+    pub columns: Vec<Mapped>,
+    /// The statements that `prepare` would run, in order; empty when nothing changes.
+    pub ddl: Vec<String>,
+    /// Whether the target exists already.
+    pub exists: bool,
+    /// The wire format the sink takes undecoded for these columns.
+    pub wire: Option<WireFormat>,
+    /// The most splits that may be written at the same time; 1 for a single file.
+    pub writers: usize,
+    /// The delivery guarantee, one line, for the plan: `effectively once: rows and mark in one transaction`.
+    pub guarantee: String,
+    /// The columns as a source on the same target would describe them: what a stage that reads the target later can count on.
+    pub reads_as: Schema,
+}
+
+/// A problem with a target that is known before the run. `field` names the key of the output it points at (`table`, `key`, `mode`, …).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetProblem {
+    /// A stable diagnostic code, such as `target-missing`.
+    pub code: &'static str,
+    /// The key below the output that the diagnostic points at; empty for the output itself.
+    pub field: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// The way out.
+    pub help: String,
+}
+
+/// The identity of one load: the rows of one output of one stage in one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadKey {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The stage's name.
+    pub stage: String,
+    /// The place of the output in the stage's `to:` list, from 0.
+    pub output: usize,
+    /// The run, as named in the journal.
+    pub run: String,
+    /// A hash of everything that decides which rows are written where. A load of another hash is never continued.
+    pub plan_hash: String,
+}
+
+/// What `claim` found.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Greater than that of any earlier claim on the same pipeline, stage and output. A commit under a smaller epoch is refused.
+    pub epoch: u64,
+    /// The load to go on with: the same run's, or an unfinished one of the same plan hash.
+    pub found: Option<FoundLoad>,
+}
+
+/// A load that an earlier worker began.
+#[derive(Clone, Debug)]
+pub struct FoundLoad {
+    /// The run that began it.
+    pub run: String,
+    /// What the executor asked to be kept with it at `prepare`.
+    pub note: String,
+    /// What has been committed.
+    pub marks: Vec<Mark>,
+    /// Whether `publish` has been done.
+    pub published: bool,
+}
+
+/// A load that is being written.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Whose it is.
+    pub key: LoadKey,
+    /// From the claim.
+    pub epoch: u64,
+    /// The incoming columns.
+    pub schema: Schema,
+    /// What proof the stage asks for. With [`Verify::Digest`] an upserting writer reads the split's rows back inside its transaction,
+    /// compares them with what arrived, and commits only when they agree. Other modes leave it to the executor, which uses `read_back`.
+    pub verify: Verify,
+}
+
+/// The record that one split has been written, committed in the same transaction as its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The split's id.
+    pub split: String,
+    /// Rows that arrived at the sink.
+    pub rows: u64,
+    /// Their digest on the source side.
+    pub digest: Digest,
+    /// Rows refused on the way.
+    pub rejects: u64,
+}
+
+/// A place to write to. Cheap to make; holds no connection until it is used.
+///
+/// The order of calls for one load is `claim`, then (when nothing was found, or the load starts again) `prepare`, then any number of
+/// writers, concurrently up to [`Target::writers`], then `read_staged` when the load is verified before it is seen, then `publish`.
+/// Any call may be the last one (the process is killed): the next worker's `claim` finds what was committed and nothing else.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// What the incoming columns become, against the target as it is now. Every problem at once.
+    async fn plan(&self, incoming: &Schema) -> Result<Result<Target, Vec<TargetProblem>>, Failure>;
+
+    /// Takes the load over: bumps the epoch, so that commits of older workers are refused from here on, and reports what was committed.
+    /// Leaves data as it is.
+    async fn claim(&self, key: &LoadKey) -> Result<Claim, Failure>;
+
+    /// Starts the load from nothing: creates, evolves or stages the target, discards what an earlier unfinished load had staged, and keeps
+    /// `note` beside the load.
+    async fn prepare(&self, load: &Load, note: &str) -> Result<(), Failure>;
+
+    /// A writer for one split.
+    async fn writer(&self, load: &Load, split: &str) -> Result<Box<dyn Writer>, Failure>;
+
+    /// Makes the load visible where it is not yet (swap, rename), and finishes the target (indexes, analyze). Idempotent.
+    async fn publish(&self, load: &Load) -> Result<(), Failure>;
+
+    /// Reads back the rows of the load as the incoming columns: the staged rows before `publish` when the mode stages, otherwise the target's.
+    /// A value that no longer fits its incoming type is a permanent failure that names column and value.
+    async fn read_back(&self, load: &Load, limit: BatchLimit) -> Result<BatchStream, Failure>;
+
+    /// Reads back undecoded; only called when the wire format was agreed on.
+    async fn read_back_raw(&self, load: &Load) -> Result<RawStream, Failure> {
+        let _ = load;
+        Err(Failure::permanent("this sink has no raw form"))
+    }
+
+    /// Whether `read_back` gives exactly the load's rows before `publish` (staged), or the whole target after it.
+    fn staged(&self) -> bool;
+
+    /// Removes what an abandoned load left staged; used by `--fresh`. Rows that were already visible stay.
+    async fn abandon(&self, key: &LoadKey) -> Result<(), Failure>;
+}
+
+/// Writes one split. Dropping a writer without `commit` leaves no trace.
+#[async_trait]
+pub trait Writer: Send {
+    /// Takes a batch of the load's columns. May buffer.
+    async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure>;
+
+    /// Takes rows in the agreed wire format.
+    async fn write_raw(&mut self, chunk: RawChunk) -> Result<(), Failure> {
+        let _ = chunk;
+        Err(Failure::permanent("this sink has no raw form"))
+    }
+
+    /// Commits rows and mark together. Idempotent: a split that is marked already is left as it is. When the answer to the commit is
+    /// lost, the writer reconnects and reads the mark before it answers. A newer epoch gives [`crate::failure::FailureKind::Fenced`].
+    async fn commit(self: Box<Self>, mark: Mark) -> Result<Committed, Failure>;
+}
+
+/// What a commit did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Rows in the target because of this split; less than arrived when an upsert's keys repeated.
+    pub rows: u64,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+/// Applies a read request's projection and text reads to a schema, for connectors.
+pub fn requested(schema: &Schema, request: &ReadRequest) -> Result<Schema, Failure> {
+    let mut columns: Vec<Column> = match &request.columns {
+        None => schema.columns.clone(),
+        Some(names) => names
+            .iter()
+            .map(|name| {
+                let found = schema.find(name).map(|(_, column)| column.clone());
+                found.ok_or_else(|| Failure::permanent(format!("the source has no column `{name}`")))
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    for column in &mut columns {
+        if request.as_text.contains(&column.name) {
+            column.ty = crate::data::Type::Text;
+        }
+    }
+    Ok(Schema { columns })
+}
+
+/// The systems a pipeline names, each opened once and shared by every source and sink that uses it.
+pub struct Connections {
+    base: std::path::PathBuf,
+    connections: std::collections::BTreeMap<String, crate::define::pipeline::Connection>,
+}
+
+impl Connections {
+    /// Opens nothing yet.
+    pub fn new(pipeline: &crate::define::pipeline::Pipeline) -> Self {
+        Self { base: pipeline.base.clone(), connections: pipeline.connections.clone() }
+    }
+}

@@ -1,0 +1,4 @@
+//! SQL databases.
+
+pub mod postgres;
+pub mod sqlite;

@@ -1,0 +1,91 @@
+//! What crosses an edge: Arrow batches, logical types, fidelity grades, digests.
+//!
+//! Nothing here does I/O, knows an engine, or turns a row into JSON.
+
+mod digest;
+mod grade;
+mod normalize;
+mod schema;
+
+use std::pin::Pin;
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use futures::Stream;
+
+pub use digest::{Digest, RowHasher};
+pub use grade::{Grade, Mapped};
+pub use normalize::normalize;
+pub use schema::{Column, Schema, TYPE_NAMES, Type};
+
+use crate::failure::Failure;
+
+/// How large a batch may grow before a source hands it on. Whichever bound is met first ends the batch; a single row may be
+/// larger than `bytes`, and is then a batch of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimit {
+    /// Most rows in a batch.
+    pub rows: usize,
+    /// Most bytes in a batch, by the memory of its arrays.
+    pub bytes: usize,
+}
+
+impl Default for BatchLimit {
+    fn default() -> Self {
+        Self { rows: 16 * 1024, bytes: 4 << 20 }
+    }
+}
+
+/// One row that could not be read, cast or written, kept as the source had it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Where it came from, such as `orders.csv:17` or `id=42`.
+    pub origin: String,
+    /// Why it was refused, naming the column where one is at fault.
+    pub reason: String,
+    /// The row as the source had it: the text of the line, or the values as JSON.
+    pub row: String,
+}
+
+/// What a source hands on: a batch of good rows, and the rows that were refused while it was made.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// The good rows; may be empty when only rejects are handed on.
+    pub batch: RecordBatch,
+    /// Refused rows, in the order of the source.
+    pub rejects: Vec<Reject>,
+    /// Bytes read from the source for this chunk, as they came over the wire or from the file.
+    pub bytes: u64,
+}
+
+impl Chunk {
+    /// A chunk without rejects, whose source bytes are the memory of its arrays.
+    pub fn of(batch: RecordBatch) -> Self {
+        let bytes = batch.get_array_memory_size() as u64;
+        Self { batch, rejects: Vec::new(), bytes }
+    }
+}
+
+/// Batches of one split, in order. Dropping it stops the read and gives its connection back (or closes it).
+pub type BatchStream = Pin<Box<dyn Stream<Item = Result<Chunk, Failure>> + Send>>;
+
+/// Raw bytes of one split in a wire format that the sink understands. Every item holds whole rows.
+pub type RawStream = Pin<Box<dyn Stream<Item = Result<RawChunk, Failure>> + Send>>;
+
+/// Whole rows in a wire format, undecoded.
+#[derive(Clone, Debug)]
+pub struct RawChunk {
+    /// The bytes, without the format's header or trailer.
+    pub bytes: Bytes,
+    /// How many rows they hold.
+    pub rows: u64,
+    /// The digest of these rows over their wire form; see [`WireFormat`].
+    pub digest: Digest,
+}
+
+/// A wire format that a source and a sink may agree on, to pass rows through undecoded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum WireFormat {
+    /// PostgreSQL's COPY BINARY tuples; the type names, in column order, must agree.
+    PgCopyBinary(Vec<String>),
+}

@@ -1,0 +1,3 @@
+//! Document → checked pipeline, all problems at once.
+
+pub mod pipeline;

@@ -1,0 +1,1 @@
+//! Text → document with a span for every key and value.

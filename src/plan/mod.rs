@@ -1,0 +1,1 @@
+//! Checked definition → sealed plan.

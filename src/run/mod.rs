@@ -1,0 +1,3 @@
+//! Runs a sealed plan.
+
+pub mod progress;

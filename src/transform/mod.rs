@@ -1,0 +1,1 @@
+//! Steps compiled once against real columns, then run on batches.
