@@ -131,6 +131,8 @@ pub struct Target {
     pub wire: Option<WireFormat>,
     /// The most splits that may be written at the same time; 1 for a single file.
     pub writers: usize,
+    /// The load must be written by one writer as the single split `all` (a single file); otherwise splits commit one by one.
+    pub whole: bool,
     /// The delivery guarantee, one line, for the plan: `effectively once: rows and mark in one transaction`.
     pub guarantee: String,
     /// The columns as a source on the same target would describe them: what a stage that reads the target later can count on.
@@ -172,6 +174,9 @@ pub struct Claim {
     pub epoch: u64,
     /// The load to go on with: the same run's, or an unfinished one of the same plan hash.
     pub found: Option<FoundLoad>,
+    /// Rows that an unfinished load of *another* plan hash has already made visible in the target (append and upsert write in place). The
+    /// executor refuses to start over them unless asked to with `--fresh`. 0 when nothing was left, and always 0 for sinks that stage.
+    pub left_behind: u64,
 }
 
 /// A load that an earlier worker began.
