@@ -1,0 +1,4 @@
+//! The integration tests: one binary, one module a subject. They drive the built `haul` and look at what it left with other tools.
+
+mod ground;
+mod support;
