@@ -115,6 +115,32 @@ pub enum What {
     },
 }
 
+impl What {
+    /// The word of the `event` field in its JSON form.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RunStarted { .. } => "run_started",
+            Self::StageStarted { .. } => "stage_started",
+            Self::SplitFinished { .. } => SPLIT_FINISHED,
+            Self::AttemptFailed { .. } => "attempt_failed",
+            Self::Note { .. } => "note",
+            Self::StageFinished { .. } => "stage_finished",
+            Self::RunFinished { .. } => "run_finished",
+        }
+    }
+
+    /// Whether going on with a cut run, or its history, would be wrong without it. The others may be lost with the process.
+    pub fn must_last(&self) -> bool {
+        match self {
+            Self::RunStarted { .. } | Self::SplitFinished { .. } | Self::StageFinished { .. } | Self::RunFinished { .. } => true,
+            Self::StageStarted { .. } | Self::AttemptFailed { .. } | Self::Note { .. } => false,
+        }
+    }
+}
+
+/// The kind of the one event that a run may have very many of; summaries leave it out.
+pub(super) const SPLIT_FINISHED: &str = "split_finished";
+
 /// How a stage or a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -178,6 +204,18 @@ pub enum Verdict {
         /// Up to 20 differences, each a key or row and what is wrong with it.
         examples: Vec<String>,
     },
+}
+
+impl Outcome {
+    /// The word of its JSON form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 impl From<&crate::failure::Failure> for Cause {

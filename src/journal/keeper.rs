@@ -1,0 +1,149 @@
+//! The thread that owns the store. Events that have gathered while it wrote are written together, in one commit.
+
+use std::collections::HashMap;
+use std::sync::Weak;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::failure::Failure;
+
+use super::event::Event;
+use super::store::{Lock, Store};
+
+/// Events in one commit.
+const GROUP: usize = 256;
+
+/// What the keeper is asked.
+pub(super) enum Request {
+    /// Append an event, and say when it is durable to whoever waits.
+    Record { event: Event, reply: Option<Reply<()>> },
+    /// Say when all before it is durable.
+    Flush { reply: Reply<()> },
+    /// Read something.
+    Ask(Box<dyn FnOnce(&mut dyn Store) + Send>),
+    /// Take a pipeline's lock, for as long as somebody has the other side of `alive`.
+    Lock { pipeline: String, alive: Weak<()>, reply: Reply<Lock> },
+    /// Give back locks that nobody has any more.
+    Sweep,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Request")
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// Works until every handle is gone.
+pub(super) fn keep(store: Box<dyn Store>, mut queue: mpsc::Receiver<Request>) {
+    let mut keeper =
+        Keeper { store, places: HashMap::new(), pending: Vec::new(), waiting: Vec::new(), unreported: None, locks: Vec::new() };
+    while let Some(request) = queue.blocking_recv() {
+        keeper.handle(request);
+        while let Ok(request) = queue.try_recv() {
+            keeper.handle(request);
+        }
+        keeper.write();
+        keeper.sweep();
+    }
+}
+
+struct Keeper {
+    store: Box<dyn Store>,
+    /// The next place in each run that was written to.
+    places: HashMap<String, i64>,
+    pending: Vec<Event>,
+    waiting: Vec<Reply<()>>,
+    /// A failure that came while nobody waited.
+    unreported: Option<Failure>,
+    locks: Vec<(String, Weak<()>)>,
+}
+
+impl Keeper {
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Record { event, reply } => {
+                self.pending.push(event);
+                self.waiting.extend(reply);
+                if self.pending.len() >= GROUP {
+                    self.write();
+                }
+            }
+            Request::Flush { reply } => self.waiting.push(reply),
+            Request::Ask(question) => {
+                self.write();
+                question(&mut *self.store);
+            }
+            Request::Lock { pipeline, alive, reply } => {
+                self.sweep();
+                let answer = self.lock(&pipeline);
+                if matches!(answer, Ok(Lock::Taken)) {
+                    self.locks.push((pipeline, alive));
+                }
+                // When nobody waits any more, the other side of `alive` is gone too, and the next sweep gives the lock back.
+                let _ = reply.send(answer);
+            }
+            Request::Sweep => {}
+        }
+    }
+
+    fn lock(&mut self, pipeline: &str) -> Result<Lock, Failure> {
+        if self.locks.iter().any(|(held, _)| held == pipeline) {
+            return Ok(Lock::HeldBy("this process already".to_owned()));
+        }
+        self.store.lock(pipeline)
+    }
+
+    fn sweep(&mut self) {
+        let store = &mut self.store;
+        self.locks.retain(|(pipeline, alive)| {
+            let held = alive.strong_count() > 0;
+            if !held {
+                store.unlock(pipeline);
+            }
+            held
+        });
+    }
+
+    /// Writes what is pending in one commit, and answers those who wait.
+    fn write(&mut self) {
+        let events = std::mem::take(&mut self.pending);
+        let written = if events.is_empty() { Ok(()) } else { self.append(events) };
+        let result = match self.unreported.take() {
+            Some(earlier) => Err(earlier),
+            None => written,
+        };
+        if self.waiting.is_empty() {
+            self.unreported = result.err();
+            return;
+        }
+        for reply in self.waiting.drain(..) {
+            let _ = reply.send(match &result {
+                Ok(()) => Ok(()),
+                Err(failure) => Err(again(failure)),
+            });
+        }
+    }
+
+    fn append(&mut self, events: Vec<Event>) -> Result<(), Failure> {
+        let mut places = self.places.clone();
+        let mut placed = Vec::with_capacity(events.len());
+        for event in events {
+            let place = match places.get(&event.run) {
+                Some(place) => *place,
+                None => self.store.next_place(&event.run)?,
+            };
+            places.insert(event.run.clone(), place + 1);
+            placed.push((place, event));
+        }
+        self.store.append(&placed)?;
+        self.places = places;
+        Ok(())
+    }
+}
+
+/// The same failure for one more who waits; what lies beneath is in the message already.
+fn again(failure: &Failure) -> Failure {
+    Failure { kind: failure.kind, message: failure.to_string(), help: failure.help.clone(), cause: None }
+}

@@ -1,0 +1,192 @@
+//! The journal in a SQLite file, and locks as files beside it.
+
+use std::collections::HashMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
+
+use crate::clock;
+use crate::failure::Failure;
+
+use super::event::{Event, SPLIT_FINISHED, What};
+use super::store::{Lock, MOVE_ASIDE, Store, VERSION, parse, too_new};
+
+/// Each entry brings the tables from the version of its index to the next one.
+const MIGRATIONS: [&str; VERSION as usize] = ["
+    create table haul_journal_runs (run text primary key, pipeline text not null, started_ms integer not null) without rowid;
+    create index haul_journal_runs_pipeline on haul_journal_runs (pipeline, started_ms);
+    create table haul_journal_events (
+        run text not null, place integer not null, at_ms integer not null, kind text not null, event text not null,
+        primary key (run, place)
+    ) without rowid;
+"];
+
+/// How long to wait for another process that writes.
+const BUSY: Duration = Duration::from_secs(20);
+
+/// The journal in a SQLite file.
+pub(super) struct SqliteStore {
+    connection: Connection,
+    path: PathBuf,
+    locks: HashMap<String, File>,
+}
+
+impl SqliteStore {
+    /// Opens or creates the file and its folder, and brings its tables up to date.
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+        create_folder(path)?;
+        let connection = Connection::open(path).map_err(|error| refused(path, error))?;
+        let mut store = Self { connection, path: path.to_owned(), locks: HashMap::new() };
+        store.migrate().map_err(|error| error.unwrap_or_else(|error| refused(path, error)))?;
+        Ok(store)
+    }
+
+    fn migrate(&mut self) -> Result<(), Result<Failure, rusqlite::Error>> {
+        let connection = &mut self.connection;
+        connection.busy_timeout(BUSY).map_err(Err)?;
+        connection.pragma_update(None, "journal_mode", "wal").map_err(Err)?;
+        connection.pragma_update(None, "synchronous", "full").map_err(Err)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Err)?;
+        transaction
+            .execute_batch("create table if not exists haul_journal_migrations (version integer primary key, applied_ms integer not null)")
+            .map_err(Err)?;
+        let found: i64 =
+            transaction.query_row("select coalesce(max(version), 0) from haul_journal_migrations", [], |row| row.get(0)).map_err(Err)?;
+        if found > VERSION {
+            return Err(Ok(too_new(&format!("the journal {}", self.path.display()), found)));
+        }
+        for version in found..VERSION {
+            transaction.execute_batch(MIGRATIONS[version as usize]).map_err(Err)?;
+            transaction
+                .execute("insert into haul_journal_migrations values (?1, ?2)", params![version + 1, clock::now_ms()])
+                .map_err(Err)?;
+        }
+        transaction.commit().map_err(Err)
+    }
+
+    fn write(&mut self, events: &[(i64, Event)]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut run = transaction.prepare_cached("insert into haul_journal_runs values (?1, ?2, ?3) on conflict do nothing")?;
+            let mut insert =
+                transaction.prepare_cached("insert into haul_journal_events values (?1, ?2, ?3, ?4, ?5) on conflict do nothing")?;
+            for (place, event) in events {
+                if let What::RunStarted { pipeline, .. } = &event.what {
+                    run.execute(params![event.run, pipeline, event.at_ms])?;
+                }
+                let text = serde_json::to_string(event).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+                insert.execute(params![event.run, place, event.at_ms, event.what.kind(), text])?;
+            }
+        }
+        transaction.commit()
+    }
+
+    fn ids(&self, sql: &str, of: &str, limit: u32) -> Result<Vec<String>, Failure> {
+        let read =
+            || self.connection.prepare_cached(sql)?.query_map(params![of, limit], |row| row.get(0))?.collect::<rusqlite::Result<_>>();
+        read().map_err(|error| refused(&self.path, error))
+    }
+
+    /// The lock's file. Names of pipelines are file names already; anything else is made into one.
+    fn lock_path(&self, pipeline: &str) -> PathBuf {
+        let name: String = pipeline.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+        let mut file = self.path.as_os_str().to_owned();
+        file.push(format!("-{name}.lock"));
+        PathBuf::from(file)
+    }
+}
+
+impl Store for SqliteStore {
+    fn append(&mut self, events: &[(i64, Event)]) -> Result<(), Failure> {
+        self.write(events).map_err(|error| refused(&self.path, error))
+    }
+
+    fn next_place(&mut self, run: &str) -> Result<i64, Failure> {
+        let sql = "select max(place) + 1 from haul_journal_events where run = ?1";
+        let found = self.connection.query_row(sql, [run], |row| row.get::<_, Option<i64>>(0)).optional();
+        Ok(found.map_err(|error| refused(&self.path, error))?.flatten().unwrap_or(0))
+    }
+
+    fn events(&mut self, run: &str, summary: bool) -> Result<Vec<Event>, Failure> {
+        let sql = "select place, event from haul_journal_events where run = ?1 and (kind <> ?2 or not ?3) order by place";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![run, SPLIT_FINISHED, summary], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(i64, String)>>>()
+        };
+        let rows = read().map_err(|error| refused(&self.path, error))?;
+        rows.iter().map(|(place, text)| parse(run, *place, text)).collect()
+    }
+
+    fn runs(&mut self, pipeline: Option<&str>, limit: u32) -> Result<Vec<String>, Failure> {
+        match pipeline {
+            Some(pipeline) => {
+                let sql = "select run from haul_journal_runs where pipeline = ?1 order by started_ms desc, run desc limit ?2";
+                self.ids(sql, pipeline, limit)
+            }
+            None => self.ids("select run from haul_journal_runs where ?1 = '' order by started_ms desc, run desc limit ?2", "", limit),
+        }
+    }
+
+    fn runs_like(&mut self, prefix: &str, limit: u32) -> Result<Vec<String>, Failure> {
+        let sql = "select run from haul_journal_runs where substr(run, 1, length(?1)) = ?1 order by started_ms desc, run desc limit ?2";
+        self.ids(sql, prefix, limit)
+    }
+
+    fn lock(&mut self, pipeline: &str) -> Result<Lock, Failure> {
+        let path = self.lock_path(pipeline);
+        let failed = |error| Failure::permanent(format!("failed to lock {}", path.display())).cause(error);
+        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {
+                // Written only for the process that comes second, so that its error can name this one.
+                file.set_len(0).map_err(failed)?;
+                file.rewind().map_err(failed)?;
+                write!(file, "process {} since {}", std::process::id(), clock::rfc3339(clock::now_ms())).map_err(failed)?;
+                self.locks.insert(pipeline.to_owned(), file);
+                Ok(Lock::Taken)
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let known = file.read_to_string(&mut holder).is_ok() && !holder.is_empty();
+                Ok(Lock::HeldBy(if known { holder } else { "another process".to_owned() }))
+            }
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    fn unlock(&mut self, pipeline: &str) {
+        // The file stays: removing it would let two processes lock two files of one name.
+        self.locks.remove(pipeline);
+    }
+}
+
+/// Creates the journal's folder. A folder that is made here keeps itself out of git.
+fn create_folder(path: &Path) -> Result<(), Failure> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) else { return Ok(()) };
+    let made = fs::create_dir_all(folder).and_then(|()| fs::write(folder.join(".gitignore"), "*\n"));
+    made.map_err(|error| {
+        Failure::permanent(format!("failed to create the journal's folder {}", folder.display()))
+            .help("make the project's folder writable, or name another journal with `state:` in haul.yaml")
+            .cause(error)
+    })
+}
+
+/// What an error of SQLite means for the run, and the way out.
+fn refused(path: &Path, error: rusqlite::Error) -> Failure {
+    let path = path.display();
+    let (busy, help) = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (true, "another process writes to the journal for long: try again"),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => (false, MOVE_ASIDE),
+        Some(ErrorCode::DiskFull) => (false, "make room on the disk that holds the journal"),
+        _ => (false, "make the journal's file and folder writable, or name another journal with `state:` in haul.yaml"),
+    };
+    let message = match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => format!("the journal {path} is damaged"),
+        _ => format!("failed to use the journal {path}"),
+    };
+    if busy { Failure::transient(message) } else { Failure::permanent(message) }.help(help).cause(error)
+}

@@ -1,0 +1,169 @@
+//! The journal's promises, on SQLite: durable, one process a pipeline, clear about damage and about newer programs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use haul::failure::Failure;
+use haul::journal::{DEFAULT_URL, Event, Journal, Outcome, What};
+
+fn event(run: &str, at_ms: i64, what: What) -> Event {
+    Event { at_ms, run: run.to_owned(), what }
+}
+
+fn started(run: &str, at_ms: i64, pipeline: &str, plan_hash: &str) -> Event {
+    let what = What::RunStarted {
+        pipeline: pipeline.to_owned(),
+        plan_hash: plan_hash.to_owned(),
+        params: BTreeMap::from([("since".to_owned(), "2020-01-01".to_owned())]),
+        trigger: "manual".to_owned(),
+        resumed: false,
+        version: "0.1.0".to_owned(),
+        stages: vec!["orders".to_owned()],
+    };
+    event(run, at_ms, what)
+}
+
+fn note(run: &str, at_ms: i64, text: &str) -> Event {
+    event(run, at_ms, What::Note { stage: None, text: text.to_owned() })
+}
+
+fn finished(run: &str, at_ms: i64, outcome: Outcome) -> Event {
+    event(run, at_ms, What::RunFinished { outcome, elapsed_ms: 10 })
+}
+
+async fn open(base: &Path) -> Journal {
+    Journal::open(DEFAULT_URL, base).await.expect("the journal opens")
+}
+
+fn told(failure: &Failure) -> String {
+    format!("{failure} / {}", failure.help.as_deref().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn what_was_recorded_is_there_for_the_next_process() {
+    let base = tempfile::tempdir().expect("a folder");
+    let journal = open(base.path()).await;
+    for place in 0..300 {
+        journal.record(&note("0197aa", place, &format!("note {place}"))).await.expect("recorded");
+    }
+    journal.record(&started("0197ab", 5, "shop", "h1")).await.expect("recorded");
+    journal.record(&note("0197ab", 6, "late")).await.expect("recorded");
+    journal.record(&finished("0197ab", 7, Outcome::Done)).await.expect("recorded");
+    drop(journal);
+    assert_eq!(fs::read_to_string(base.path().join(".haul/.gitignore")).expect("a .gitignore"), "*\n");
+
+    let journal = open(base.path()).await;
+    let state = journal.show("0197ab").await.expect("the run");
+    assert_eq!((state.outcome, state.pipeline.as_str(), state.notes.len()), (Some(Outcome::Done), "shop", 1));
+    assert_eq!(state.params["since"], "2020-01-01");
+    journal.record(&note("0197ab", 8, "after")).await.expect("recorded");
+    let texts: Vec<String> = journal.show("0197ab").await.expect("the run").notes.into_iter().map(|note| note.text).collect();
+    assert_eq!(texts, ["late", "after"]);
+}
+
+#[tokio::test]
+async fn events_of_many_tasks_keep_their_order_within_each_run() {
+    let base = tempfile::tempdir().expect("a folder");
+    let journal = open(base.path()).await;
+    let tasks = (0..8).map(|task| {
+        let journal = journal.clone();
+        tokio::spawn(async move {
+            let run = format!("run-{task}");
+            journal.record(&started(&run, task, "p", "h")).await.expect("recorded");
+            for place in 0..40 {
+                journal.record(&note(&run, place, &place.to_string())).await.expect("recorded");
+            }
+            journal.flush().await.expect("durable");
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.expect("the task ends");
+    }
+    for task in 0..8 {
+        let texts: Vec<String> = journal.show(&format!("run-{task}")).await.expect("the run").notes.into_iter().map(|n| n.text).collect();
+        assert_eq!(texts, (0..40).map(|place| place.to_string()).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn runs_are_listed_latest_first_and_found_by_prefix() {
+    let base = tempfile::tempdir().expect("a folder");
+    let journal = open(base.path()).await;
+    let failure = journal.show("latest").await.expect_err("there is no run");
+    assert_eq!(told(&failure), "there are no runs yet / `haul run NAME` makes one");
+    for (run, at_ms, pipeline) in [("0197aa", 1, "shop"), ("0197ab", 2, "shop"), ("0198", 3, "stock"), ("0198f", 4, "stock")] {
+        journal.record(&started(run, at_ms, pipeline, "h")).await.expect("recorded");
+    }
+    let ids = |runs: Vec<haul::journal::RunSummary>| runs.into_iter().map(|run| run.run).collect::<Vec<_>>();
+    assert_eq!(ids(journal.runs(None, 3).await.expect("runs")), ["0198f", "0198", "0197ab"]);
+    assert_eq!(ids(journal.runs(Some("shop"), 9).await.expect("runs")), ["0197ab", "0197aa"]);
+    assert_eq!(journal.show("latest").await.expect("the run").run, "0198f");
+    assert_eq!(journal.show("0197ab").await.expect("the run").run, "0197ab");
+    assert_eq!(journal.show("0198").await.expect("a whole id, though another begins with it").run, "0198");
+    assert!(told(&journal.show("0197").await.expect_err("two runs")).starts_with("several runs begin with `0197`"));
+    assert!(told(&journal.show("x").await.expect_err("no run")).starts_with("no run begins with `x`"));
+}
+
+#[tokio::test]
+async fn only_the_latest_run_can_be_gone_on_with() {
+    let base = tempfile::tempdir().expect("a folder");
+    let journal = open(base.path()).await;
+    let unfinished = async |hash| journal.unfinished("shop", hash).await.expect("an answer").map(|state| state.run);
+    assert_eq!(unfinished(None).await, None);
+    journal.record(&started("a", 1, "shop", "h1")).await.expect("recorded");
+    assert_eq!(unfinished(Some("h1")).await.as_deref(), Some("a"));
+    assert_eq!(unfinished(Some("h2")).await, None);
+    assert_eq!(unfinished(None).await.as_deref(), Some("a"));
+    journal.record(&started("b", 2, "shop", "h1")).await.expect("recorded");
+    for (outcome, expected) in [(Outcome::Interrupted, Some("b")), (Outcome::Failed, Some("b")), (Outcome::Done, None)] {
+        journal.record(&finished("b", 3, outcome)).await.expect("recorded");
+        assert_eq!(unfinished(Some("h1")).await.as_deref(), expected, "after {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_process_at_a_time_works_on_a_pipeline() {
+    let base = tempfile::tempdir().expect("a folder");
+    let (first, second) = (open(base.path()).await, open(base.path()).await);
+    let lease = first.lease("shop").await.expect("the lease");
+    let other = second.lease("stock").await.expect("another pipeline is free");
+    let failure = told(&second.lease("shop").await.expect_err("it is taken"));
+    let expected = format!("pipeline `shop` is being run by process {} since ", std::process::id());
+    assert!(failure.starts_with(&expected), "{failure}");
+    assert!(told(&first.lease("shop").await.expect_err("it is taken")).contains("this process already"));
+    drop((lease, other));
+    first.flush().await.expect("the lease is given back");
+    second.lease("shop").await.expect("it is free again");
+}
+
+#[tokio::test]
+async fn damage_and_newer_versions_are_named_with_the_way_out() {
+    let base = tempfile::tempdir().expect("a folder");
+    drop(open(base.path()).await);
+    let path = base.path().join(".haul/state.db");
+    let newer = || rusqlite::Connection::open(&path)?.execute("insert into haul_journal_migrations values (7, 0)", []);
+    newer().expect("a newer version is written");
+    let failure = told(&Journal::open(DEFAULT_URL, base.path()).await.expect_err("too new"));
+    assert!(failure.contains("was written by a newer haul: its version is 7, this one knows 1"), "{failure}");
+
+    fs::write(&path, "this is no database, and it is long enough to have been one".repeat(40)).expect("written");
+    for aside in ["state.db-wal", "state.db-shm"] {
+        let _ = fs::remove_file(base.path().join(".haul").join(aside));
+    }
+    let failure = told(&Journal::open(DEFAULT_URL, base.path()).await.expect_err("damaged"));
+    assert!(failure.contains("state.db is damaged") && failure.contains("move the journal aside"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_keep_a_journal_is_refused_without_its_password() {
+    let base = tempfile::tempdir().expect("a folder");
+    for (url, expected) in [
+        ("mysql://me:hunter2@host/db", "the journal cannot be kept in this kind of place: mysql"),
+        ("sqlite::memory:", "the journal cannot be at `sqlite::memory:`: it would be forgotten"),
+        ("postgres://me:hunter2@host:notaport/db", "the journal's PostgreSQL URL cannot be read"),
+    ] {
+        let failure = told(&Journal::open(url, base.path()).await.expect_err(url));
+        assert!(failure.starts_with(expected) && !failure.contains("hunter2"), "{failure}");
+    }
+}
