@@ -20,7 +20,7 @@ pub(super) enum Request {
     /// Say when all before it is durable.
     Flush { reply: Reply<()> },
     /// Read something.
-    Ask(Box<dyn FnOnce(&mut dyn Store) + Send>),
+    Ask(Question),
     /// Take a pipeline's lock, for as long as somebody has the other side of `alive`.
     Lock { pipeline: String, alive: Weak<()>, reply: Reply<Lock> },
     /// Give back locks that nobody has any more.
@@ -32,6 +32,8 @@ impl std::fmt::Debug for Request {
         f.write_str("Request")
     }
 }
+
+type Question = Box<dyn FnOnce(&mut dyn Store) + Send>;
 
 type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 

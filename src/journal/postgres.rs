@@ -95,31 +95,15 @@ impl PostgresStore {
 
 impl Store for PostgresStore {
     fn append(&mut self, events: &[(i64, Event)]) -> Result<(), Failure> {
-        let mut columns: (Vec<&str>, Vec<i64>, Vec<i64>, Vec<&str>, Vec<String>) = Default::default();
-        let mut runs: (Vec<&str>, Vec<&str>, Vec<i64>) = Default::default();
-        for (place, event) in events {
-            if let What::RunStarted { pipeline, .. } = &event.what {
-                runs.0.push(&event.run);
-                runs.1.push(pipeline);
-                runs.2.push(event.at_ms);
-            }
-            columns.0.push(&event.run);
-            columns.1.push(*place);
-            columns.2.push(event.at_ms);
-            columns.3.push(event.what.kind());
-            let text = serde_json::to_string(event).map_err(|error| Failure::permanent("failed to write an event").cause(error))?;
-            columns.4.push(text);
-        }
+        let rows = Rows::of(events)?;
         self.with(async |connection| {
             let mut transaction = connection.begin().await?;
-            if !runs.0.is_empty() {
-                let insert =
-                    "insert into haul_journal_runs select * from unnest($1::text[], $2::text[], $3::bigint[]) on conflict do nothing";
-                sqlx::query(insert).bind(&runs.0).bind(&runs.1).bind(&runs.2).execute(&mut *transaction).await?;
-            }
+            let insert = "insert into haul_journal_runs select * from unnest($1::text[], $2::text[], $3::bigint[]) on conflict do nothing";
+            let query = sqlx::query(insert).bind(&rows.new_runs).bind(&rows.pipelines).bind(&rows.started_ms);
+            query.execute(&mut *transaction).await?;
             let insert = "insert into haul_journal_events
                 select * from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[]) on conflict do nothing";
-            let query = sqlx::query(insert).bind(&columns.0).bind(&columns.1).bind(&columns.2).bind(&columns.3).bind(&columns.4);
+            let query = sqlx::query(insert).bind(&rows.runs).bind(&rows.places).bind(&rows.at_ms).bind(&rows.kinds).bind(&rows.texts);
             query.execute(&mut *transaction).await?;
             transaction.commit().await
         })
@@ -162,6 +146,38 @@ impl Store for PostgresStore {
         let sql = "select pg_advisory_unlock(hashtextextended('haul pipeline ' || $1, 0))";
         // A failure means that the connection is gone, and the lock with it.
         let _ = self.runtime.block_on(sqlx::query(sql).bind(pipeline).execute(&mut self.connection));
+    }
+}
+
+/// Events as the columns of the two tables.
+#[derive(Default)]
+struct Rows<'a> {
+    new_runs: Vec<&'a str>,
+    pipelines: Vec<&'a str>,
+    started_ms: Vec<i64>,
+    runs: Vec<&'a str>,
+    places: Vec<i64>,
+    at_ms: Vec<i64>,
+    kinds: Vec<&'static str>,
+    texts: Vec<String>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(events: &'a [(i64, Event)]) -> Result<Self, Failure> {
+        let mut rows = Self::default();
+        for (place, event) in events {
+            if let What::RunStarted { pipeline, .. } = &event.what {
+                rows.new_runs.push(&event.run);
+                rows.pipelines.push(pipeline);
+                rows.started_ms.push(event.at_ms);
+            }
+            rows.runs.push(&event.run);
+            rows.places.push(*place);
+            rows.at_ms.push(event.at_ms);
+            rows.kinds.push(event.what.kind());
+            rows.texts.push(serde_json::to_string(event).map_err(|error| Failure::permanent("failed to write an event").cause(error))?);
+        }
+        Ok(rows)
     }
 }
 

@@ -1,9 +1,9 @@
-//! The journal's promises, on SQLite: durable, one process a pipeline, clear about damage and about newer programs.
+//! The journal's promises, on SQLite and on PostgreSQL: durable, one process a pipeline, clear about damage and about newer programs.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
+use crate::support::postgres;
 use haul::failure::Failure;
 use haul::journal::{DEFAULT_URL, Event, Journal, Outcome, What};
 
@@ -32,8 +32,21 @@ fn finished(run: &str, at_ms: i64, outcome: Outcome) -> Event {
     event(run, at_ms, What::RunFinished { outcome, elapsed_ms: 10 })
 }
 
-async fn open(base: &Path) -> Journal {
-    Journal::open(DEFAULT_URL, base).await.expect("the journal opens")
+/// An empty place for a journal.
+struct Empty {
+    url: String,
+    base: tempfile::TempDir,
+}
+
+impl Empty {
+    async fn open(&self) -> Journal {
+        Journal::open(&self.url, self.base.path()).await.expect("the journal opens")
+    }
+}
+
+/// One place of each kind.
+fn places() -> [Empty; 2] {
+    [DEFAULT_URL.to_owned(), postgres().fresh_database()].map(|url| Empty { url, base: tempfile::tempdir().expect("a folder") })
 }
 
 fn told(failure: &Failure) -> String {
@@ -42,8 +55,13 @@ fn told(failure: &Failure) -> String {
 
 #[tokio::test]
 async fn what_was_recorded_is_there_for_the_next_process() {
-    let base = tempfile::tempdir().expect("a folder");
-    let journal = open(base.path()).await;
+    for place in places() {
+        recorded_survives(&place).await;
+    }
+}
+
+async fn recorded_survives(place: &Empty) {
+    let journal = place.open().await;
     for place in 0..300 {
         journal.record(&note("0197aa", place, &format!("note {place}"))).await.expect("recorded");
     }
@@ -51,9 +69,11 @@ async fn what_was_recorded_is_there_for_the_next_process() {
     journal.record(&note("0197ab", 6, "late")).await.expect("recorded");
     journal.record(&finished("0197ab", 7, Outcome::Done)).await.expect("recorded");
     drop(journal);
-    assert_eq!(fs::read_to_string(base.path().join(".haul/.gitignore")).expect("a .gitignore"), "*\n");
+    if place.url == DEFAULT_URL {
+        assert_eq!(fs::read_to_string(place.base.path().join(".haul/.gitignore")).expect("a .gitignore"), "*\n");
+    }
 
-    let journal = open(base.path()).await;
+    let journal = place.open().await;
     let state = journal.show("0197ab").await.expect("the run");
     assert_eq!((state.outcome, state.pipeline.as_str(), state.notes.len()), (Some(Outcome::Done), "shop", 1));
     assert_eq!(state.params["since"], "2020-01-01");
@@ -64,8 +84,12 @@ async fn what_was_recorded_is_there_for_the_next_process() {
 
 #[tokio::test]
 async fn events_of_many_tasks_keep_their_order_within_each_run() {
-    let base = tempfile::tempdir().expect("a folder");
-    let journal = open(base.path()).await;
+    for place in places() {
+        order_is_kept(place.open().await).await;
+    }
+}
+
+async fn order_is_kept(journal: Journal) {
     let tasks = (0..8).map(|task| {
         let journal = journal.clone();
         tokio::spawn(async move {
@@ -88,8 +112,12 @@ async fn events_of_many_tasks_keep_their_order_within_each_run() {
 
 #[tokio::test]
 async fn runs_are_listed_latest_first_and_found_by_prefix() {
-    let base = tempfile::tempdir().expect("a folder");
-    let journal = open(base.path()).await;
+    for place in places() {
+        runs_are_found(place.open().await).await;
+    }
+}
+
+async fn runs_are_found(journal: Journal) {
     let failure = journal.show("latest").await.expect_err("there is no run");
     assert_eq!(told(&failure), "there are no runs yet / `haul run NAME` makes one");
     for (run, at_ms, pipeline) in [("0197aa", 1, "shop"), ("0197ab", 2, "shop"), ("0198", 3, "stock"), ("0198f", 4, "stock")] {
@@ -107,8 +135,12 @@ async fn runs_are_listed_latest_first_and_found_by_prefix() {
 
 #[tokio::test]
 async fn only_the_latest_run_can_be_gone_on_with() {
-    let base = tempfile::tempdir().expect("a folder");
-    let journal = open(base.path()).await;
+    for place in places() {
+        latest_is_unfinished(place.open().await).await;
+    }
+}
+
+async fn latest_is_unfinished(journal: Journal) {
     let unfinished = async |hash| journal.unfinished("shop", hash).await.expect("an answer").map(|state| state.run);
     assert_eq!(unfinished(None).await, None);
     journal.record(&started("a", 1, "shop", "h1")).await.expect("recorded");
@@ -124,13 +156,17 @@ async fn only_the_latest_run_can_be_gone_on_with() {
 
 #[tokio::test]
 async fn one_process_at_a_time_works_on_a_pipeline() {
-    let base = tempfile::tempdir().expect("a folder");
-    let (first, second) = (open(base.path()).await, open(base.path()).await);
+    for place in places() {
+        one_holds_the_lease(place.open().await, place.open().await).await;
+    }
+}
+
+async fn one_holds_the_lease(first: Journal, second: Journal) {
     let lease = first.lease("shop").await.expect("the lease");
     let other = second.lease("stock").await.expect("another pipeline is free");
     let failure = told(&second.lease("shop").await.expect_err("it is taken"));
-    let expected = format!("pipeline `shop` is being run by process {} since ", std::process::id());
-    assert!(failure.starts_with(&expected), "{failure}");
+    let expected = format!("pipeline `shop` is being run by process {} ", std::process::id());
+    assert!(failure.starts_with(&expected) && failure.contains(" since 20"), "{failure}");
     assert!(told(&first.lease("shop").await.expect_err("it is taken")).contains("this process already"));
     drop((lease, other));
     first.flush().await.expect("the lease is given back");
@@ -140,7 +176,7 @@ async fn one_process_at_a_time_works_on_a_pipeline() {
 #[tokio::test]
 async fn damage_and_newer_versions_are_named_with_the_way_out() {
     let base = tempfile::tempdir().expect("a folder");
-    drop(open(base.path()).await);
+    drop(Journal::open(DEFAULT_URL, base.path()).await.expect("the journal opens"));
     let path = base.path().join(".haul/state.db");
     let newer = || rusqlite::Connection::open(&path)?.execute("insert into haul_journal_migrations values (7, 0)", []);
     newer().expect("a newer version is written");
@@ -156,7 +192,7 @@ async fn damage_and_newer_versions_are_named_with_the_way_out() {
 }
 
 #[tokio::test]
-async fn a_place_that_cannot_keep_a_journal_is_refused_without_its_password() {
+async fn a_numberthat_cannot_keep_a_journal_is_refused_without_its_password() {
     let base = tempfile::tempdir().expect("a folder");
     for (url, expected) in [
         ("mysql://me:hunter2@host/db", "the journal cannot be kept in this kind of place: mysql"),
@@ -166,4 +202,31 @@ async fn a_place_that_cannot_keep_a_journal_is_refused_without_its_password() {
         let failure = told(&Journal::open(url, base.path()).await.expect_err(url));
         assert!(failure.starts_with(expected) && !failure.contains("hunter2"), "{failure}");
     }
+}
+
+#[tokio::test]
+async fn a_lost_connection_costs_neither_events_nor_the_lease() {
+    let place = Empty { url: postgres().fresh_database(), base: tempfile::tempdir().expect("a folder") };
+    let journal = place.open().await;
+    let _lease = journal.lease("shop").await.expect("the lease");
+    journal.record(&started("0197aa", 0, "shop", "h")).await.expect("recorded");
+    for number in 0..5 {
+        journal.record(&note("0197aa", number, &number.to_string())).await.expect("recorded");
+        journal.flush().await.expect("durable");
+        let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'haul %' and datname = current_database()";
+        assert_eq!(postgres().sql(&place.url, ended), "1");
+    }
+    assert_eq!(journal.show("0197aa").await.expect("the run").notes.len(), 5);
+    let failure = told(&place.open().await.lease("shop").await.expect_err("it is taken"));
+    assert!(failure.contains("is being run by process"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_newer_postgres_journal_is_refused() {
+    let url = postgres().fresh_database();
+    let base = tempfile::tempdir().expect("a folder");
+    drop(Journal::open(&url, base.path()).await.expect("the journal opens"));
+    postgres().sql(&url, "insert into haul_journal_migrations values (7, 0)");
+    let failure = told(&Journal::open(&url, base.path()).await.expect_err("too new"));
+    assert!(failure.contains("was written by a newer haul: its version is 7, this one knows 1"), "{failure}");
 }

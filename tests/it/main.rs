@@ -1,4 +1,5 @@
 //! The integration tests: one binary, one module a subject. They drive the built `haul` and look at what it left with other tools.
 
 mod ground;
+mod journal;
 mod support;
