@@ -44,4 +44,30 @@ impl Dialect {
             format!("'{doubled}'")
         })
     }
+
+    /// A boolean literal. SQLite has none; it stores 1 and 0.
+    pub fn bool(self, value: bool) -> &'static str {
+        match (self, value) {
+            (Self::Sqlite, true) => "1",
+            (Self::Sqlite, false) => "0",
+            (_, true) => "true",
+            (_, false) => "false",
+        }
+    }
+
+    /// A date literal of a checked `YYYY-MM-DD`. SQLite keeps dates as text.
+    pub fn date(self, date: &str) -> String {
+        match self {
+            Self::Sqlite => format!("'{date}'"),
+            Self::Postgres | Self::DataFusion => format!("DATE '{date}'"),
+        }
+    }
+
+    /// An instant of a checked RFC 3339 text in UTC. DataFusion and SQLite read the bare text as the type it is compared with.
+    pub fn timestamp(self, instant: &str) -> String {
+        match self {
+            Self::Postgres => format!("TIMESTAMPTZ '{instant}'"),
+            Self::Sqlite | Self::DataFusion => format!("'{instant}'"),
+        }
+    }
 }

@@ -1,1 +1,3 @@
 //! Text → document with a span for every key and value.
+
+pub mod template;
