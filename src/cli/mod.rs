@@ -1,8 +1,97 @@
 //! One file a verb; `render` is the only place that prints.
+//!
+//! A verb is a module with an `Args` and `run(&Global, Args) -> Result<Exit, CliError>`. What a verb has to say goes to standard output
+//! (text, or JSON with `--json`); progress, errors and their way out go to standard error.
 
+mod bug;
+mod completions;
+mod exit;
+mod project;
+pub mod render;
+mod runs;
+mod show;
+pub mod signals;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::{CliError, Exit};
+
+/// Moves data between databases and files, from pipelines written in YAML, and proves what arrived.
+#[derive(Debug, Parser)]
+#[command(name = "haul", version, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What holds for every verb.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Global {
+    /// The project's folder [default: the nearest one above that holds haul.yaml or pipelines/]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
+    pub project: Option<PathBuf>,
+    /// Say it in JSON: one document, or one event a line while a run goes
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub json: bool,
+    /// No colours, whatever the terminal can do; NO_COLOR in the environment does the same
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub no_color: bool,
+    /// Say only how it ended
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Everywhere")]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true, help_heading = "Everywhere")]
+    pub verbose: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List past runs, latest first
+    Runs(runs::Args),
+    /// Show what happened in a run
+    Show(show::Args),
+    /// Print shell completions
+    Completions(completions::Args),
+}
 
 /// Parses the arguments, runs the verb, and answers with its exit code.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    bug::install_hook();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version come this way too, and are no errors.
+        Err(error) => {
+            let code = if error.use_stderr() { Exit::Definition } else { Exit::Done };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let global = cli.global.clone();
+    match bug::guard(|| cli.verb.run(&cli.global)) {
+        Some(Ok(exit)) => exit.into(),
+        Some(Err(error)) => {
+            render::error(&error, &global);
+            error.exit.into()
+        }
+        // The hook has told of it.
+        None => Exit::Failed.into(),
+    }
+}
+
+impl Verb {
+    fn run(self, global: &Global) -> Result<Exit, CliError> {
+        match self {
+            Self::Runs(args) => runs::run(global, args),
+            Self::Show(args) => show::run(global, args),
+            Self::Completions(args) => completions::run(global, args),
+        }
+    }
 }

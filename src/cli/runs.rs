@@ -1,0 +1,30 @@
+//! `haul runs [NAME]`
+
+use crate::journal::Journal;
+
+use super::{CliError, Exit, Global, project, render, signals};
+
+/// Arguments of `haul runs`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only runs of this pipeline
+    name: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    limit: u32,
+}
+
+/// Lists past runs, latest first.
+pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
+    let project = project::find(global)?;
+    let runs = signals::block_on(|_| async {
+        let journal = Journal::open(&project::journal_url(&project)?, &project).await?;
+        Ok::<_, CliError>(journal.runs(args.name.as_deref(), args.limit).await?)
+    })??;
+    if global.json {
+        render::json(&runs);
+    } else {
+        render::out(&render::history::runs(&runs, render::paint_out(global)));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,28 @@
+//! `haul show RUN`
+
+use crate::journal::Journal;
+
+use super::{CliError, Exit, Global, project, render, signals};
+
+/// Arguments of `haul show`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's id, a beginning of it that no other run has, or `latest`
+    #[arg(default_value = "latest")]
+    run: String,
+}
+
+/// Shows what happened in a run.
+pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
+    let project = project::find(global)?;
+    let state = signals::block_on(|_| async {
+        let journal = Journal::open(&project::journal_url(&project)?, &project).await?;
+        Ok::<_, CliError>(journal.show(&args.run).await?)
+    })??;
+    if global.json {
+        render::json(&state);
+    } else {
+        render::out(&render::history::show(&state, global.verbose, render::paint_out(global)));
+    }
+    Ok(Exit::Done)
+}
