@@ -4,4 +4,5 @@ mod cli;
 mod ground;
 mod journal;
 mod rendering;
+mod sqlite;
 mod support;

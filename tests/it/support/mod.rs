@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+pub mod loads;
 mod postgres;
 
 pub use postgres::postgres;

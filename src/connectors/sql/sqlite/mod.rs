@@ -1,1 +1,25 @@
 //! SQLite, in process.
+//!
+//! - [`Database`] opens the file and hands out sources and sinks.
+//! - `types` and `text` say what values become; `encode` and `decode` move them between Arrow and SQLite.
+//! - `table` looks at what the database holds. `source` and `reading` read it.
+//! - `sink` keeps loads and marks, `target` plans the shape of a table, `writer` commits splits, `publish` makes a load visible.
+//!
+//! SQLite has one writer at a time. Nothing here holds that place while it waits for rows: a writer gathers a split (in memory, then in its
+//! own temporary file) and takes the place only to commit it.
+
+mod connection;
+mod decode;
+mod encode;
+mod marks;
+mod publish;
+mod reading;
+mod sink;
+mod source;
+mod table;
+mod target;
+mod text;
+mod types;
+mod writer;
+
+pub use connection::Database;

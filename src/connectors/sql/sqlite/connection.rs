@@ -1,0 +1,254 @@
+//! Opening the file, and what SQLite's errors mean for a run.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection as Sqlite, ErrorCode, InterruptHandle, OpenFlags};
+
+use super::sink::SqliteSink;
+use super::source::SqliteSource;
+use crate::connectors::{Sink, Source, TargetProblem};
+use crate::define::pipeline::{Connection, SqlSink, SqlSource};
+use crate::failure::{Failure, FailureKind};
+
+/// How long a statement waits for another process's lock before it gives up, to be tried again by the run's own policy.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The page cache of one connection, in KiB.
+const CACHE_KIB: i64 = 16 * 1024;
+
+/// One SQLite file. Opens it only when a source or sink is used.
+#[derive(Debug)]
+pub struct Database {
+    name: String,
+    path: PathBuf,
+    max_connections: usize,
+    /// Held while this process writes to the file, so that its own writers wait in turn instead of polling SQLite's lock.
+    writing: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Database {
+    /// Reads the connection's URL: `sqlite:path`, `sqlite://path` or `sqlite:///absolute/path`; relative paths start at `base`. Fails for
+    /// other URLs, and for `:memory:`, which would end with the first connection.
+    pub fn new(connection: &Connection, base: &Path) -> Result<Arc<Self>, Failure> {
+        let name = &connection.name;
+        let url = connection.url.reveal();
+        let rest = url.strip_prefix("sqlite:").ok_or_else(|| {
+            Failure::permanent(format!("the URL of connection `{name}` is no SQLite URL")).help("write `sqlite:path/to/file.db`")
+        })?;
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        if path.is_empty() {
+            return Err(Failure::permanent(format!("the URL of connection `{name}` names no file")).help("write `sqlite:path/to/file.db`"));
+        }
+        if path.contains(":memory:") || path.contains("mode=memory") {
+            return Err(Failure::permanent(format!("connection `{name}` asks for a database in memory"))
+                .help("a database in memory belongs to one connection and ends with it, and a run uses several: name a file"));
+        }
+        if path.contains(['?', '\0']) {
+            return Err(Failure::permanent(format!("the URL of connection `{name}` has options, and SQLite URLs take none here"))
+                .help("write `sqlite:path/to/file.db`"));
+        }
+        Ok(Arc::new(Self {
+            name: name.clone(),
+            path: base.join(path),
+            max_connections: connection.max_connections.max(1) as usize,
+            writing: Arc::default(),
+        }))
+    }
+
+    /// A table, view or query of this file.
+    pub fn source(self: &Arc<Self>, source: &SqlSource) -> Arc<dyn Source> {
+        Arc::new(SqliteSource::new(self.clone(), source.clone()))
+    }
+
+    /// A table of this file.
+    pub fn sink(self: &Arc<Self>, sink: &SqlSink) -> Arc<dyn Sink> {
+        Arc::new(SqliteSink::new(self.clone(), sink.clone()))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Most readers of one view of the file.
+    pub(super) fn readers(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.max_connections.min(cores).min(8)
+    }
+
+    /// Waits for the turn to write within this process.
+    pub(super) async fn turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.writing.clone().lock_owned().await
+    }
+
+    /// Why the file cannot be written, when that shows without writing.
+    pub(super) fn unwritable(&self) -> Option<TargetProblem> {
+        let read_only = |path: &Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().readonly());
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (message, help) = if !folder.is_dir() {
+            (format!("the folder {} does not exist", folder.display()), "create it")
+        } else if read_only(&self.path) || read_only(folder) {
+            (format!("{} cannot be written", self.path.display()), "give this user the right to write the file and its folder")
+        } else {
+            return None;
+        };
+        Some(TargetProblem { code: "target-read-only", field: "", message, help: help.to_owned() })
+    }
+
+    /// A connection that changes nothing. It opens the file for writing all the same when it may, because a journal that a killed process
+    /// left behind must be rolled back before anybody can read.
+    pub(super) fn open_reader(&self) -> Result<Sqlite, Failure> {
+        if !self.path.exists() {
+            return Err(Failure::permanent(format!("there is no database file at {}", self.path.display()))
+                .help(format!("check the URL of connection `{}`", self.name)));
+        }
+        let connection = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.pragma_update(None, "query_only", true).map_err(|error| self.failure(error))?;
+        Ok(connection)
+    }
+
+    /// A connection that writes. A file that does not exist yet is created, with a write-ahead log, so that readers and the writer do not
+    /// wait for each other; the journal mode of an existing file is its owner's business.
+    pub(super) fn open_writer(&self) -> Result<Sqlite, Failure> {
+        let connection = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        let setup = || {
+            let pages: i64 = connection.query_row("select count(*) from sqlite_schema", [], |row| row.get(0))?;
+            let version: i64 = connection.pragma_query_value(None, "schema_version", |row| row.get(0))?;
+            if pages == 0 && version == 0 {
+                connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+            }
+            connection.pragma_update(None, "synchronous", "full")
+        };
+        setup().map_err(|error| self.failure(error))?;
+        Ok(connection)
+    }
+
+    fn open(&self, flags: OpenFlags) -> Result<Sqlite, Failure> {
+        let setup = || {
+            let connection = Sqlite::open_with_flags(&self.path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            Ok(connection)
+        };
+        setup().map_err(|error| self.failure(error))
+    }
+
+    /// What an error means for the run, and what to do about it.
+    pub(super) fn failure(&self, error: rusqlite::Error) -> Failure {
+        let file = self.path.display();
+        let Some(code) = error.sqlite_error_code() else {
+            return Failure::permanent(format!("SQLite refused a statement on {file}")).cause(error);
+        };
+        let (kind, message, help) = match code {
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed => (
+                FailureKind::Transient,
+                format!("{file} is locked by another connection"),
+                "wait for the other process to finish its transaction, or stop it",
+            ),
+            ErrorCode::SchemaChanged => {
+                (FailureKind::Transient, format!("the tables of {file} changed while they were used"), "run again when nobody alters them")
+            }
+            ErrorCode::OperationInterrupted => (FailureKind::Cancelled, "stopped on request".to_owned(), ""),
+            ErrorCode::DiskFull => (
+                FailureKind::Permanent,
+                format!("there is no room left to write {file}"),
+                "free space on its disk; the run then goes on where it stopped",
+            ),
+            ErrorCode::ReadOnly | ErrorCode::PermissionDenied => {
+                (FailureKind::Permanent, format!("{file} cannot be written"), "give this user the right to write the file and its folder")
+            }
+            ErrorCode::CannotOpen => (
+                FailureKind::Permanent,
+                format!("{file} cannot be opened"),
+                "check that its folder exists and that this user may read and write it",
+            ),
+            ErrorCode::SystemIoFailure => {
+                (FailureKind::Permanent, format!("the disk failed under {file}"), "check the disk and the file system, then run again")
+            }
+            ErrorCode::DatabaseCorrupt => (
+                FailureKind::Permanent,
+                format!("{file} is damaged"),
+                "restore it from a backup, or save what can be read with `sqlite3 FILE .recover`",
+            ),
+            ErrorCode::NotADatabase => {
+                (FailureKind::Permanent, format!("{file} is no SQLite database, or an encrypted one"), "check the connection's URL")
+            }
+            ErrorCode::OutOfMemory => (FailureKind::Transient, format!("no memory was left to work on {file}"), "lower `limits.memory`"),
+            ErrorCode::TooBig => (
+                FailureKind::BadRows,
+                "a value or row is larger than SQLite's limit of 1,000,000,000 bytes".to_owned(),
+                "leave the column out, or cut its values",
+            ),
+            ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch => {
+                (FailureKind::BadRows, format!("a row breaks a rule of a table in {file}"), "")
+            }
+            _ => (FailureKind::Permanent, format!("SQLite refused a statement on {file}"), ""),
+        };
+        let failure = Failure::new(kind, message);
+        let failure = if help.is_empty() { failure } else { failure.help(help) };
+        if kind == FailureKind::Cancelled { failure } else { failure.cause(error) }
+    }
+}
+
+/// Interrupts what a connection is doing when the future or stream that waits for it is dropped.
+#[derive(Clone)]
+pub(super) struct Interrupt(Arc<Mutex<Option<InterruptHandle>>>);
+
+impl Interrupt {
+    pub(super) fn new(connection: &Sqlite) -> Self {
+        Self(Arc::new(Mutex::new(Some(connection.get_interrupt_handle()))))
+    }
+
+    /// The work is done: from here on the connection may be used for something else, and is left alone.
+    pub(super) fn disarm(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Interrupts the work, unless it is done.
+    pub(super) fn fire(&self) {
+        if let Some(handle) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            handle.interrupt();
+        }
+    }
+
+    /// Whether the work was interrupted, or is done.
+    pub(super) fn fired(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
+/// Fires an interrupt when it is dropped.
+pub(super) struct OnDrop(pub(super) Interrupt);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.fire();
+    }
+}
+
+/// Runs blocking work on a connection on a thread of its own, and gives the connection back. Dropping the future interrupts the work;
+/// work of many statements looks at [`Interrupt::fired`] between them.
+pub(super) async fn blocking<T: Send + 'static>(
+    mut connection: Sqlite,
+    work: impl FnOnce(&mut Sqlite, &Interrupt) -> Result<T, Failure> + Send + 'static,
+) -> Result<(Sqlite, T), Failure> {
+    let interrupt = Interrupt::new(&connection);
+    let _guard = OnDrop(interrupt.clone());
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work(&mut connection, &interrupt);
+        interrupt.disarm();
+        (connection, result)
+    });
+    let (connection, result) = done.await.map_err(ended)?;
+    Ok((connection, result?))
+}
+
+/// Runs work that opens its own connection on a thread of its own.
+pub(super) async fn blocking_open<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(ended)?
+}
+
+fn ended(error: tokio::task::JoinError) -> Failure {
+    Failure::permanent("a SQLite thread ended early").cause(error)
+}

@@ -1,0 +1,508 @@
+//! From SQLite's values to Arrow: every value either fits its column's logical type, or is refused with its row.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, BooleanArray, BooleanBuilder, FixedSizeBinaryBuilder, IntervalMonthDayNanoBuilder, ListArray,
+    NullBufferBuilder, PrimitiveBuilder, StringBuilder,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::filter;
+use arrow::datatypes::{
+    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano,
+    Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
+};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use rusqlite::types::ValueRef;
+
+use super::text;
+use crate::data::{Schema, Type};
+use crate::failure::Failure;
+
+/// Negative zero in a column that SQLite would turn it into zero in. It is no number to SQLite, and so is left alone.
+pub(super) const NEGATIVE_ZERO: &str = "-0.0f";
+
+/// Floats keep at most this many decimal digits exactly.
+const FLOAT_DIGITS: usize = 15;
+
+/// A value that does not fit its column.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Misfit {
+    pub(super) column: usize,
+    /// What the value is, for people, cut when long.
+    pub(super) value: String,
+}
+
+/// Gathers rows into one batch.
+pub(super) struct Decoder {
+    schema: Schema,
+    columns: Vec<Cells>,
+    lenient: bool,
+    rows: usize,
+    bytes: usize,
+    /// Rows of the batch that hold a value that does not fit; their places are filled with NULLs until the batch is made.
+    refused: Vec<usize>,
+}
+
+impl Decoder {
+    /// `lenient` also takes numbers from the texts that a column for text turns them into.
+    pub(super) fn new(schema: &Schema, lenient: bool) -> Self {
+        let columns = schema.columns.iter().map(|column| Cells::new(&column.ty)).collect();
+        Self { schema: schema.clone(), columns, lenient, rows: 0, bytes: 0, refused: Vec::new() }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes one row; `value` gives the value of a column. A row that does not fit is left out of the batch.
+    pub(super) fn push<'a>(&mut self, mut value: impl FnMut(usize) -> ValueRef<'a>) -> Result<(), Misfit> {
+        let mut misfit = None;
+        for (place, cells) in self.columns.iter_mut().enumerate() {
+            let value = if misfit.is_some() { ValueRef::Null } else { value(place) };
+            self.bytes += size_of_value(value);
+            let fits = match value {
+                ValueRef::Null => {
+                    cells.null();
+                    misfit.is_some() || self.schema.columns[place].nullable
+                }
+                value => {
+                    cells.push(value, self.lenient) || {
+                        cells.null();
+                        false
+                    }
+                }
+            };
+            if !fits {
+                misfit = Some(Misfit { column: place, value: shown(value) });
+            }
+        }
+        self.rows += 1;
+        match misfit {
+            None => Ok(()),
+            Some(misfit) => {
+                self.refused.push(self.rows - 1);
+                Err(misfit)
+            }
+        }
+    }
+
+    /// The batch so far, and how many bytes its values had in SQLite. The decoder is empty afterwards.
+    pub(super) fn finish(&mut self) -> Result<(RecordBatch, u64), Failure> {
+        let mut columns: Vec<ArrayRef> = self.columns.iter_mut().map(Cells::finish).collect();
+        let mut rows = self.rows;
+        if !self.refused.is_empty() {
+            let mut keep = vec![true; rows];
+            self.refused.iter().for_each(|row| keep[*row] = false);
+            rows -= self.refused.len();
+            let keep = BooleanArray::from(keep);
+            columns = columns.iter().map(|column| filter(column, &keep)).collect::<Result<_, _>>().map_err(broken)?;
+            self.refused.clear();
+        }
+        let bytes = self.bytes as u64;
+        (self.rows, self.bytes) = (0, 0);
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok((RecordBatch::try_new_with_options(self.schema.to_arrow(), columns, &options).map_err(broken)?, bytes))
+    }
+}
+
+fn broken(error: arrow::error::ArrowError) -> Failure {
+    Failure::permanent("a batch could not be made of the rows read").cause(error)
+}
+
+/// The bytes that a value takes in a batch, more or less.
+pub(super) fn size_of_value(value: ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Null => 1,
+        ValueRef::Integer(_) | ValueRef::Real(_) => 8,
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len() + 4,
+    }
+}
+
+/// A value for people: its storage class and its beginning.
+pub(super) fn shown(value: ValueRef<'_>) -> String {
+    const MOST: usize = 64;
+    match value {
+        ValueRef::Null => "NULL".to_owned(),
+        ValueRef::Integer(value) => format!("the integer {value}"),
+        ValueRef::Real(value) => format!("the float {value:?}"),
+        ValueRef::Text(bytes) => {
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MOST * 4)]);
+            let cut: String = text.chars().take(MOST).collect();
+            let note = if std::str::from_utf8(bytes).is_err() { " (not valid UTF-8)" } else { "" };
+            format!("the text '{}{}'{note}", cut.escape_debug(), if cut.len() < bytes.len() { "…" } else { "" })
+        }
+        ValueRef::Blob(bytes) => format!("a blob of {} bytes", bytes.len()),
+    }
+}
+
+/// The cells of one column.
+enum Cells {
+    Bool(BooleanBuilder),
+    Int8(PrimitiveBuilder<Int8Type>),
+    Int16(PrimitiveBuilder<Int16Type>),
+    Int32(PrimitiveBuilder<Int32Type>),
+    Int64(PrimitiveBuilder<Int64Type>),
+    UInt8(PrimitiveBuilder<UInt8Type>),
+    UInt16(PrimitiveBuilder<UInt16Type>),
+    UInt32(PrimitiveBuilder<UInt32Type>),
+    UInt64(PrimitiveBuilder<UInt64Type>),
+    Float32(PrimitiveBuilder<Float32Type>),
+    Float64(PrimitiveBuilder<Float64Type>),
+    Decimal128(PrimitiveBuilder<Decimal128Type>, u8, i8),
+    Decimal256(PrimitiveBuilder<Decimal256Type>, u8, i8),
+    Number(StringBuilder),
+    Text(StringBuilder),
+    Json(StringBuilder),
+    Enum(StringBuilder, Arc<[String]>),
+    Bytes(BinaryBuilder),
+    Date(PrimitiveBuilder<Date32Type>),
+    Time(PrimitiveBuilder<Time64MicrosecondType>),
+    Timestamp(PrimitiveBuilder<TimestampMicrosecondType>),
+    TimestampTz(PrimitiveBuilder<TimestampMicrosecondType>),
+    Interval(IntervalMonthDayNanoBuilder),
+    Uuid(FixedSizeBinaryBuilder),
+    Array(Box<List>),
+}
+
+/// The cells of a column of arrays.
+struct List {
+    item: Type,
+    items: Cells,
+    length: i32,
+    offsets: Vec<i32>,
+    nulls: NullBufferBuilder,
+}
+
+/// Does the same with the builder of every kind of cells but arrays.
+macro_rules! with_builder {
+    ($cells:expr, $builder:ident => $do:expr, $list:ident => $other:expr) => {
+        match $cells {
+            Cells::Bool($builder) => $do,
+            Cells::Int8($builder) => $do,
+            Cells::Int16($builder) => $do,
+            Cells::Int32($builder) => $do,
+            Cells::Int64($builder) => $do,
+            Cells::UInt8($builder) => $do,
+            Cells::UInt16($builder) => $do,
+            Cells::UInt32($builder) => $do,
+            Cells::UInt64($builder) => $do,
+            Cells::Float32($builder) => $do,
+            Cells::Float64($builder) => $do,
+            Cells::Decimal128($builder, ..) => $do,
+            Cells::Decimal256($builder, ..) => $do,
+            Cells::Number($builder) | Cells::Text($builder) | Cells::Json($builder) | Cells::Enum($builder, _) => $do,
+            Cells::Bytes($builder) => $do,
+            Cells::Date($builder) => $do,
+            Cells::Time($builder) => $do,
+            Cells::Timestamp($builder) | Cells::TimestampTz($builder) => $do,
+            Cells::Interval($builder) => $do,
+            Cells::Uuid($builder) => $do,
+            Cells::Array($list) => $other,
+        }
+    };
+}
+
+impl Cells {
+    fn new(ty: &Type) -> Self {
+        match ty {
+            Type::Bool => Self::Bool(BooleanBuilder::new()),
+            Type::Int(8) => Self::Int8(PrimitiveBuilder::new()),
+            Type::Int(16) => Self::Int16(PrimitiveBuilder::new()),
+            Type::Int(32) => Self::Int32(PrimitiveBuilder::new()),
+            Type::Int(_) => Self::Int64(PrimitiveBuilder::new()),
+            Type::UInt(8) => Self::UInt8(PrimitiveBuilder::new()),
+            Type::UInt(16) => Self::UInt16(PrimitiveBuilder::new()),
+            Type::UInt(32) => Self::UInt32(PrimitiveBuilder::new()),
+            Type::UInt(_) => Self::UInt64(PrimitiveBuilder::new()),
+            Type::Float(32) => Self::Float32(PrimitiveBuilder::new()),
+            Type::Float(_) => Self::Float64(PrimitiveBuilder::new()),
+            Type::Decimal(precision, scale) if *precision <= 38 => {
+                Self::Decimal128(PrimitiveBuilder::new().with_data_type(ty.to_arrow()), *precision, *scale)
+            }
+            Type::Decimal(precision, scale) => Self::Decimal256(PrimitiveBuilder::new().with_data_type(ty.to_arrow()), *precision, *scale),
+            Type::Number => Self::Number(StringBuilder::new()),
+            Type::Text => Self::Text(StringBuilder::new()),
+            Type::Json => Self::Json(StringBuilder::new()),
+            Type::Enum(values) => Self::Enum(StringBuilder::new(), values.clone()),
+            Type::Bytes | Type::Native { .. } => Self::Bytes(BinaryBuilder::new()),
+            Type::Date => Self::Date(PrimitiveBuilder::new()),
+            Type::Time => Self::Time(PrimitiveBuilder::new()),
+            Type::Timestamp => Self::Timestamp(PrimitiveBuilder::new()),
+            Type::TimestampTz => Self::TimestampTz(PrimitiveBuilder::new().with_data_type(ty.to_arrow())),
+            Type::Interval => Self::Interval(IntervalMonthDayNanoBuilder::new()),
+            Type::Uuid => Self::Uuid(FixedSizeBinaryBuilder::new(16)),
+            Type::Array(item) => Self::Array(Box::new(List {
+                item: (**item).clone(),
+                items: Self::new(item),
+                length: 0,
+                offsets: vec![0],
+                nulls: NullBufferBuilder::new(0),
+            })),
+        }
+    }
+
+    fn null(&mut self) {
+        with_builder!(self, builder => builder.append_null(), list => {
+            // Items of an array that turned out not to fit stay behind the NULL that took its place.
+            list.offsets.push(list.length);
+            list.nulls.append_null();
+        });
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        with_builder!(self, builder => Arc::new(builder.finish()), list => {
+            let offsets = OffsetBuffer::new(std::mem::replace(&mut list.offsets, vec![0]).into());
+            list.length = 0;
+            let ty = Type::Array(Box::new(list.item.clone())).to_arrow();
+            let arrow::datatypes::DataType::List(field) = ty else { unreachable!("an array is an Arrow list") };
+            Arc::new(ListArray::new(field, offsets, list.items.finish(), list.nulls.finish()))
+        })
+    }
+
+    /// Takes a value that is not NULL, and says whether it fits. The caller fills the place of one that does not.
+    fn push(&mut self, value: ValueRef<'_>, lenient: bool) -> bool {
+        match self {
+            Self::Bool(cells) => {
+                put(integer(value, lenient).filter(|value| matches!(value, 0 | 1)), |value| cells.append_value(value == 1))
+            }
+            Self::Int8(cells) => put(narrow(value, lenient), |value| cells.append_value(value)),
+            Self::Int16(cells) => put(narrow(value, lenient), |value| cells.append_value(value)),
+            Self::Int32(cells) => put(narrow(value, lenient), |value| cells.append_value(value)),
+            Self::Int64(cells) => put(integer(value, lenient), |value| cells.append_value(value)),
+            Self::UInt8(cells) => put(narrow(value, lenient), |value| cells.append_value(value)),
+            Self::UInt16(cells) => put(narrow(value, lenient), |value| cells.append_value(value)),
+            Self::UInt32(cells) => put(narrow(value, lenient), |value| cells.append_value(value)),
+            Self::UInt64(cells) => put(unsigned(value), |value| cells.append_value(value)),
+            Self::Float32(cells) => put(single(value, lenient), |value| cells.append_value(value)),
+            Self::Float64(cells) => put(double(value, lenient), |value| cells.append_value(value)),
+            Self::Decimal128(cells, precision, scale) => {
+                put(digits(value, *precision, *scale).and_then(|digits| digits.parse().ok()), |value| cells.append_value(value))
+            }
+            Self::Decimal256(cells, precision, scale) => {
+                put(digits(value, *precision, *scale).and_then(|digits| i256::from_string(&digits)), |value| cells.append_value(value))
+            }
+            Self::Number(cells) => match value {
+                ValueRef::Integer(value) => put(Some(value.to_string()), |value| cells.append_value(value)),
+                ValueRef::Real(value) => put(Some(plain(value)), |value| cells.append_value(value)),
+                value => put(utf8(value).filter(|text| is_number(text)), |value| cells.append_value(value)),
+            },
+            Self::Text(cells) => put(utf8(value), |value| cells.append_value(value)),
+            Self::Json(cells) => match value {
+                // A column of type JSON turns texts that are bare numbers into numbers.
+                ValueRef::Integer(value) => put(Some(value.to_string()), |value| cells.append_value(value)),
+                ValueRef::Real(value) => {
+                    put(Some(value).filter(|value| value.is_finite()), |value| cells.append_value(format!("{value:?}")))
+                }
+                value => put(utf8(value).filter(|text| is_json(text)), |value| cells.append_value(value)),
+            },
+            Self::Enum(cells, values) => {
+                put(utf8(value).filter(|text| values.iter().any(|value| value == text)), |value| cells.append_value(value))
+            }
+            Self::Bytes(cells) => match value {
+                ValueRef::Blob(bytes) => put(Some(bytes), |value| cells.append_value(value)),
+                _ => false,
+            },
+            Self::Date(cells) => put(utf8(value).and_then(text::parse_date), |value| cells.append_value(value)),
+            Self::Time(cells) => put(utf8(value).and_then(text::parse_time), |value| cells.append_value(value)),
+            Self::Timestamp(cells) => put(utf8(value).and_then(text::parse_timestamp), |value| cells.append_value(value)),
+            Self::TimestampTz(cells) => put(utf8(value).and_then(text::parse_timestamp_tz), |value| cells.append_value(value)),
+            Self::Interval(cells) => put(utf8(value).and_then(text::parse_interval), |(months, days, nanos)| {
+                cells.append_value(IntervalMonthDayNano::new(months, days, nanos));
+            }),
+            Self::Uuid(cells) => {
+                let bytes = match value {
+                    ValueRef::Blob(bytes) => bytes.try_into().ok(),
+                    value => utf8(value).and_then(text::parse_uuid),
+                };
+                bytes.is_some_and(|bytes: [u8; 16]| cells.append_value(bytes).is_ok())
+            }
+            Self::Array(list) => utf8(value).and_then(array_items).is_some_and(|items| list.push(&items)),
+        }
+    }
+}
+
+impl List {
+    fn push(&mut self, items: &[&str]) -> bool {
+        for item in items {
+            self.length += 1;
+            if !self.push_item(item).unwrap_or(false) {
+                self.items.null();
+                return false;
+            }
+        }
+        self.offsets.push(self.length);
+        self.nulls.append_non_null();
+        true
+    }
+
+    /// Takes one item of a JSON array as it is written there. Bytes are hexadecimal texts, inner arrays are arrays.
+    fn push_item(&mut self, item: &str) -> Option<bool> {
+        Some(match item.as_bytes().first()? {
+            b'n' if item == "null" => {
+                self.items.null();
+                true
+            }
+            b't' | b'f' => self.items.push(ValueRef::Integer(i64::from(item.parse::<bool>().ok()?)), true),
+            b'"' => {
+                let text: String = serde_json::from_str(item).ok()?;
+                match self.item {
+                    Type::Bytes | Type::Native { .. } => self.items.push(ValueRef::Blob(&unhex(&text)?), true),
+                    _ => self.items.push(ValueRef::Text(text.as_bytes()), true),
+                }
+            }
+            b'[' => self.items.push(ValueRef::Text(item.as_bytes()), true),
+            _ if matches!(self.item, Type::Float(_)) => self.items.push(ValueRef::Text(item.as_bytes()), true),
+            _ => self.items.push(ValueRef::Integer(item.parse().ok()?), true),
+        })
+    }
+}
+
+fn put<T>(value: Option<T>, append: impl FnOnce(T)) -> bool {
+    value.map(append).is_some()
+}
+
+fn utf8(value: ValueRef<'_>) -> Option<&str> {
+    match value {
+        ValueRef::Text(bytes) => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    }
+}
+
+fn integer(value: ValueRef<'_>, lenient: bool) -> Option<i64> {
+    match value {
+        ValueRef::Integer(value) => Some(value),
+        // Beyond 2^53 a float does not tell which integer it was.
+        ValueRef::Real(value) if value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0 => Some(value as i64),
+        value if lenient => utf8(value)?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn narrow<T: TryFrom<i64>>(value: ValueRef<'_>, lenient: bool) -> Option<T> {
+    T::try_from(integer(value, lenient)?).ok()
+}
+
+fn unsigned(value: ValueRef<'_>) -> Option<u64> {
+    match value {
+        ValueRef::Integer(value) => u64::try_from(value).ok(),
+        value => utf8(value)?.parse().ok(),
+    }
+}
+
+fn double(value: ValueRef<'_>, lenient: bool) -> Option<f64> {
+    match value {
+        ValueRef::Real(value) => Some(value),
+        ValueRef::Integer(value) => Some(value as f64).filter(|float| *float as i128 == i128::from(value)),
+        value => match utf8(value)? {
+            "NaN" => Some(f64::NAN),
+            NEGATIVE_ZERO => Some(-0.0),
+            text if lenient => text.parse().ok(),
+            _ => None,
+        },
+    }
+}
+
+fn single(value: ValueRef<'_>, lenient: bool) -> Option<f32> {
+    if let (true, Some(text)) = (lenient, utf8(value)) {
+        return if text == NEGATIVE_ZERO { Some(-0.0) } else { text.parse().ok() };
+    }
+    let value = double(value, lenient)?;
+    Some(value as f32).filter(|single| value.is_nan() || f64::from(*single) == value)
+}
+
+/// The plain decimal form of a float: the shortest that reads back as the same float.
+fn plain(value: f64) -> String {
+    match value {
+        f64::INFINITY => "Infinity".to_owned(),
+        f64::NEG_INFINITY => "-Infinity".to_owned(),
+        _ => value.to_string(),
+    }
+}
+
+/// A number as the digits of its unscaled value, when it fits precision and scale without rounding. A float is taken by its shortest
+/// decimal form, and only while that has as many digits as floats keep exactly: beyond, nobody knows which decimal was meant.
+fn digits(value: ValueRef<'_>, precision: u8, scale: i8) -> Option<String> {
+    let owned;
+    let text = match value {
+        ValueRef::Integer(value) => {
+            owned = value.to_string();
+            &owned
+        }
+        ValueRef::Real(value) if value.is_finite() => {
+            owned = value.to_string();
+            let significant = owned.trim_start_matches(['-', '0', '.']).replace('.', "");
+            if significant.trim_end_matches('0').len() > FLOAT_DIGITS {
+                return None;
+            }
+            &owned
+        }
+        value => utf8(value)?,
+    };
+    if !text.ends_with(|last: char| last.is_ascii_digit()) || !is_number(text) {
+        return None;
+    }
+    let (sign, text) = text.strip_prefix('-').map_or(("", text), |text| ("-", text));
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let (whole, scale) = (whole.trim_start_matches('0'), scale.unsigned_abs() as usize);
+    let (kept, beyond) = fraction.split_at(fraction.len().min(scale));
+    if beyond.bytes().any(|byte| byte != b'0') || whole.len() + scale > precision as usize && !whole.is_empty() {
+        return None;
+    }
+    Some(format!("{sign}{}{whole}{kept}{:0>width$}", "0", "", width = scale - kept.len()))
+}
+
+/// Whether a text is a plain decimal number, or one of the three words for those that are none.
+fn is_number(text: &str) -> bool {
+    if matches!(text, "NaN" | "Infinity" | "-Infinity") {
+        return true;
+    }
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = unsigned.split_once('.').map_or((unsigned, None), |(whole, fraction)| (whole, Some(fraction)));
+    let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits(whole) && fraction.is_none_or(all_digits)
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
+/// The items of a JSON array, each as it is written.
+fn array_items(text: &str) -> Option<Vec<&str>> {
+    if !is_json(text) {
+        return None;
+    }
+    let inside = text.trim().strip_prefix('[')?.strip_suffix(']')?;
+    if inside.trim().is_empty() {
+        return Some(Vec::new());
+    }
+    let (mut items, mut start, mut depth, mut quoted, mut escaped) = (Vec::new(), 0, 0_usize, false, false);
+    for (place, byte) in inside.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b',' if depth == 0 => {
+                items.push(inside[start..place].trim());
+                start = place + 1;
+            }
+            _ => {}
+        }
+    }
+    items.push(inside[start..].trim());
+    Some(items)
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|place| u8::from_str_radix(&text[place..place + 2], 16).ok()).collect()
+}
