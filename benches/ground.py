@@ -3,6 +3,7 @@
 import glob
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -65,7 +66,7 @@ class Ground:
 
     def tool(self, package, program):
         """A program of a Python package, installed into a virtual environment of its own when it is not there."""
-        venv = self.path("venv-" + package.split("==")[0].split("[")[0])
+        venv = self.path("venv-" + re.split(r"[=\[ ]", package)[0])
         found = os.path.join(venv, "bin", program)
         if not os.path.exists(found):
             print(f"installing {package}", flush=True)

@@ -3,18 +3,27 @@
 import os
 import shutil
 
-from ground import LINEITEM_TYPED, ORDERS
+from ground import LINEITEM_TEXT, LINEITEM_TYPED, ORDERS
 from measure import Case
 
-SLING, INGESTR, DLT = "sling==1.4.10", "ingestr==1.0.78", "dlt[postgres]==1.31.0 sqlalchemy pyarrow psycopg2-binary"
+SLING, INGESTR, DUCKDB = "sling==1.4.10 pyarrow", "ingestr==1.0.78", "duckdb==1.4.0"
+DLT = "dlt[postgres]==1.31.0 sqlalchemy pyarrow psycopg2-binary"
 
 DLT_SCRIPT = """
 import sys, dlt
 from dlt.sources.sql_database import sql_table
 source, target = sys.argv[1:]
 table = sql_table(source.replace('postgres://', 'postgresql+psycopg2://'), table='lineitem', schema='public', backend='pyarrow', chunk_size=100000)
-pipeline = dlt.pipeline('lineitem', destination=dlt.destinations.postgres(target.replace('postgres://', 'postgresql://')), dataset_name='tpch', pipelines_dir='dlt-state')
+pipeline = dlt.pipeline('lineitem', destination=dlt.destinations.postgres(target.replace('postgres://postgres@', 'postgresql://postgres:unused@')), dataset_name='tpch', pipelines_dir='dlt-state')
 pipeline.run(table, write_disposition='replace', loader_file_format='csv')
+"""
+
+
+DUCKDB_SCRIPT = """
+import sys, duckdb
+types = {columns}
+rows = duckdb.read_csv('/dev/stdin', header=True, columns=types)
+rows.write_parquet(sys.argv[1], compression='snappy')
 """
 
 
@@ -97,10 +106,21 @@ def csv_pg(ground, fresh, rows_of_target):
 
 def pg_parquet(ground):
     out = ground.path("out")
+    types = {}
+    for column in LINEITEM_TEXT.replace("(15,2)", "(15;2)").split(","):
+        name, sql_type, *_ = column.split()
+        types[name] = sql_type.replace(";", ",").replace("numeric", "decimal").replace("text", "varchar")
+    script = ground.path("duckdb_parquet.py")
+    with open(script, "w") as file:
+        file.write(DUCKDB_SCRIPT.format(columns=types))
+    python = os.path.join(os.path.dirname(ground.tool(DUCKDB, "python")), "python")
+    read = f"{ground.psql} -d {ground.source} -c 'copy lineitem to stdout (format csv, header)'"
     return [
+        ("psql csv \\| duckdb 1.4.0 (types given by hand, snappy)", f"{read} | {python} {script} {out}/lineitem.parquet", 0),
         (
             "ingestr 1.0.78",
-            f"{_ingestr(ground)} --source-uri '{_pg(ground.source)}' --source-table public.lineitem --dest-uri 'file://{out}' --dest-table lineitem.parquet",
+            f"{_ingestr(ground)} --source-uri '{_pg(ground.source)}' --source-table public.lineitem --dest-uri 'parquet://{out}/lineitem.parquet'"
+            " --dest-table lineitem",
             1,
         ),
     ]
