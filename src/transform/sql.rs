@@ -1,0 +1,281 @@
+//! SQL text → syntax tree, with bare names spelled as the columns are, and problems that point into the text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_IDENTIFIER, RESERVED_FOR_TABLE_ALIAS};
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError, Word};
+
+/// Nesting the parser follows; deeper is refused before it can exhaust the stack.
+const DEPTH: usize = 48;
+
+/// A problem in a SQL text, still without the place of that text in the document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub code: &'static str,
+    pub span: Option<Range<usize>>,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl Fault {
+    pub(super) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, span: None, message: message.into(), help: None }
+    }
+
+    pub(super) fn span(mut self, span: Option<Range<usize>>) -> Self {
+        self.span = span;
+        self
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// The names a text may use, to find the spelling that a bare name means.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    by_lowercase: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Names {
+    pub(super) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut known = Self::default();
+        names.into_iter().for_each(|name| known.add(name));
+        known
+    }
+
+    pub(super) fn add(&mut self, name: &str) {
+        self.by_lowercase.entry(name.to_lowercase()).or_default().insert(name.to_owned());
+    }
+
+    /// The spelling that a bare name means; `None` when no name is like it. The error lists the names it could mean.
+    pub(super) fn spelling(&self, bare: &str) -> Result<Option<&str>, Vec<&str>> {
+        let Some(spellings) = self.by_lowercase.get(&bare.to_lowercase()) else { return Ok(None) };
+        match spellings.get(bare) {
+            Some(exact) => Ok(Some(exact)),
+            None if spellings.len() == 1 => Ok(spellings.first().map(String::as_str)),
+            None => Err(spellings.iter().map(String::as_str).collect()),
+        }
+    }
+
+    /// The nearest name, as a help.
+    pub(super) fn suggest(&self, wrong: &str) -> Option<String> {
+        let wrong = wrong.to_lowercase();
+        let score = |name: &str| strsim::jaro_winkler(&wrong, name);
+        let best = self.by_lowercase.iter().max_by(|(a, _), (b, _)| score(a).total_cmp(&score(b)));
+        best.filter(|(name, _)| score(name) > 0.75)
+            .and_then(|(_, spellings)| spellings.first())
+            .map(|name| format!("did you mean `{name}`?"))
+    }
+}
+
+/// Every word of a text with its place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Words(Vec<(String, Range<usize>)>);
+
+impl Words {
+    /// The place of the first use of a word.
+    pub(super) fn place(&self, word: &str) -> Option<Range<usize>> {
+        let lower = word.to_lowercase();
+        let exact = self.0.iter().find(|(found, _)| found == word);
+        exact.or_else(|| self.0.iter().find(|(found, _)| found.to_lowercase() == lower)).map(|(_, span)| span.clone())
+    }
+}
+
+/// Parses one expression.
+pub(super) fn expression(sql: &str, names: &Names) -> Result<(ast::Expr, Words), Fault> {
+    let (tokens, words) = tokens(sql, names)?;
+    let mut parser = parser(tokens);
+    let parsed = parser.parse_expr().and_then(|expr| parser.expect_token(&Token::EOF).map(|_| expr));
+    parsed.map(|expr| (expr, words)).map_err(|error| parser_fault(sql, &error))
+}
+
+/// Parses one query.
+pub(super) fn query(sql: &str, names: &Names) -> Result<(ast::Statement, Words), Fault> {
+    let (tokens, words) = tokens(sql, names)?;
+    let mut parser = parser(tokens);
+    let mut statements = parser.parse_statements().map_err(|error| parser_fault(sql, &error))?;
+    if statements.len() > 1 {
+        return Err(Fault::new("transform-syntax", "a `sql` step holds more than one statement").help("write one query"));
+    }
+    match statements.pop() {
+        Some(statement @ ast::Statement::Query(_)) => Ok((statement, words)),
+        Some(_) => {
+            Err(Fault::new("transform-syntax", "a `sql` step holds a statement that is no query").help("start with `select` or `with`"))
+        }
+        None => Err(Fault::new("transform-syntax", "a `sql` step holds no query").help("start with `select` or `with`")),
+    }
+}
+
+fn parser(tokens: Vec<TokenWithSpan>) -> Parser<'static> {
+    static DIALECT: GenericDialect = GenericDialect;
+    Parser::new(&DIALECT).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens)
+}
+
+/// Cuts the text into tokens, and respells the bare words that mean a known name.
+fn tokens(sql: &str, names: &Names) -> Result<(Vec<TokenWithSpan>, Words), Fault> {
+    let tokenized = Tokenizer::new(&GenericDialect, sql).tokenize_with_location();
+    let mut tokens = tokenized.map_err(|error: TokenizerError| {
+        let at = offset(sql, error.location);
+        Fault::new("transform-syntax", format!("the SQL does not parse: {}", lowercase_first(&error.message))).span(Some(at..sql.len()))
+    })?;
+    let mut names = names.clone();
+    let solid: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let is_as = |token: &Token| matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("as"));
+    for pair in solid.windows(2) {
+        if let (true, Token::Word(alias)) = (is_as(&tokens[pair[0]].token), &tokens[pair[1]].token) {
+            names.add(&alias.value);
+        }
+    }
+    let mut words = Vec::new();
+    for (place, &at) in solid.iter().enumerate() {
+        let as_keyword = is_keyword_here(&tokens, &solid, place);
+        let span = tokens[at].span;
+        let Token::Word(word) = &mut tokens[at].token else { continue };
+        let range = offset(sql, span.start)..offset(sql, span.end);
+        words.push((word.value.clone(), range.clone()));
+        if word.quote_style.is_some() || as_keyword {
+            continue;
+        }
+        match names.spelling(&word.value) {
+            Ok(Some(spelling)) if spelling != word.value => {
+                *word = Word { value: spelling.to_owned(), quote_style: Some('"'), keyword: Keyword::NoKeyword };
+            }
+            Ok(_) => {}
+            Err(several) => {
+                let list = several.iter().map(|name| format!("`\"{name}\"`")).collect::<Vec<_>>().join(" or ");
+                return Err(Fault::new("transform-ambiguous", format!("`{}` could mean more than one column", word.value))
+                    .span(Some(range))
+                    .help(format!("write {list}")));
+            }
+        }
+    }
+    Ok((tokens, Words(words)))
+}
+
+/// Whether the word stands where SQL needs it as it is: a function's name, a reserved word, the `date` of `date '2026-01-31'`, the unit of an
+/// interval or of `extract(year from …)`.
+fn is_keyword_here(tokens: &[TokenWithSpan], solid: &[usize], place: usize) -> bool {
+    let token = |place: Option<usize>| place.and_then(|place| solid.get(place)).map(|at| &tokens[*at].token);
+    let (before, after) = (token(place.checked_sub(1)), token(Some(place + 1)));
+    let Some(Token::Word(word)) = token(Some(place)) else { return false };
+    let literal = |token: Option<&Token>| matches!(token, Some(Token::SingleQuotedString(_) | Token::Number(..)));
+    let extracted = before == Some(&Token::LParen)
+        && matches!(token(place.checked_sub(2)), Some(Token::Word(word)) if word.value.eq_ignore_ascii_case("extract"));
+    let reserved = word.keyword != Keyword::NoKeyword
+        && (RESERVED.contains(&word.keyword)
+            || RESERVED_FOR_COLUMN_ALIAS.contains(&word.keyword)
+            || RESERVED_FOR_TABLE_ALIAS.contains(&word.keyword)
+            || RESERVED_FOR_IDENTIFIER.contains(&word.keyword));
+    after == Some(&Token::LParen) || reserved || literal(before) || literal(after) || extracted
+}
+
+/// Words of expressions that the parser's own lists of reserved words leave out.
+const RESERVED: &[Keyword] = &[
+    Keyword::AND,
+    Keyword::AS,
+    Keyword::ASC,
+    Keyword::BETWEEN,
+    Keyword::BY,
+    Keyword::CASE,
+    Keyword::CAST,
+    Keyword::DESC,
+    Keyword::DISTINCT,
+    Keyword::ELSE,
+    Keyword::END,
+    Keyword::ESCAPE,
+    Keyword::EXISTS,
+    Keyword::FALSE,
+    Keyword::FIRST,
+    Keyword::ILIKE,
+    Keyword::IN,
+    Keyword::IS,
+    Keyword::LAST,
+    Keyword::LIKE,
+    Keyword::NOT,
+    Keyword::NULL,
+    Keyword::NULLS,
+    Keyword::OR,
+    Keyword::SIMILAR,
+    Keyword::THEN,
+    Keyword::TRUE,
+    Keyword::WHEN,
+];
+
+fn parser_fault(sql: &str, error: &ParserError) -> Fault {
+    let message = match error {
+        ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => message.clone(),
+    };
+    // The parser tells the place in its words only: `… at Line: 1, Column: 8`.
+    let (said, place) = message.rsplit_once(" at Line: ").map_or((message.as_str(), None), |(said, place)| (said, Some(place)));
+    let at = place.and_then(|place| {
+        let (line, column) = place.split_once(", Column: ")?;
+        Some(offset(sql, Location { line: line.trim().parse().ok()?, column: column.trim().parse().ok()? }))
+    });
+    let span = match at {
+        Some(at) => {
+            let rest = &sql[at..];
+            let word = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+            at..at + word.max(rest.chars().next().map_or(0, char::len_utf8))
+        }
+        None => sql.len()..sql.len(),
+    };
+    Fault::new("transform-syntax", format!("the SQL does not parse: {}", lowercase_first(said))).span(Some(span))
+}
+
+fn lowercase_first(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+/// A place as the parser counts it (lines and columns in characters, from 1), in bytes.
+fn offset(sql: &str, place: Location) -> usize {
+    let line_start: usize = sql.split_inclusive('\n').take((place.line as usize).saturating_sub(1)).map(str::len).sum();
+    let line = &sql[line_start.min(sql.len())..];
+    let column = (place.column as usize).saturating_sub(1);
+    line_start + line.char_indices().nth(column).map_or(line.len(), |(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        Names::new(["id", "Total", "key", "KEY", "été"])
+    }
+
+    #[test]
+    fn bare_names_find_their_column() {
+        let shown = |sql: &str| expression(sql, &names()).map(|(expr, _)| expr.to_string());
+        assert_eq!(shown("ID + total").as_deref(), Ok("\"id\" + \"Total\""));
+        assert_eq!(shown("\"ID\" + upper(ÉTÉ)").as_deref(), Ok("\"ID\" + upper(\"été\")"));
+        assert_eq!(shown("key").as_deref(), Ok("key"));
+        let keywords = Names::new(["Date", "End", "Year", "Status"]);
+        let shown = |sql: &str| expression(sql, &keywords).map(|(expr, _)| expr.to_string());
+        assert_eq!(
+            shown("case when date > DATE '2026-01-31' then status end").as_deref(),
+            Ok("CASE WHEN \"Date\" > DATE '2026-01-31' THEN \"Status\" END")
+        );
+        assert_eq!(shown("extract(year from date) = year").as_deref(), Ok("EXTRACT(YEAR FROM \"Date\") = \"Year\""));
+        let fault = expression("1 + Key", &names()).expect_err("ambiguous");
+        assert_eq!((fault.code, fault.span), ("transform-ambiguous", Some(4..7)));
+    }
+
+    #[test]
+    fn a_syntax_error_points_at_the_word() {
+        let place = |sql: &str| expression(sql, &names()).expect_err(sql).span.map(|span| sql[span].to_owned());
+        assert_eq!(place("é +\n  total) x").as_deref(), Some(")"));
+        assert_eq!(place("'open").as_deref(), Some("'open"));
+        assert_eq!(place("1 +").as_deref(), Some(""));
+        assert!(query("drop table x", &names()).is_err_and(|fault| fault.message.contains("no query")));
+        assert!(query("select 1; select 2", &names()).is_err_and(|fault| fault.message.contains("more than one")));
+        assert!(query("", &names()).is_err_and(|fault| fault.message.contains("holds no query")));
+    }
+}
