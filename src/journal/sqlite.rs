@@ -90,11 +90,12 @@ impl SqliteStore {
         read().map_err(|error| refused(&self.path, error))
     }
 
-    /// The lock's file. Names of pipelines are file names already; anything else is made into one.
+    /// The lock's file, beside the journal. What cannot stand in a file's name is written as `%` and its code point, so that no two
+    /// pipelines share a file.
     fn lock_path(&self, pipeline: &str) -> PathBuf {
-        let name: String = pipeline.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+        let written = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) };
         let mut file = self.path.as_os_str().to_owned();
-        file.push(format!("-{name}.lock"));
+        file.push(format!("-{}.lock", pipeline.chars().map(written).collect::<String>()));
         PathBuf::from(file)
     }
 }

@@ -6,3 +6,4 @@ mod journal;
 mod rendering;
 mod sqlite;
 mod support;
+mod tidy;
