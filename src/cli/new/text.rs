@@ -28,7 +28,7 @@ pub(super) enum Found {
 pub(super) fn pipeline(from: &End, to: &End, found: &[Found], depth: usize) -> String {
     let mut text = format!("# yaml-language-server: $schema={}schema/pipeline.schema.json\n", "../".repeat(depth));
     let what = if matches!(from.engine, Engine::File | Engine::S3) { "file" } else { "table" };
-    let many = super::render::words::counted(found.len() as u64, what);
+    let many = crate::cli::render::words::counted(found.len() as u64, what);
     text.push_str(&format!("description: {many} of {} into {}.\n", from.connection, to.connection));
     let own: Vec<(&str, &str)> = [from, to].iter().filter_map(|end| Some((end.connection.as_str(), end.url.as_deref()?))).collect();
     if !own.is_empty() {
