@@ -1,1 +1,73 @@
 //! PostgreSQL, over its COPY protocol.
+//!
+//! Reading and writing go through COPY BINARY only, so values are never printed or parsed on the way. One connection holds a snapshot, and
+//! every split is read under it on a connection of its own. What is written commits together with its mark. Nothing here retries, and no
+//! connection outlives its use inside a transaction.
+//!
+//! `session` makes connections; `catalog` and `types` ask what the server knows. `tuples`, `numeric`, `values` and `decode` turn the wire
+//! into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`. Writing is `sink`,
+//! `target` (the plan), `marks` (the ledger), `writer`, `upsert`, and at the end `publish` and `swap`.
+
+mod catalog;
+mod decode;
+mod encode;
+mod error;
+mod fit;
+mod marks;
+mod numeric;
+mod publish;
+mod read;
+mod session;
+mod sink;
+mod source;
+mod splits;
+mod swap;
+mod target;
+mod tuples;
+mod types;
+mod upsert;
+mod values;
+mod writer;
+
+use std::sync::Arc;
+
+use crate::connectors::{Sink, Source};
+use crate::data::{Column, Schema};
+use crate::define::pipeline::{Connection, SqlSink, SqlSource};
+use crate::failure::Failure;
+
+/// One server, shared by all that read and write through the same connection of a pipeline.
+pub struct Server {
+    pool: Arc<session::Pool>,
+}
+
+impl Server {
+    /// Reads the connection's URL. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// A permanent failure when the URL or the number of connections makes no sense.
+    pub fn new(connection: &Connection) -> Result<Arc<Self>, Failure> {
+        Ok(Arc::new(Self { pool: Arc::new(session::Pool::new(connection)?) }))
+    }
+
+    /// A table or query to read.
+    pub fn source(&self, spec: &SqlSource) -> Arc<dyn Source> {
+        Arc::new(source::PgSource { pool: Arc::clone(&self.pool), spec: spec.clone() })
+    }
+
+    /// A table to write.
+    pub fn sink(&self, spec: &SqlSink) -> Arc<dyn Sink> {
+        Arc::new(sink::PgSink { pool: Arc::clone(&self.pool), spec: Arc::new(spec.clone()) })
+    }
+}
+
+/// The logical columns of a table's or query's own.
+fn columns_of(columns: &[catalog::TableColumn]) -> Schema {
+    let columns = columns.iter().map(|column| Column {
+        name: column.name.clone(),
+        ty: column.ty.logical(),
+        nullable: !column.not_null,
+        native: Some(column.ty.name.clone()),
+    });
+    Schema { columns: columns.collect() }
+}

@@ -1,0 +1,144 @@
+//! Tuples of COPY BINARY into batches.
+
+use arrow::array::{ArrayRef, BooleanArray};
+use arrow::compute::filter;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use super::tuples;
+use super::types::PgType;
+use super::values::Values;
+use crate::data::{BatchLimit, Chunk, Reject, Schema};
+use crate::failure::Failure;
+
+/// However large the limit, a batch must stay below the 2 GiB that offsets can name, with room for one more row of 1 GiB.
+const MOST_BYTES: usize = 512 << 20;
+
+/// Collects tuples into batches within a limit.
+pub(super) struct Decoder {
+    schema: SchemaRef,
+    columns: Vec<Values>,
+    limit: BatchLimit,
+    /// What is read, for the origin of refused rows.
+    origin: String,
+    /// Places of the key's columns, for the origin of refused rows.
+    key: Vec<usize>,
+    rows: usize,
+    bytes: usize,
+    read: u64,
+    refused: Vec<Refused>,
+}
+
+struct Refused {
+    row: usize,
+    /// The number of the row within the split, from 1.
+    number: u64,
+    column: usize,
+    reason: String,
+}
+
+impl Decoder {
+    /// `types` are the wire's, in the order of the schema's columns.
+    pub(super) fn new(schema: &Schema, types: &[PgType], key: &[String], limit: BatchLimit, origin: String) -> Result<Self, Failure> {
+        let columns = schema.columns.iter().zip(types).map(|(column, ty)| {
+            Values::new(ty, &column.ty).map_err(|failure| failure.during(format_args!("column `{}`", column.name)))
+        });
+        let limit = BatchLimit { rows: limit.rows.max(1), bytes: limit.bytes.min(MOST_BYTES) };
+        Ok(Self {
+            schema: schema.to_arrow(),
+            columns: columns.collect::<Result<_, _>>()?,
+            limit,
+            origin,
+            key: key.iter().map_while(|name| schema.find(name).map(|(place, _)| place)).collect(),
+            rows: 0,
+            bytes: 0,
+            read: 0,
+            refused: Vec::new(),
+        })
+    }
+
+    /// Takes one whole tuple.
+    pub(super) fn tuple(&mut self, tuple: &[u8]) -> Result<(), Failure> {
+        let Self { columns, refused, rows, read, .. } = self;
+        *read += 1;
+        let count = tuples::fields(tuple, |place, value| {
+            let Some(column) = columns.get_mut(place) else { return };
+            let pushed = value.map(|value| column.push(value));
+            match pushed {
+                Some(Ok(())) => {}
+                None => column.push_null(),
+                Some(Err(reason)) => {
+                    column.push_null();
+                    refused.push(Refused { row: *rows, number: *read, column: place, reason });
+                }
+            }
+        });
+        if count != Some(self.columns.len()) {
+            return Err(Failure::transient(format!("a row of {} has {count:?} columns where {} were asked for", self.origin, self.columns.len())));
+        }
+        self.rows += 1;
+        self.bytes += tuple.len();
+        Ok(())
+    }
+
+    /// Whether the batch has reached its limit.
+    pub(super) fn is_full(&self) -> bool {
+        self.rows >= self.limit.rows || self.bytes >= self.limit.bytes
+    }
+
+    /// Whether there is nothing to hand on.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// The batch so far; the next one begins.
+    pub(super) fn finish(&mut self) -> Result<Chunk, Failure> {
+        let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(Values::finish).collect();
+        let mut rows = std::mem::take(&mut self.rows);
+        let bytes = std::mem::take(&mut self.bytes) as u64;
+        let refused = std::mem::take(&mut self.refused);
+        let rejects = self.rejects(&arrays, &refused);
+        if !rejects.is_empty() {
+            let mut keep = vec![true; rows];
+            for refused in &refused {
+                keep[refused.row] = false;
+            }
+            rows -= rejects.len();
+            let keep = BooleanArray::from(keep);
+            arrays = arrays.iter().map(|array| filter(array, &keep)).collect::<Result<_, _>>().map_err(|error| self.misfit(error))?;
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options).map_err(|error| self.misfit(error))?;
+        Ok(Chunk { batch, rejects, bytes })
+    }
+
+    fn misfit(&self, error: arrow::error::ArrowError) -> Failure {
+        Failure::bad_rows(format!("rows of {} do not fit their columns", self.origin)).cause(error)
+    }
+
+    /// One reject a row, whatever the number of its bad values.
+    fn rejects(&self, arrays: &[ArrayRef], refused: &[Refused]) -> Vec<Reject> {
+        let rows = refused.chunk_by(|a, b| a.row == b.row);
+        rows.map(|bad| {
+            let reasons = bad.iter().map(|bad| format!("column `{}`: {}", self.schema.field(bad.column).name(), bad.reason));
+            let reason = reasons.collect::<Vec<_>>().join("; ");
+            let text = |place: usize| {
+                if bad.iter().any(|bad| bad.column == place) {
+                    return Some("(not readable)".to_owned());
+                }
+                let options = FormatOptions::new().with_display_error(true);
+                let shown = arrays[place].is_valid(bad[0].row).then(|| ArrayFormatter::try_new(&arrays[place], &options));
+                shown.and_then(|formatter| Some(formatter.ok()?.value(bad[0].row).to_string()))
+            };
+            let values = self.schema.fields().iter().enumerate().map(|(place, field)| {
+                (field.name().clone(), text(place).map_or(serde_json::Value::Null, serde_json::Value::String))
+            });
+            let key = self.key.iter().filter(|place| !bad.iter().any(|bad| bad.column == **place));
+            let key: Vec<String> = key.filter_map(|place| Some(format!("{}={}", self.schema.field(*place).name(), text(*place)?))).collect();
+            let origin = if key.is_empty() { format!("{} row {}", self.origin, bad[0].number) } else { key.join(",") };
+            Reject { origin, reason, row: serde_json::Value::Object(values.collect()).to_string() }
+        })
+        .collect()
+    }
+}

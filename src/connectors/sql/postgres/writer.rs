@@ -1,0 +1,302 @@
+//! Writing one split: COPY BINARY, then the mark, in one transaction.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use arrow::record_batch::RecordBatch;
+
+use super::catalog::{Table, quoted};
+use super::encode::{Encoder, prepared};
+use super::error::failure;
+use super::fit::Form;
+use super::marks::Ledger;
+use super::session::{Session, Use};
+use super::sink::PgSink;
+use super::target::copied;
+use super::tuples::{HEADER, TRAILER};
+use super::upsert::{self, Incoming};
+use crate::connectors::{Committed, Load, Mark, Writer};
+use crate::data::{Digest, RawChunk, RowHasher, Schema};
+use crate::define::pipeline::{Verify, WriteMode};
+use crate::failure::{Failure, FailureKind};
+
+/// Frames sent to the server hold at least so many bytes, but for the last: small ones cost a system call each.
+const FRAME: usize = 128 << 10;
+/// Frames that may wait for the connection, besides the one being sent.
+const AHEAD: usize = 2;
+
+/// Writes one split. Connects when the first rows come.
+pub(super) struct PgWriter {
+    sink: PgSink,
+    load: Load,
+    split: String,
+    open: Option<Open>,
+    hasher: RowHasher,
+}
+
+/// A split that is being written.
+struct Open {
+    ledger: Ledger,
+    /// What an upsert needs to know of its target and its temporary table.
+    upsert: Option<Incoming>,
+    columns: Vec<(usize, Form)>,
+    state: Copy,
+    /// The mark, when this split turns out to be written already; what comes in is then dropped.
+    done: Option<Mark>,
+    frame: Vec<u8>,
+    rows: u64,
+    bytes: u64,
+    /// Of what came in, when an upsert is to be verified.
+    digest: Option<Digest>,
+    raw: bool,
+}
+
+/// The connection: at rest, or in a COPY that a task of its own feeds, since a COPY borrows its connection for as long as it lasts.
+enum Copy {
+    Resting(Session),
+    Copying { frames: mpsc::Sender<Bytes>, task: AbortOnDropHandle<Result<(Session, u64), Failure>> },
+    Broken,
+}
+
+impl PgWriter {
+    pub(super) fn new(sink: PgSink, load: Load, split: String) -> Self {
+        Self { sink, load, split, open: None, hasher: RowHasher::default() }
+    }
+
+    /// Begins the transaction and the COPY.
+    async fn begin(&mut self) -> Result<&mut Open, Failure> {
+        if self.open.is_none() {
+            let open = self.start().await.map_err(|failure| failure.during(format_args!("writing split {}", self.split)))?;
+            self.open = Some(open);
+        }
+        self.open.as_mut().ok_or_else(|| Failure::permanent("a writer was used after its commit"))
+    }
+
+    async fn start(&self) -> Result<Open, Failure> {
+        let mut session = self.sink.pool.session(Use::Write).await?;
+        let ledger = self.sink.ledger(&mut session).await?;
+        let table = self.sink.written_to(&mut session, &self.load).await?;
+        let (columns, names) = copied(&table, &self.load.schema)?;
+        // Seen early; what counts is the look under lock before the commit.
+        if ledger.look(&mut session, &self.load.key).await?.is_none_or(|row| row.epoch != self.load.epoch as i64) {
+            return Err(fenced());
+        }
+        let done = ledger.find_mark(&mut session, &self.load.key, &self.split).await?;
+        let mut open = Open {
+            ledger,
+            upsert: None,
+            columns,
+            state: Copy::Broken,
+            done,
+            frame: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            digest: None,
+            raw: false,
+        };
+        if open.done.is_some() {
+            open.state = Copy::Resting(session);
+            return Ok(open);
+        }
+        session.run("begin").await?;
+        let into = self.copy_into(&mut session, &table, names, &mut open).await?;
+        let (frames, receive) = mpsc::channel(AHEAD);
+        let task = AbortOnDropHandle::new(tokio::spawn(copy_in(session, format!("copy {into} from stdin (format binary)"), receive)));
+        open.state = Copy::Copying { frames, task };
+        open.frame.extend_from_slice(HEADER);
+        Ok(open)
+    }
+
+    /// What stands behind COPY; for an upsert the temporary table, which is made here.
+    async fn copy_into(&self, session: &mut Session, table: &Table, names: Vec<String>, open: &mut Open) -> Result<String, Failure> {
+        let columns = names.join(", ");
+        let WriteMode::Upsert { key } = &self.sink.spec.mode else {
+            return Ok(format!("{} ({columns})", quoted(&[table.schema.clone(), table.name.clone()])?));
+        };
+        let incoming = Incoming::create(session, table, names, key).await?;
+        open.digest = (self.load.verify == Verify::Digest).then(Digest::default);
+        open.upsert = Some(incoming);
+        Ok(format!("{} ({columns})", upsert::TABLE))
+    }
+
+    /// The columns that are written, as a schema of their own.
+    fn written(&self, columns: &[(usize, Form)]) -> Schema {
+        Schema { columns: columns.iter().map(|(place, _)| self.load.schema.columns[*place].clone()).collect() }
+    }
+}
+
+impl Open {
+    /// Sends the frame when it is large enough, or in any case.
+    async fn flush(&mut self, anyway: bool) -> Result<(), Failure> {
+        if self.frame.len() < FRAME && !anyway {
+            return Ok(());
+        }
+        let capacity = self.frame.capacity();
+        let frame = std::mem::replace(&mut self.frame, Vec::with_capacity(capacity.clamp(FRAME, 2 * FRAME)));
+        self.send(Bytes::from(frame)).await
+    }
+
+    async fn send(&mut self, frame: Bytes) -> Result<(), Failure> {
+        self.bytes += frame.len() as u64;
+        if let Copy::Copying { frames, .. } = &self.state {
+            if frames.send(frame).await.is_ok() {
+                return Ok(());
+            }
+        }
+        // The task has ended early, and says why.
+        match self.end_copy().await {
+            Ok(_) => Err(Failure::permanent("a COPY ended before its rows did, which is a bug in haul")),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Ends the COPY; gives the rows that the server took.
+    async fn end_copy(&mut self) -> Result<u64, Failure> {
+        match std::mem::replace(&mut self.state, Copy::Broken) {
+            Copy::Copying { frames, task } => {
+                drop(frames);
+                let died = |died| Failure::permanent("the writer died, which is a bug in haul").cause(died);
+                let (session, rows) = task.await.map_err(died)??;
+                self.state = Copy::Resting(session);
+                Ok(rows)
+            }
+            resting @ Copy::Resting(_) => {
+                self.state = resting;
+                Ok(0)
+            }
+            Copy::Broken => Err(Failure::transient("the connection was lost while rows were written")),
+        }
+    }
+}
+
+async fn copy_in(mut session: Session, copy: String, mut frames: mpsc::Receiver<Bytes>) -> Result<(Session, u64), Failure> {
+    let mut sink = session.raw().copy_in_raw(&copy).await.map_err(failure)?;
+    let mut trailing = [0; 2];
+    while let Some(frame) = frames.recv().await {
+        sink.send(&frame[..]).await.map_err(failure)?;
+        if let Some(last) = frame.last_chunk() {
+            trailing = *last;
+        }
+    }
+    // A writer that was dropped sends no trailer, and must leave no rows.
+    if trailing != TRAILER {
+        return Err(Failure::cancelled());
+    }
+    let rows = sink.finish().await.map_err(failure)?;
+    Ok((session, rows))
+}
+
+fn fenced() -> Failure {
+    Failure::new(FailureKind::Fenced, "another worker has taken this load over")
+}
+
+#[async_trait]
+impl Writer for PgWriter {
+    async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
+        self.begin().await?;
+        let Some(open) = self.open.as_mut().filter(|open| open.done.is_none()) else { return Ok(()) };
+        let columns = std::mem::take(&mut open.columns);
+        if let Some(digest) = &mut open.digest {
+            let places: Vec<usize> = columns.iter().map(|(place, _)| *place).collect();
+            self.hasher.hashes(&batch, &places).for_each(|hash| digest.add_row(hash));
+        }
+        let arrays = prepared(&batch, &columns)?;
+        let mut encoder = Encoder::new(&batch, &arrays, &columns)?;
+        while encoder.fill(&mut open.frame, FRAME)? {
+            open.flush(false).await?;
+        }
+        open.flush(false).await?;
+        drop(encoder);
+        open.columns = columns;
+        open.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    async fn write_raw(&mut self, chunk: RawChunk) -> Result<(), Failure> {
+        let open = self.begin().await?;
+        if open.done.is_some() {
+            return Ok(());
+        }
+        open.raw = true;
+        open.rows += chunk.rows;
+        if let Some(digest) = &mut open.digest {
+            *digest += chunk.digest;
+        }
+        if chunk.bytes.len() < FRAME {
+            open.frame.extend_from_slice(&chunk.bytes);
+            return open.flush(false).await;
+        }
+        if !open.frame.is_empty() {
+            open.flush(true).await?;
+        }
+        open.send(chunk.bytes).await
+    }
+
+    async fn commit(mut self: Box<Self>, mark: Mark) -> Result<Committed, Failure> {
+        self.begin().await?;
+        let Some(mut open) = self.open.take() else { return Err(Failure::permanent("a writer was committed twice")) };
+        if let Some(done) = &open.done {
+            let rows = done.rows;
+            if let Copy::Resting(session) = open.state {
+                session.release();
+            }
+            return Ok(Committed { rows, bytes: 0 });
+        }
+        open.frame.extend_from_slice(TRAILER);
+        open.flush(true).await?;
+        let copied = open.end_copy().await?;
+        if copied != open.rows {
+            return Err(Failure::permanent(format!("split {}: the server took {copied} rows of {}", self.split, open.rows)));
+        }
+        let Copy::Resting(mut session) = std::mem::replace(&mut open.state, Copy::Broken) else {
+            return Err(Failure::transient("the connection was lost while rows were written"));
+        };
+        let rows = match &open.upsert {
+            None => copied,
+            Some(incoming) => {
+                if let Some(digest) = open.digest {
+                    incoming.verify_arrival(&mut session, &self.sink, &self.written(&open.columns), digest, open.raw).await?;
+                }
+                let rows = incoming.merge(&mut session).await?;
+                if open.digest.is_some() {
+                    incoming.verify_merge(&mut session).await?;
+                }
+                rows
+            }
+        };
+        open.ledger.share(&mut session, &self.load).await?;
+        if !open.ledger.mark(&mut session, &self.load, &mark).await? {
+            // Somebody else has committed this split meanwhile; these rows go.
+            session.run("rollback").await?;
+            session.release();
+            return Ok(Committed { rows: mark.rows, bytes: 0 });
+        }
+        self.settle(session, &open.ledger, Committed { rows, bytes: open.bytes }).await
+    }
+}
+
+impl PgWriter {
+    /// Commits. When the answer is lost, waits for the end of the lost transaction and reads the mark, which settles what happened.
+    async fn settle(&self, mut session: Session, ledger: &Ledger, committed: Committed) -> Result<Committed, Failure> {
+        let Err(lost) = session.run("commit").await else {
+            session.release();
+            return Ok(committed);
+        };
+        drop(session);
+        if lost.kind != FailureKind::Transient {
+            return Err(lost);
+        }
+        let mut session = self.sink.pool.session(Use::Write).await.map_err(|failure| failure.during("after a lost commit"))?;
+        // The lost transaction holds the row shared until it has ended, one way or the other.
+        session.run("begin; set local lock_timeout = '2min'").await?;
+        ledger.lock(&mut session, &self.load.key).await?;
+        let mark = ledger.find_mark(&mut session, &self.load.key, &self.split).await?;
+        session.finish().await?;
+        match mark {
+            Some(_) => Ok(committed),
+            None => Err(lost.during(format_args!("committing split {}, which was rolled back", self.split))),
+        }
+    }
+}
