@@ -3,6 +3,7 @@
 mod cli;
 mod ground;
 mod journal;
+mod postgres;
 mod rendering;
 mod sqlite;
 mod support;

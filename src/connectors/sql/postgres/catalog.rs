@@ -171,12 +171,14 @@ async fn described_columns(session: &mut Session, query: &str) -> Result<Vec<Tab
     for column in statement.columns() {
         let origin = column.relation_id().zip(column.relation_attribute_no());
         let modifier: Option<i32> = match origin {
-            Some((table, number)) => sqlx::query_scalar("select atttypmod from pg_catalog.pg_attribute where attrelid = $1 and attnum = $2")
-                .bind(table)
-                .bind(number)
-                .fetch_optional(session.raw())
-                .await
-                .map_err(failure)?,
+            Some((table, number)) => {
+                sqlx::query_scalar("select atttypmod from pg_catalog.pg_attribute where attrelid = $1 and attnum = $2")
+                    .bind(table)
+                    .bind(number)
+                    .fetch_optional(session.raw())
+                    .await
+                    .map_err(failure)?
+            }
             None => None,
         };
         wanted.push((column.type_info().oid().map_or(0, |oid| oid.0), modifier.unwrap_or(-1)));

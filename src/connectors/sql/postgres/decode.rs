@@ -41,9 +41,10 @@ struct Refused {
 impl Decoder {
     /// `types` are the wire's, in the order of the schema's columns.
     pub(super) fn new(schema: &Schema, types: &[PgType], key: &[String], limit: BatchLimit, origin: String) -> Result<Self, Failure> {
-        let columns = schema.columns.iter().zip(types).map(|(column, ty)| {
-            Values::new(ty, &column.ty).map_err(|failure| failure.during(format_args!("column `{}`", column.name)))
-        });
+        let columns =
+            schema.columns.iter().zip(types).map(|(column, ty)| {
+                Values::new(ty, &column.ty).map_err(|failure| failure.during(format_args!("column `{}`", column.name)))
+            });
         let limit = BatchLimit { rows: limit.rows.max(1), bytes: limit.bytes.min(MOST_BYTES) };
         Ok(Self {
             schema: schema.to_arrow(),
@@ -75,7 +76,11 @@ impl Decoder {
             }
         });
         if count != Some(self.columns.len()) {
-            return Err(Failure::transient(format!("a row of {} has {count:?} columns where {} were asked for", self.origin, self.columns.len())));
+            return Err(Failure::transient(format!(
+                "a row of {} has {count:?} columns where {} were asked for",
+                self.origin,
+                self.columns.len()
+            )));
         }
         self.rows += 1;
         self.bytes += tuple.len();
@@ -131,11 +136,15 @@ impl Decoder {
                 let shown = arrays[place].is_valid(bad[0].row).then(|| ArrayFormatter::try_new(&arrays[place], &options));
                 shown.and_then(|formatter| Some(formatter.ok()?.value(bad[0].row).to_string()))
             };
-            let values = self.schema.fields().iter().enumerate().map(|(place, field)| {
-                (field.name().clone(), text(place).map_or(serde_json::Value::Null, serde_json::Value::String))
-            });
+            let values = self
+                .schema
+                .fields()
+                .iter()
+                .enumerate()
+                .map(|(place, field)| (field.name().clone(), text(place).map_or(serde_json::Value::Null, serde_json::Value::String)));
             let key = self.key.iter().filter(|place| !bad.iter().any(|bad| bad.column == **place));
-            let key: Vec<String> = key.filter_map(|place| Some(format!("{}={}", self.schema.field(*place).name(), text(*place)?))).collect();
+            let key: Vec<String> =
+                key.filter_map(|place| Some(format!("{}={}", self.schema.field(*place).name(), text(*place)?))).collect();
             let origin = if key.is_empty() { format!("{} row {}", self.origin, bad[0].number) } else { key.join(",") };
             Reject { origin, reason, row: serde_json::Value::Object(values.collect()).to_string() }
         })

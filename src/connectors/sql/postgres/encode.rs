@@ -304,10 +304,10 @@ fn decimal(value: i128, scale: i8, limit: Option<u8>, out: &mut Vec<u8>) -> Resu
 }
 
 fn plain(text: &str, limit: Option<u8>, out: &mut Vec<u8>) -> Result<(), String> {
-    if let (Some(limit), Some((_, decimals))) = (limit, text.split_once('.')) {
-        if decimals.bytes().skip(usize::from(limit)).any(|digit| digit != b'0') {
-            return Err(format!("{text} has more than {limit} decimals"));
-        }
+    if let (Some(limit), Some((_, decimals))) = (limit, text.split_once('.'))
+        && decimals.bytes().skip(usize::from(limit)).any(|digit| digit != b'0')
+    {
+        return Err(format!("{text} has more than {limit} decimals"));
     }
     numeric::write_plain(text, out)
 }

@@ -15,7 +15,9 @@ pub(super) fn failure(error: sqlx::Error) -> Failure {
         },
         sqlx::Error::Io(error) => from_io(error),
         sqlx::Error::Tls(cause) => Failure::permanent("no TLS connection that can be trusted")
-            .help("name the authority with `?sslrootcert=/path/ca.pem` in the URL, or write a weaker `?sslmode=`: require, prefer or disable")
+            .help(
+                "name the authority with `?sslrootcert=/path/ca.pem` in the URL, or write a weaker `?sslmode=`: require, prefer or disable",
+            )
             .cause(cause),
         sqlx::Error::Configuration(cause) => Failure::permanent("the connection's settings are wrong").cause(cause),
         // The server talked out of turn: a proxy in between, a dying server. A fresh connection may do.
@@ -73,13 +75,14 @@ fn help_of(code: &str) -> Option<&'static str> {
 fn from_io(error: io::Error) -> Failure {
     let text = error.to_string();
     // The resolver's errors have no kind of their own; a name that does not exist will not exist in a second either.
-    let unknown_host = text.contains("Name or service not known") || text.contains("No address associated") || text.contains("nodename nor");
+    let unknown_host =
+        text.contains("Name or service not known") || text.contains("No address associated") || text.contains("nodename nor");
     match error.kind() {
         _ if unknown_host => Failure::permanent("the host name is not known").help("check the host in the connection's URL").cause(error),
         io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => Failure::permanent("the server cannot be reached").cause(error),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
-            Failure::transient("no server answers there").help("check that the server runs, and host and port in the connection's URL").cause(error)
-        }
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Failure::transient("no server answers there")
+            .help("check that the server runs, and host and port in the connection's URL")
+            .cause(error),
         _ => Failure::transient("the connection was lost").cause(error),
     }
 }

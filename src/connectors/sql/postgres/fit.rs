@@ -149,7 +149,9 @@ fn fit_type(from: &Type, to: &PgType, same_native: bool, native: Option<&str>) -
             Fit { form: Form::List(Box::new(item.form), to.oid), ..item }
         }
         (Type::Native { engine: "postgres", name }, Kind::Opaque) if *name == to.name => exact(Form::Bytes),
-        (Type::Bool | Type::Int(_) | Type::UInt(_) | Type::Float(_) | Type::Decimal(..) | Type::Number | Type::Uuid, Kind::Text) if to.modifier < 0 => {
+        (Type::Bool | Type::Int(_) | Type::UInt(_) | Type::Float(_) | Type::Decimal(..) | Type::Number | Type::Uuid, Kind::Text)
+            if to.modifier < 0 =>
+        {
             fit_as(Grade::Widened, "kept as text", Form::Printed)
         }
         _ => return unfit(),
@@ -160,7 +162,9 @@ fn integer(from: &Type, bits: u8, form: Form) -> Fit {
     match from {
         Type::Int(have) if *have == bits => exact(form),
         Type::Int(have) if *have < bits => fit_as(Grade::Widened, "a wider integer", form),
-        Type::UInt(have) if *have < bits => fit_as(Grade::Widened, "PostgreSQL has no unsigned integers; the next wider type holds all values", form),
+        Type::UInt(have) if *have < bits => {
+            fit_as(Grade::Widened, "PostgreSQL has no unsigned integers; the next wider type holds all values", form)
+        }
         _ => fit_as(Grade::Lossy, format!("numbers beyond {bits} bits are refused"), form),
     }
 }
@@ -191,7 +195,9 @@ fn text(from: &Type, to: &PgType, same_native: bool) -> Fit {
     }
     match () {
         () if same_native => exact(Form::Bytes),
-        () if to.name.starts_with("character(") || to.name == "character" => fit_as(Grade::Lossy, format!("padded with blanks to {}", to.name), Form::Bytes),
+        () if to.name.starts_with("character(") || to.name == "character" => {
+            fit_as(Grade::Lossy, format!("padded with blanks to {}", to.name), Form::Bytes)
+        }
         () if to.name == "name" => fit_as(Grade::Lossy, "cut after 63 bytes", Form::Bytes),
         () => fit_as(Grade::Lossy, format!("texts too long for {} are refused", to.name), Form::Bytes),
     }

@@ -76,16 +76,19 @@ impl Ledger {
 
     /// Whether the tables exist.
     pub(super) async fn exists(&self, session: &mut Session) -> Result<bool, Failure> {
-        let comment: Option<String> = sqlx::query_scalar("select coalesce(obj_description(to_regclass($1), 'pg_class'), '') where to_regclass($1) is not null")
-            .bind(&self.loads)
-            .fetch_optional(session.raw())
-            .await
-            .map_err(failure)?;
+        let comment: Option<String> =
+            sqlx::query_scalar("select coalesce(obj_description(to_regclass($1), 'pg_class'), '') where to_regclass($1) is not null")
+                .bind(&self.loads)
+                .fetch_optional(session.raw())
+                .await
+                .map_err(failure)?;
         match comment.as_deref() {
             None => Ok(false),
             Some(VERSION) => Ok(true),
-            Some(other) => Err(Failure::permanent(format!("the table {} is not one this version knows: its comment is `{other}`", self.loads))
-                .help(format!("update haul, or drop haul_loads and haul_marks when no load is unfinished; expected `{VERSION}`"))),
+            Some(other) => {
+                Err(Failure::permanent(format!("the table {} is not one this version knows: its comment is `{other}`", self.loads))
+                    .help(format!("update haul, or drop haul_loads and haul_marks when no load is unfinished; expected `{VERSION}`")))
+            }
         }
     }
 
@@ -159,18 +162,22 @@ impl Ledger {
             };
         // Who goes on with a load is its run from now on: the same run finds it again, published or not.
         let run = if goes_on { &key.run } else { &row.run };
-        let update = format!("update {} set epoch = epoch + 1, run = $4, changed_at = now() where pipeline = $1 and stage = $2 and output = $3", self.loads);
+        let update = format!(
+            "update {} set epoch = epoch + 1, run = $4, changed_at = now() where pipeline = $1 and stage = $2 and output = $3",
+            self.loads
+        );
         let query = sqlx::query(AssertSqlSafe(update)).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
         query.bind(run).execute(session.raw()).await.map_err(failure)?;
-        let found = match goes_on {
-            false => None,
-            true => {
-                let marks = self.marks(session, key).await?;
-                Some(FoundLoad { run: row.run, note: row.note, marks, published: row.state == State::Published })
-            }
-        };
+        let marks = self.marks(session, key).await?;
         session.run("commit").await?;
-        Ok(Claim { epoch: (row.epoch + 1) as u64, found })
+        let epoch = (row.epoch + 1) as u64;
+        if goes_on {
+            let found = FoundLoad { run: row.run, note: row.note, marks, published: row.state == State::Published };
+            return Ok(Claim { epoch, found: Some(found), left_behind: 0 });
+        }
+        let in_place = row.state == State::Writing && row.staging.is_none();
+        let left_behind = if in_place { marks.iter().map(|mark| mark.rows).sum() } else { 0 };
+        Ok(Claim { epoch, found: None, left_behind })
     }
 
     /// Locks the load's row alone and makes sure that the load is still the caller's.
@@ -184,7 +191,14 @@ impl Ledger {
     }
 
     /// Records that the load starts from nothing, and forgets the marks of the one before. The row is locked.
-    pub(super) async fn start(&self, session: &mut Session, load: &Load, note: &str, staging: Option<&str>, created: bool) -> Result<(), Failure> {
+    pub(super) async fn start(
+        &self,
+        session: &mut Session,
+        load: &Load,
+        note: &str,
+        staging: Option<&str>,
+        created: bool,
+    ) -> Result<(), Failure> {
         let LoadKey { pipeline, stage, output, run, plan_hash } = &load.key;
         let forget = format!("delete from {} where pipeline = $1 and stage = $2 and output = $3", self.marks);
         let query = sqlx::query(AssertSqlSafe(forget)).bind(pipeline).bind(stage).bind(*output as i32);
@@ -229,17 +243,22 @@ impl Ledger {
             self.marks
         );
         let query = sqlx::query(AssertSqlSafe(insert)).bind(&load.key.pipeline).bind(&load.key.stage).bind(load.key.output as i32);
-        let query = query.bind(&mark.split).bind(mark.rows as i64).bind(mark.digest.to_string()).bind(mark.rejects as i64).bind(load.epoch as i64);
+        let query =
+            query.bind(&mark.split).bind(mark.rows as i64).bind(mark.digest.to_string()).bind(mark.rejects as i64).bind(load.epoch as i64);
         Ok(query.execute(session.raw()).await.map_err(failure)?.rows_affected() == 1)
     }
 
     /// All marks of a load, in the order of their splits.
     pub(super) async fn marks(&self, session: &mut Session, key: &LoadKey) -> Result<Vec<Mark>, Failure> {
-        let select = format!("select split, rows, digest, rejects from {} where pipeline = $1 and stage = $2 and output = $3 order by split", self.marks);
+        let select = format!(
+            "select split, rows, digest, rejects from {} where pipeline = $1 and stage = $2 and output = $3 order by split",
+            self.marks
+        );
         let query = sqlx::query_as::<_, (String, i64, String, i64)>(AssertSqlSafe(select));
         let rows = query.bind(&key.pipeline).bind(&key.stage).bind(key.output as i32).fetch_all(session.raw()).await.map_err(failure)?;
         let mark = |(split, rows, digest, rejects): (String, i64, String, i64)| {
-            let digest = digest.parse().map_err(|why: String| Failure::permanent(format!("the mark of split {split} is damaged: {why}")))?;
+            let digest =
+                digest.parse().map_err(|why: String| Failure::permanent(format!("the mark of split {split} is damaged: {why}")))?;
             Ok(Mark { split, rows: rows as u64, digest, rejects: rejects as u64 })
         };
         rows.into_iter().map(mark).collect()

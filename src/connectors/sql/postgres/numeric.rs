@@ -260,9 +260,24 @@ mod tests {
     #[test]
     fn text_survives() {
         let long = format!("{}.{}", "9".repeat(1000), "1".repeat(999));
-        for text in
-            ["0", "0.00", "1", "-1", "10000", "9999", "0.0001", "0.00001", "-12.50", "100000000", "1.10", "NaN", "Infinity", "-Infinity", "12345678.87654321", &long]
-        {
+        for text in [
+            "0",
+            "0.00",
+            "1",
+            "-1",
+            "10000",
+            "9999",
+            "0.0001",
+            "0.00001",
+            "-12.50",
+            "100000000",
+            "1.10",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "12345678.87654321",
+            &long,
+        ] {
             assert_eq!(to_text(&wire(text)).as_deref(), Ok(text));
         }
         for text in ["", "-", ".5", "1e5", "+1", "nan", "1.2.3", "0x10"] {

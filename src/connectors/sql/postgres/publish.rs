@@ -84,12 +84,17 @@ pub(super) async fn replace(session: &mut Session, place: &Place, staging: &str,
         Err(problem) => return Err(Failure::permanent(problem.message).help(problem.help)),
         Ok(Way::Rename) => return swap::swap(session, place, table, &staged).await,
         Ok(Way::Refill(_)) => {
-            let truncates: bool =
-                sqlx::query_scalar("select has_table_privilege($1, 'truncate')").bind(Oid(table.oid)).fetch_one(session.raw()).await.map_err(failure)?;
+            let truncates: bool = sqlx::query_scalar("select has_table_privilege($1, 'truncate')")
+                .bind(Oid(table.oid))
+                .fetch_one(session.raw())
+                .await
+                .map_err(failure)?;
             let empty = if truncates { format!("truncate {target}") } else { format!("delete from {target}") };
             session
-                .run(format!("lock table {target} in share row exclusive mode; {empty};
-                              insert into {target} ({listed}) overriding system value select {listed} from {staged}"))
+                .run(format!(
+                    "lock table {target} in share row exclusive mode; {empty};
+                              insert into {target} ({listed}) overriding system value select {listed} from {staged}"
+                ))
                 .await?;
         }
         Ok(Way::Merge { key, .. }) => {
@@ -113,11 +118,12 @@ pub(super) async fn add_primary_key(session: &mut Session, place: &Place, key: &
     if key.is_empty() {
         return Ok(());
     }
-    let has: bool = sqlx::query_scalar("select exists (select from pg_catalog.pg_index i where i.indrelid = to_regclass($1) and i.indisprimary)")
-        .bind(place.quoted()?)
-        .fetch_one(session.raw())
-        .await
-        .map_err(failure)?;
+    let has: bool =
+        sqlx::query_scalar("select exists (select from pg_catalog.pg_index i where i.indrelid = to_regclass($1) and i.indisprimary)")
+            .bind(place.quoted()?)
+            .fetch_one(session.raw())
+            .await
+            .map_err(failure)?;
     if !has {
         session.run(format!("alter table {} add primary key ({})", place.quoted()?, idents(key)?)).await.map_err(|failure| {
             failure.during("building the primary key").help("the rows repeat a key: use `dedupe`, another `primary_key`, or `mode: upsert`")

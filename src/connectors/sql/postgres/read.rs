@@ -159,10 +159,10 @@ async fn copy_out<C: Collector>(
     let mut frames = session.raw().copy_out_raw(copy).await.map_err(failure)?;
     while let Some(frame) = frames.next().await {
         cutter.feed(&frame.map_err(failure)?, |tuple| collector.tuple(tuple))?;
-        if let (true, Some(send)) = (collector.is_full(), send) {
-            if send.send(Ok(collector.finish()?)).await.is_err() {
-                return Ok(false);
-            }
+        if let Some(send) = send.filter(|_| collector.is_full())
+            && send.send(Ok(collector.finish()?)).await.is_err()
+        {
+            return Ok(false);
         }
     }
     drop(frames);
@@ -189,9 +189,7 @@ async fn pump<C: Collector>(mut session: Session, copy: String, mut collector: C
 }
 
 /// Runs a producer as a task of its own, so that reading and what follows it overlap. Dropping the stream stops the task.
-fn produce<T: Send + 'static, F>(
-    start: impl FnOnce(mpsc::Sender<Result<T, Failure>>) -> F,
-) -> impl Stream<Item = Result<T, Failure>> + Send
+fn produce<T: Send + 'static, F>(start: impl FnOnce(mpsc::Sender<Result<T, Failure>>) -> F) -> impl Stream<Item = Result<T, Failure>> + Send
 where
     F: Future<Output = ()> + Send + 'static,
 {

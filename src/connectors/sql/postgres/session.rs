@@ -87,7 +87,9 @@ impl Pool {
             Use::Read => &self.readers,
             Use::Write => &self.writers,
         };
-        let permits = timeout(WAIT, async { Some([Arc::clone(gate).acquire_owned().await.ok()?, Arc::clone(&self.total).acquire_owned().await.ok()?]) });
+        let permits = timeout(WAIT, async {
+            Some([Arc::clone(gate).acquire_owned().await.ok()?, Arc::clone(&self.total).acquire_owned().await.ok()?])
+        });
         let permits = permits.await.ok().flatten().ok_or_else(|| {
             Failure::transient(format!("all connections of `{}` were busy for {} s", self.name, WAIT.as_secs()))
                 .help("raise `max_connections` of the connection")

@@ -10,11 +10,11 @@ use super::decode::Decoder;
 use super::fit;
 use super::marks::{Ledger, State};
 use super::publish::{self, Way};
+use super::read;
 use super::session::{Pool, Session, Use};
 use super::target::{Blueprint, Place};
 use super::values::Values;
 use super::writer::PgWriter;
-use super::read;
 use crate::connectors::{Claim, Load, LoadKey, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, RawStream, Schema, WireFormat};
 use crate::define::pipeline::{SqlSink, WriteMode};
@@ -84,7 +84,9 @@ impl PgSink {
                 table = catalog::find_table(session, &[place.schema, staging]).await?;
             }
         }
-        table.ok_or_else(|| Failure::permanent(format!("the table `{}` is gone", self.spec.table.join("."))).help("start the load again with `--fresh`"))
+        table.ok_or_else(|| {
+            Failure::permanent(format!("the table `{}` is gone", self.spec.table.join("."))).help("start the load again with `--fresh`")
+        })
     }
 
     /// The ledger of the target's schema.
@@ -93,7 +95,13 @@ impl PgSink {
     }
 
     /// The COPY that reads the incoming columns of `table` back, and the types they come in.
-    pub(super) fn reading(&self, table: &str, own: &[catalog::TableColumn], incoming: &Schema, limit: BatchLimit) -> Result<(String, Decoder), Failure> {
+    pub(super) fn reading(
+        &self,
+        table: &str,
+        own: &[catalog::TableColumn],
+        incoming: &Schema,
+        limit: BatchLimit,
+    ) -> Result<(String, Decoder), Failure> {
         let mut selected = Vec::new();
         let mut types = Vec::new();
         for column in &incoming.columns {
@@ -153,6 +161,7 @@ impl Sink for PgSink {
             exists: place.table.is_some(),
             wire,
             writers: WRITERS,
+            whole: false,
             guarantee,
             reads_as: blueprint.reads_as(),
         }))
@@ -227,7 +236,8 @@ impl Sink for PgSink {
         let (session, table, name) = self.reader(load).await?;
         let columns = load.schema.columns.iter().map(|column| ident(&column.name)).collect::<Result<Vec<_>, _>>()?.join(", ");
         // COPY of a table leaves its children out, and knows no partitioned tables.
-        let from = if table.has_children || table.kind != 'r' { format!("(select {columns} from {name})") } else { format!("{name} ({columns})") };
+        let from =
+            if table.has_children || table.kind != 'r' { format!("(select {columns} from {name})") } else { format!("{name} ({columns})") };
         Ok(read::raw(session, format!("copy {from} to stdout (format binary)")))
     }
 

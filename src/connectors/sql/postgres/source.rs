@@ -94,7 +94,8 @@ impl Relation {
 
     /// Everything behind `select …`, with the given conditions besides the pipeline's own.
     pub(super) fn tail(&self, conditions: &[&str]) -> String {
-        let all: Vec<String> = self.filter.as_deref().into_iter().chain(conditions.iter().copied()).map(|one| format!("({one}\n)")).collect();
+        let all: Vec<String> =
+            self.filter.as_deref().into_iter().chain(conditions.iter().copied()).map(|one| format!("({one}\n)")).collect();
         if all.is_empty() { format!("from {}", self.from) } else { format!("from {} where {}", self.from, all.join(" and ")) }
     }
 }
@@ -163,7 +164,16 @@ impl Source for PgSource {
         };
         session.run("begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = 0").await?;
         let snapshot: String = sqlx::query_scalar("select pg_export_snapshot()").fetch_one(session.raw()).await.map_err(failure)?;
-        Ok(Arc::new(PgReading { pool: Arc::clone(&self.pool), relation, request, schema, types, fingerprint, snapshot, view: Mutex::new(session) }))
+        Ok(Arc::new(PgReading {
+            pool: Arc::clone(&self.pool),
+            relation,
+            request,
+            schema,
+            types,
+            fingerprint,
+            snapshot,
+            view: Mutex::new(session),
+        }))
     }
 
     fn dialect(&self) -> Option<Dialect> {
@@ -189,10 +199,9 @@ impl PgReading {
         let condition = range.condition(&self.relation)?;
         let plain = self.types.iter().all(|ty| !ty.as_text) && self.relation.filter.is_none() && self.request.filter.is_none();
         // A whole table goes out without the executor between; children and everything else that is not the table itself need it.
-        if let (true, None, Some(table)) = (plain, &condition, &self.relation.table) {
-            if table.kind == 'r' && !table.has_children && !table.row_security {
-                return Ok(format!("copy {} ({}) to stdout (format binary)", self.relation.from, names.join(", ")));
-            }
+        let alone = self.relation.table.as_ref().is_some_and(|table| table.kind == 'r' && !table.has_children && !table.row_security);
+        if plain && alone && condition.is_none() {
+            return Ok(format!("copy {} ({}) to stdout (format binary)", self.relation.from, names.join(", ")));
         }
         let selected = names.iter().zip(&self.types).map(|(name, ty)| if ty.as_text { format!("{name}::text") } else { name.clone() });
         let conditions: Vec<&str> = self.request.filter.as_deref().into_iter().chain(condition.as_deref()).collect();

@@ -80,7 +80,9 @@ impl Order {
         let quoted = ident(column)?;
         Ok(match found.ty.logical() {
             // Texts are compared byte by byte: the order of a locale may call different texts equal, or change with the system's library.
-            Type::Text if !found.ty.as_text => Self { expression: format!("{quoted}::text collate \"C\""), cast: "text".to_owned(), whole_numbers: false },
+            Type::Text if !found.ty.as_text => {
+                Self { expression: format!("{quoted}::text collate \"C\""), cast: "text".to_owned(), whole_numbers: false }
+            }
             Type::Int(_) | Type::UInt(_) => Self { expression: quoted, cast: found.ty.name.clone(), whole_numbers: found.ty.name != "oid" },
             Type::Uuid | Type::Date | Type::Timestamp | Type::TimestampTz | Type::Decimal(..) | Type::Number | Type::Enum(_) => {
                 Self { expression: quoted, cast: found.ty.name.clone(), whole_numbers: false }
@@ -118,7 +120,9 @@ pub(super) async fn cut(view: &mut Session, relation: &Relation, filter: Option<
         }
         _ => match &size {
             // Before version 14 a range of blocks would be found by reading all of them.
-            Some(size) if size.heap && view.raw().server_version_num().unwrap_or(0) >= 140_000 => block_ranges(size.blocks, parts(size.heap_bytes, goal)),
+            Some(size) if size.heap && view.raw().server_version_num().unwrap_or(0) >= 140_000 => {
+                block_ranges(size.blocks, parts(size.heap_bytes, goal))
+            }
             _ => Vec::new(),
         },
     };

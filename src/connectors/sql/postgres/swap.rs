@@ -44,7 +44,11 @@ pub(super) async fn swap(session: &mut Session, place: &Place, table: &Table, st
     // Readers of the old table are waited for only now, when all the slow work is done.
     session.run(format!("lock table {target} in access exclusive mode")).await?;
     for query in [OWNER, SEQUENCES, REVOKES, GRANTS, COMMENT] {
-        let query = if query == REVOKES { sqlx::query_scalar::<_, String>(query).bind(Oid(table.oid)).bind(staged) } else { sqlx::query_scalar(query).bind(Oid(table.oid)) };
+        let query = if query == REVOKES {
+            sqlx::query_scalar::<_, String>(query).bind(Oid(table.oid)).bind(staged)
+        } else {
+            sqlx::query_scalar(query).bind(Oid(table.oid))
+        };
         for statement in query.fetch_all(session.raw()).await.map_err(failure)? {
             session.run(statement.replace("@staged", staged)).await?;
         }
@@ -70,9 +74,11 @@ async fn constraints(session: &mut Session, table: &Table, staged: &str) -> Resu
     let mut renames = Vec::new();
     for (number, (name, definition, comment)) in found.into_iter().enumerate() {
         let name = ident(&name)?;
-        session.run(format!("alter table {staged} add constraint haul_constraint_{number}_{} {definition}", table.oid)).await.map_err(|failure| {
-            failure.during(format_args!("rebuilding the constraint {name}")).help("the new rows break it; look at them in a transform")
-        })?;
+        session.run(format!("alter table {staged} add constraint haul_constraint_{number}_{} {definition}", table.oid)).await.map_err(
+            |failure| {
+                failure.during(format_args!("rebuilding the constraint {name}")).help("the new rows break it; look at them in a transform")
+            },
+        )?;
         renames.push(format!("alter table {target} rename constraint haul_constraint_{number}_{} to {name}", table.oid));
         if let Some(comment) = comment {
             let comment = Dialect::Postgres.text(&comment).map_err(Failure::permanent)?;
@@ -102,7 +108,9 @@ async fn indexes(session: &mut Session, table: &Table, place: &Place, staged: &s
     for (number, (name, definition, head, comment)) in found.into_iter().enumerate() {
         let name = ident(&name)?;
         // The definition is the server's own text; what stands before the method is known word for word.
-        let rest = definition.strip_prefix(&head).ok_or_else(|| Failure::permanent(format!("the definition of index {name} is not understood: {definition}")))?;
+        let rest = definition
+            .strip_prefix(&head)
+            .ok_or_else(|| Failure::permanent(format!("the definition of index {name} is not understood: {definition}")))?;
         let unique = if head.starts_with("CREATE UNIQUE") { "unique " } else { "" };
         session.run(format!("create {unique}index haul_index_{number}_{} on {staged} {rest}", table.oid)).await.map_err(|failure| {
             failure.during(format_args!("rebuilding the index {name}")).help("the new rows do not fit it; look at them in a transform")

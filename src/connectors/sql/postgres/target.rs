@@ -36,7 +36,8 @@ impl Place {
                 let current: Option<String> =
                     sqlx::query_scalar("select current_schema()::text").fetch_one(session.raw()).await.map_err(failure)?;
                 current.ok_or_else(|| {
-                    Failure::permanent(format!("the table `{name}` has no schema to be in")).help("write it with its schema: `table: public.name`")
+                    Failure::permanent(format!("the table `{name}` has no schema to be in"))
+                        .help("write it with its schema: `table: public.name`")
                 })?
             }
         };
@@ -69,7 +70,11 @@ pub(super) struct Blueprint {
 
 impl Blueprint {
     /// Matches the incoming columns with the target. Every problem at once.
-    pub(super) async fn draw(session: &mut Session, spec: &SqlSink, incoming: &Schema) -> Result<Result<Self, Vec<TargetProblem>>, Failure> {
+    pub(super) async fn draw(
+        session: &mut Session,
+        spec: &SqlSink,
+        incoming: &Schema,
+    ) -> Result<Result<Self, Vec<TargetProblem>>, Failure> {
         let place = Place::find(session, spec).await?;
         let mut problems = Vec::new();
         if let Some(table) = &place.table {
@@ -78,7 +83,12 @@ impl Blueprint {
                 return Ok(Err(vec![problem("target-kind", "table", message, "name a table, or a name that is free")]));
             }
         } else if matches!(&*place.name, "haul_loads" | "haul_marks") {
-            problems.push(problem("target-name", "table", format!("`{}` is where haul keeps its marks", place.name), "choose another name"));
+            problems.push(problem(
+                "target-name",
+                "table",
+                format!("`{}` is where haul keeps its marks", place.name),
+                "choose another name",
+            ));
         } else if spec.schema == SchemaMode::Require {
             let message = format!("there is no table `{}.{}`", place.schema, place.name);
             problems.push(problem("target-missing", "table", message, "create it first, or let haul create it: `schema: create`"));
@@ -142,22 +152,32 @@ impl Blueprint {
     }
 }
 
-/// The columns that a COPY into an existing table is made of: the incoming place and form of each, and their quoted names.
-pub(super) fn copied(table: &Table, incoming: &Schema) -> Result<(Vec<(usize, Form)>, Vec<String>), Failure> {
-    let mut forms = Vec::new();
-    let mut names = Vec::new();
+/// The columns that a COPY into an existing table is made of: all that come in but those the table computes itself.
+pub(super) struct Copied {
+    /// The incoming place and the form of each.
+    pub forms: Vec<(usize, Form)>,
+    /// Their quoted names.
+    pub names: Vec<String>,
+}
+
+/// Matches the incoming columns with those of the table that is about to be written.
+pub(super) fn copied(table: &Table, incoming: &Schema) -> Result<Copied, Failure> {
+    let mut copied = Copied { forms: Vec::new(), names: Vec::new() };
     for (place, column) in incoming.columns.iter().enumerate() {
         let changed = || {
-            Failure::permanent(format!("the target {}.{} has changed: column `{}` is not what the plan saw", table.schema, table.name, column.name))
-                .help("run again, so that a new plan is made")
+            Failure::permanent(format!(
+                "the target {}.{} has changed: column `{}` is not what the plan saw",
+                table.schema, table.name, column.name
+            ))
+            .help("run again, so that a new plan is made")
         };
         let found = table.columns.iter().find(|found| found.name == column.name).ok_or_else(changed)?;
         if !found.generated {
-            forms.push((place, fit::fit(column, &found.ty).map_err(|_| changed())?.form));
-            names.push(ident(&column.name)?);
+            copied.forms.push((place, fit::fit(column, &found.ty).map_err(|_| changed())?.form));
+            copied.names.push(ident(&column.name)?);
         }
     }
-    Ok((forms, names))
+    Ok(copied)
 }
 
 /// Quoted names, separated by commas.
@@ -207,7 +227,9 @@ fn plan_column(column: &Column, native: Option<PgType>, table: Option<&Table>, m
     let created = native.or_else(|| fit::natural(&column.ty));
     let fit = created.as_ref().map(|created| fit::fit(column, created));
     match (created, fit) {
-        (Some(ty), Some(Ok(fit))) => Ok(Planned { name, ty, fit, written: true, exists: false, not_null: !column.nullable && table.is_none() }),
+        (Some(ty), Some(Ok(fit))) => {
+            Ok(Planned { name, ty, fit, written: true, exists: false, not_null: !column.nullable && table.is_none() })
+        }
         _ => {
             let message = format!("column `{name}` is {}, which PostgreSQL has no type for", column.ty);
             Err(problem("target-type", "table", message, "cast it in a transform: `cast: { column: text }`"))

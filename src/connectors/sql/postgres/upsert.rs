@@ -55,7 +55,14 @@ impl Incoming {
     }
 
     /// Reads the temporary table back and compares it with what came in.
-    pub(super) async fn verify_arrival(&self, session: &mut Session, sink: &PgSink, written: &Schema, came: Digest, raw: bool) -> Result<(), Failure> {
+    pub(super) async fn verify_arrival(
+        &self,
+        session: &mut Session,
+        sink: &PgSink,
+        written: &Schema,
+        came: Digest,
+        raw: bool,
+    ) -> Result<(), Failure> {
         let there = if raw {
             read::digest_raw(session, &format!("copy {TABLE} ({}) to stdout (format binary)", self.columns.join(", "))).await?
         } else {
@@ -84,7 +91,8 @@ impl Incoming {
         }
         let columns = self.columns.join(", ");
         let own = self.columns.iter().zip(&self.own);
-        let changed = own.filter(|(name, own)| !self.key.contains(name) && !own.identity_always).map(|(name, _)| format!("{name} = excluded.{name}"));
+        let changed =
+            own.filter(|(name, own)| !self.key.contains(name) && !own.identity_always).map(|(name, _)| format!("{name} = excluded.{name}"));
         let changed = changed.collect::<Vec<_>>().join(", ");
         let conflict = if changed.is_empty() { "do nothing".to_owned() } else { format!("do update set {changed}") };
         let last = self.last_rows();

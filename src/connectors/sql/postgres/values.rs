@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray, ListArray, NullBufferBuilder, PrimitiveArray, StringBuilder,
+    ArrayRef, BinaryBuilder, BooleanArray, BooleanBufferBuilder, FixedSizeBinaryArray, ListArray, NullBufferBuilder, PrimitiveArray,
+    StringBuilder,
 };
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
@@ -183,12 +184,19 @@ impl Values {
         match i32::from_be_bytes(*dimensions) {
             0 => return Ok(()),
             1 => {}
-            more => return Err(format!("an array of {more} dimensions has no flat form; read the column as text in a query: `select \"c\"::text`")),
+            more => {
+                return Err(format!(
+                    "an array of {more} dimensions has no flat form; read the column as text in a query: `select \"c\"::text`"
+                ));
+            }
         }
         let (length, rest) = rest.split_first_chunk::<4>().ok_or(MALFORMED)?;
         let (lower, mut rest) = rest.split_first_chunk::<4>().ok_or(MALFORMED)?;
         if i32::from_be_bytes(*lower) != 1 {
-            return Err("an array that does not start at index 1 would lose its bounds; read the column as text in a query: `select \"c\"::text`".to_owned());
+            return Err(
+                "an array that does not start at index 1 would lose its bounds; read the column as text in a query: `select \"c\"::text`"
+                    .to_owned(),
+            );
         }
         for _ in 0..i32::from_be_bytes(*length) {
             match take_item(&mut rest)? {

@@ -14,7 +14,7 @@ use super::fit::Form;
 use super::marks::Ledger;
 use super::session::{Session, Use};
 use super::sink::PgSink;
-use super::target::copied;
+use super::target::{Copied, copied};
 use super::tuples::{HEADER, TRAILER};
 use super::upsert::{self, Incoming};
 use crate::connectors::{Committed, Load, Mark, Writer};
@@ -78,7 +78,7 @@ impl PgWriter {
         let mut session = self.sink.pool.session(Use::Write).await?;
         let ledger = self.sink.ledger(&mut session).await?;
         let table = self.sink.written_to(&mut session, &self.load).await?;
-        let (columns, names) = copied(&table, &self.load.schema)?;
+        let Copied { forms: columns, names } = copied(&table, &self.load.schema)?;
         // Seen early; what counts is the look under lock before the commit.
         if ledger.look(&mut session, &self.load.key).await?.is_none_or(|row| row.epoch != self.load.epoch as i64) {
             return Err(fenced());
@@ -140,10 +140,10 @@ impl Open {
 
     async fn send(&mut self, frame: Bytes) -> Result<(), Failure> {
         self.bytes += frame.len() as u64;
-        if let Copy::Copying { frames, .. } = &self.state {
-            if frames.send(frame).await.is_ok() {
-                return Ok(());
-            }
+        if let Copy::Copying { frames, .. } = &self.state
+            && frames.send(frame).await.is_ok()
+        {
+            return Ok(());
         }
         // The task has ended early, and says why.
         match self.end_copy().await {
