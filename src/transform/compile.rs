@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::StreamExt;
 
 use super::expression::{self, list};
+use super::query::{self, Query};
 use super::rows::{Hidden, RowStep, Rows, Value, What};
-use super::sql::{self, Fault, Names};
+use super::sql::{self, Aliases, Fault, Names};
 use super::{InputColumns, Problem, Pushed, values};
 use crate::data::{BatchLimit, BatchStream, Chunk, Column, Schema, Type};
 use crate::define::pipeline::{At, Expr, Mask, Step};
@@ -30,6 +32,8 @@ pub struct Compiled {
 enum Segment {
     /// Steps that look at one row at a time.
     Rows(Rows),
+    /// A step that looks at many rows.
+    Query(Box<Query>),
 }
 
 /// Parses an expression of a `filter`, `set` or generated column, without knowing any column.
@@ -39,7 +43,7 @@ pub fn check_expression(expr: &Expr) -> Result<(), Problem> {
 
 /// Parses the query of a `sql` step, without knowing any table.
 pub fn check_query(expr: &Expr) -> Result<(), Problem> {
-    sql::query(&expr.sql, &Names::default()).map(drop).map_err(|fault| problem(fault, &expr.at))
+    sql::query(&expr.sql, &Names::default(), Aliases::Win).map(drop).map_err(|fault| problem(fault, &expr.at))
 }
 
 /// Types steps against the columns of their inputs. `push` is the dialect of the only input when that can filter and project by itself; what
@@ -90,24 +94,30 @@ impl Compiled {
     pub fn apply(&self, chunk: Chunk) -> Result<Chunk, Failure> {
         self.segments.iter().try_fold(chunk, |chunk, segment| match segment {
             Segment::Rows(rows) => rows.apply(chunk),
+            Segment::Query(_) => Err(Failure::permanent("a transform with a `sql` or `dedupe` step cannot run on one batch")),
         })
     }
 
     /// Streams every row of the inputs through the steps, within `memory_bytes`; what does not fit goes to files below `spill`, which are
     /// gone when the stream is. Rows that the inputs had rejected are handed on.
     pub fn run(&self, inputs: Vec<BatchStream>, memory_bytes: u64, limit: BatchLimit, spill: &Path) -> Result<BatchStream, Failure> {
-        let _ = (memory_bytes, limit, spill);
-        let mut inputs = inputs.into_iter();
-        let mut stream = inputs.next().ok_or_else(|| Failure::permanent("a transform has no input"))?;
+        let mut streams = inputs;
+        // Queries that follow one another hold their memory at the same time.
+        let queries = self.segments.iter().filter(|segment| matches!(segment, Segment::Query(_))).count() as u64;
+        let runtime = memory_bytes.checked_div(queries).map(|memory_bytes| query::runtime(memory_bytes, spill)).transpose()?;
         for segment in &self.segments {
-            match segment {
-                Segment::Rows(rows) => {
+            let stream = match (segment, &runtime) {
+                (Segment::Query(query), Some(runtime)) => query.run(streams, memory_bytes, limit, Arc::clone(runtime)),
+                (Segment::Rows(rows), _) => {
+                    let stream = streams.pop().ok_or_else(|| Failure::permanent("a transform has no input"))?;
                     let rows = rows.clone();
-                    stream = stream.map(move |chunk| chunk.and_then(|chunk| rows.apply(chunk))).boxed();
+                    stream.map(move |chunk| chunk.and_then(|chunk| rows.apply(chunk))).boxed()
                 }
-            }
+                (Segment::Query(_), None) => return Err(Failure::permanent("a query has no memory to run in")),
+            };
+            streams = vec![stream];
         }
-        Ok(stream)
+        streams.pop().ok_or_else(|| Failure::permanent("a transform has no input"))
     }
 }
 
@@ -124,6 +134,8 @@ struct Builder {
     qualifiers: Vec<String>,
     /// Columns whose type is not known, because the step that makes them has a problem. What uses them is not reported again.
     unknown: BTreeSet<String>,
+    /// A query has a problem, so that the columns after it are not known.
+    lost: bool,
     segments: Vec<Segment>,
     lines: Vec<String>,
     problems: Vec<Problem>,
@@ -137,6 +149,7 @@ impl Builder {
             schema: first.map(|input| input.schema.clone()).unwrap_or_default(),
             qualifiers: first.map(|input| input.name.clone()).into_iter().chain([INPUT.to_owned()]).collect(),
             unknown: BTreeSet::new(),
+            lost: false,
             segments: Vec::new(),
             lines: Vec::new(),
             problems: Vec::new(),
@@ -151,7 +164,61 @@ impl Builder {
     }
 
     async fn step(&mut self, step: &Step) {
-        self.row_step(step);
+        let query = match step {
+            // Nothing is known of the columns behind a query that has a problem.
+            _ if self.lost => return,
+            Step::Dedupe { key, at } => self.dedupe(key, at).await,
+            Step::Sql(expr) => self.sql(expr).await,
+            _ => return self.row_step(step),
+        };
+        match query {
+            Some(query) => {
+                self.schema = query.schema.clone();
+                self.inputs = vec![InputColumns { name: INPUT.to_owned(), schema: Schema::default() }];
+                self.segments.push(Segment::Query(Box::new(query)));
+            }
+            None => self.lost = matches!(step, Step::Sql(_)),
+        }
+    }
+
+    async fn sql(&mut self, expr: &Expr) -> Option<Query> {
+        self.lines.push(format!("sql: {}", one_line(&expr.sql)));
+        let mut inputs = std::mem::take(&mut self.inputs);
+        if let [only] = &mut inputs[..] {
+            only.schema = self.schema.clone();
+        }
+        let query = query::sql(&expr.sql, &inputs, INPUT).await;
+        match query {
+            Ok(query) => Some(query),
+            Err(fault) => {
+                self.report(fault, expr);
+                None
+            }
+        }
+    }
+
+    async fn dedupe(&mut self, key: &[String], at: &At) -> Option<Query> {
+        self.lines.push(format!("dedupe: {}", joined(key.iter())));
+        let places: Vec<usize> = key.iter().filter_map(|name| self.find(name, at)).collect();
+        let names: Vec<&str> = places.iter().map(|place| self.schema.columns[*place].name.as_str()).collect();
+        if names.is_empty() || names.len() < key.len() {
+            return None;
+        }
+        match query::dedupe(&names, &self.schema).await {
+            Ok(query) => Some(query),
+            Err(fault) => {
+                self.problems.push(problem(fault, at));
+                None
+            }
+        }
+    }
+
+    /// Reports a problem of an expression, unless it comes of a column whose own problem is reported already.
+    fn report(&mut self, fault: Fault, expr: &Expr) {
+        let sql = expr.sql.to_lowercase();
+        if !self.unknown.iter().any(|name| sql.contains(&name.to_lowercase())) {
+            self.problems.push(problem(fault, &expr.at));
+        }
     }
 
     fn row_step(&mut self, step: &Step) {
@@ -168,7 +235,7 @@ impl Builder {
         let step = RowStep { what, after: self.schema.to_arrow() };
         match self.segments.last_mut() {
             Some(Segment::Rows(rows)) => rows.steps.push(step),
-            None => self.segments.push(Segment::Rows(Rows { steps: vec![step] })),
+            _ => self.segments.push(Segment::Rows(Rows { steps: vec![step] })),
         }
     }
 
@@ -177,10 +244,7 @@ impl Builder {
         match expression::typed(name, &expr.sql, &self.schema, &qualifiers) {
             Ok(typed) => Some(typed),
             Err(fault) => {
-                let uses_unknown = self.unknown.iter().any(|name| expr.sql.to_lowercase().contains(&name.to_lowercase()));
-                if !uses_unknown {
-                    self.problems.push(problem(fault, &expr.at));
-                }
+                self.report(fault, expr);
                 None
             }
         }

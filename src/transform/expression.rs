@@ -23,8 +23,6 @@ use crate::data::{Column, Schema, Type};
 pub(super) struct Typed {
     /// Evaluates it over a batch of the columns it was typed against.
     pub program: Arc<dyn PhysicalExpr>,
-    /// As DataFusion understands it, for push-down.
-    pub logical: Expr,
     /// The column it makes, under the given name.
     pub column: Column,
     /// The place of the column that it is, when it is nothing but one.
@@ -51,7 +49,8 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
         Expr::Column(Reference { name, .. }) => schema.find(name).map(|(place, _)| place),
         _ => None,
     };
-    if let Some(number) = rewrite::unbounded_decimal(&logical, schema) {
+    let is_unbounded = |column: &Reference| schema.find(&column.name).is_some_and(|(_, column)| column.ty == Type::Number);
+    if let Some(number) = rewrite::unbounded_decimal(&logical, &is_unbounded) {
         return Err(unbounded(&number).span(words.place(&number)));
     }
     let logical = rewrite::keep_micros(logical, &columns).map_err(fault)?.data;
@@ -59,7 +58,7 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
         SimplifyContext::builder().with_schema(Arc::new(columns.clone())).with_config_options(Arc::clone(state.config_options())).build();
     let simplifier = ExprSimplifier::new(context);
     let logical = simplifier.coerce(logical, &columns).map_err(fault)?;
-    let checked = rewrite::check_overflow(logical.clone(), &columns).map_err(fault)?.data;
+    let checked = rewrite::check_overflow(logical, &columns).map_err(fault)?.data;
     let simple = simplifier.simplify(checked).map_err(fault)?;
     let found = simple.get_type(&columns).map_err(fault)?;
     let ty = match is_column.and_then(|place| schema.columns.get(place)) {
@@ -74,7 +73,7 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
         Some(column) => Column { name: name.to_owned(), ..column.clone() },
         None => Column { name: name.to_owned(), ty, nullable, native: None },
     };
-    Ok(Typed { program, logical, column, is_column })
+    Ok(Typed { program, column, is_column })
 }
 
 /// The fault of computing with a decimal that is carried as text.
@@ -121,11 +120,14 @@ pub(super) fn list(schema: &Schema) -> String {
     format!("{}{more}", names.join(", "))
 }
 
+/// Replaces a name in a syntax tree. The error names the word at fault.
+type Resolve<'a> = dyn FnMut(&mut ast::Expr) -> Result<(), (String, Fault)> + 'a;
+
 /// Visits every part of an expression; refuses what needs more than one row.
-fn walk(expr: &mut ast::Expr, words: &Words, resolve: &mut dyn FnMut(&mut ast::Expr) -> Result<(), (String, Fault)>) -> Result<(), Fault> {
+fn walk(expr: &mut ast::Expr, words: &Words, resolve: &mut Resolve<'_>) -> Result<(), Fault> {
     struct Walk<'a> {
         words: &'a Words,
-        resolve: &'a mut dyn FnMut(&mut ast::Expr) -> Result<(), (String, Fault)>,
+        resolve: &'a mut Resolve<'a>,
     }
     impl VisitorMut for Walk<'_> {
         type Break = Fault;
@@ -167,10 +169,16 @@ fn scalar_function(function: &ast::Function, words: &Words) -> Result<(), Fault>
             Volatility::Stable | Volatility::Volatile => Err(unrepeatable(&name).span(place)),
         };
     }
-    let known = Names::new(state.scalar_functions().keys().map(String::as_str));
-    let fault = Fault::new("transform-function", format!("unknown function `{name}`")).span(place);
-    Err(match known.suggest(&name) {
+    Err(unknown_function(&name).span(place))
+}
+
+/// The fault of a function that is not there.
+pub(super) fn unknown_function(name: &str) -> Fault {
+    let state = session::planning();
+    let scalar = state.scalar_functions().keys().chain(state.aggregate_functions().keys()).chain(state.window_functions().keys());
+    let fault = Fault::new("transform-function", format!("unknown function `{name}`"));
+    match Names::new(scalar.map(String::as_str)).suggest(name) {
         Some(help) => fault.help(help),
         None => fault,
-    })
+    }
 }

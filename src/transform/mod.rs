@@ -10,6 +10,8 @@
 
 mod compile;
 mod expression;
+mod input;
+mod query;
 mod rewrite;
 mod rows;
 mod session;
@@ -58,3 +60,6 @@ pub struct Pushed {
     /// One line for each pushed part, for the plan.
     pub text: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,16 +5,61 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::DFSchema;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result, ScalarValue, exec_err, internal_err};
+use datafusion::common::{Column, DFSchema, Result, ScalarValue, exec_err, internal_err};
 use datafusion::logical_expr::expr::{Between, BinaryExpr, Cast, InList, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_fn::cast;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+use datafusion::optimizer::AnalyzerRule;
 
-use crate::data::{Schema, Type};
+use crate::data::Type;
+
+/// [`keep_micros`] over every expression of a query.
+#[derive(Debug)]
+pub(super) struct KeepMicros;
+
+/// [`check_overflow`] over every expression of a query.
+#[derive(Debug)]
+pub(super) struct CheckOverflow;
+
+impl AnalyzerRule for KeepMicros {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        everywhere(plan, keep_micros)
+    }
+
+    fn name(&self) -> &str {
+        "keep_micros"
+    }
+}
+
+impl AnalyzerRule for CheckOverflow {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        everywhere(plan, check_overflow)
+    }
+
+    fn name(&self) -> &str {
+        "check_overflow"
+    }
+}
+
+/// Rewrites every expression of a plan; the columns keep their names.
+fn everywhere(plan: LogicalPlan, rewrite: fn(Expr, &DFSchema) -> Result<Transformed<Expr>>) -> Result<LogicalPlan> {
+    let rewritten = plan.transform_up_with_subqueries(|plan| {
+        let schema = merge_schema(&plan.inputs());
+        let names = NamePreserver::new(&plan);
+        plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(rewrite(expr, &schema)?.update_data(|expr| name.restore(expr)))
+        })?
+        .map_data(LogicalPlan::recompute_schema)
+    })?;
+    Ok(rewritten.data)
+}
 
 /// Before types are made to agree: what is compared with an instant in microseconds becomes one, and so do casts to timestamps. DataFusion
 /// would compare in nanoseconds, which reach from 1677 to 2262 only.
@@ -73,18 +118,21 @@ fn to_instant_like(expr: Expr, other: &Expr, schema: &DFSchema) -> Expr {
 }
 
 /// Where an expression computes or compares with a column whose decimals are carried as text; the column's name.
-pub(super) fn unbounded_decimal(expr: &Expr, schema: &Schema) -> Option<String> {
-    let number = |expr: &Expr| match expr {
-        Expr::Column(column) => {
-            schema.find(&column.name).filter(|(_, column)| column.ty == Type::Number).map(|(_, column)| column.name.clone())
-        }
-        _ => None,
-    };
+pub(super) fn unbounded_decimal(expr: &Expr, is_unbounded: &dyn Fn(&Column) -> bool) -> Option<String> {
     let mut found = None;
     let walked = expr.apply(|expr| {
-        if !matches!(expr, Expr::Cast(_) | Expr::TryCast(_) | Expr::Alias(_) | Expr::IsNull(_) | Expr::IsNotNull(_)) {
+        let harmless = match expr {
+            Expr::Cast(_) | Expr::TryCast(_) | Expr::Alias(_) | Expr::IsNull(_) | Expr::IsNotNull(_) => true,
+            Expr::AggregateFunction(function) => function.func.name() == "count",
+            _ => false,
+        };
+        if !harmless {
             expr.apply_children(|child| {
-                found = found.take().or_else(|| number(child));
+                if let Expr::Column(column) = child
+                    && is_unbounded(column)
+                {
+                    found.get_or_insert_with(|| column.name.clone());
+                }
                 Ok(TreeNodeRecursion::Continue)
             })?;
         }
@@ -105,16 +153,15 @@ pub(super) fn check_overflow(expr: Expr, schema: &DFSchema) -> Result<Transforme
                     _ => None,
                 };
                 match checked {
-                    Some(checked) if left.get_type(schema)?.is_integer() && right.get_type(schema)?.is_integer() => {
+                    Some(checked) if is_integer(&left, schema) && is_integer(&right, schema) => {
                         Transformed::yes(checked.call(vec![*left, *right]))
                     }
                     _ => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
                 }
             }
             Expr::Negative(inner) => {
-                let ty = inner.get_type(schema)?;
-                if ty.is_integer() {
-                    let zero = Expr::Literal(ScalarValue::new_zero(&ty)?, None);
+                if is_integer(&inner, schema) {
+                    let zero = Expr::Literal(ScalarValue::new_zero(&inner.get_type(schema)?)?, None);
                     Transformed::yes(Checked::Subtract.call(vec![zero, *inner]))
                 } else {
                     Transformed::no(Expr::Negative(inner))
@@ -123,6 +170,10 @@ pub(super) fn check_overflow(expr: Expr, schema: &DFSchema) -> Result<Transforme
             other => Transformed::no(other),
         })
     })
+}
+
+fn is_integer(expr: &Expr, schema: &DFSchema) -> bool {
+    expr.get_type(schema).is_ok_and(|ty| ty.is_integer())
 }
 
 /// Integer arithmetic that fails where it would wrap. Both operands have one type, which is the result's.

@@ -1,26 +1,51 @@
 //! DataFusion as haul sets it up: exact decimals, plain `Utf8` strings, names as they are spelled.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::common::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::prelude::SessionConfig;
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
+use datafusion::prelude::{SessionConfig, SessionContext};
 
-/// The settings of every session, planning or running.
-pub(super) fn config() -> SessionConfig {
-    let mut config = SessionConfig::new().with_information_schema(false);
+use super::rewrite::{CheckOverflow, KeepMicros};
+
+/// Threads one query works on. More would only cut the memory into smaller shares.
+const PARTITIONS: usize = 2;
+/// Rows of the batches inside a query.
+const BATCH_ROWS: usize = 8192;
+
+fn config() -> SessionConfig {
+    let mut config = SessionConfig::new().with_information_schema(false).with_target_partitions(PARTITIONS);
     let options = config.options_mut();
     let parser = &mut options.sql_parser;
     parser.enable_ident_normalization = false;
     parser.parse_float_as_decimal = true;
     parser.map_string_types_to_utf8view = false;
+    // Sort-merge joins spill; a hash join would need one side in memory.
+    options.optimizer.prefer_hash_join = false;
     config
 }
 
-/// The session that types expressions. It holds no tables and does no I/O.
+fn builder() -> SessionStateBuilder {
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(KeepMicros)];
+    rules.extend(Analyzer::new().rules);
+    rules.push(Arc::new(CheckOverflow));
+    SessionStateBuilder::new_with_default_features().with_analyzer_rules(rules)
+}
+
+/// The session that types expressions and queries. It holds no tables and does no I/O.
 pub(super) fn planning() -> &'static SessionState {
     static STATE: OnceLock<SessionState> = OnceLock::new();
-    STATE.get_or_init(|| SessionStateBuilder::new_with_default_features().with_config(config()).build())
+    STATE.get_or_init(|| builder().with_config(config()).build())
+}
+
+/// A session with tables, to type a query or to run it within a runtime's memory.
+pub(super) fn running(runtime: Arc<RuntimeEnv>, memory_bytes: usize, rows: usize) -> SessionContext {
+    let mut config = config().with_batch_size(rows.clamp(1, BATCH_ROWS));
+    // What a sort keeps back for merging its spill files; the default of 10 MiB would starve a small budget.
+    config.options_mut().execution.sort_spill_reservation_bytes = (memory_bytes / 16).min(10 << 20);
+    SessionContext::new_with_state(builder().with_config(config).with_runtime_env(runtime).build())
 }
 
 /// The words of an error without the library's labels, on one line.

@@ -88,17 +88,26 @@ impl Words {
     }
 }
 
+/// What `total` means in `select sum(total) as total` over a column `Total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aliases {
+    /// The alias, wherever it is spelled so.
+    Win,
+    /// The column, wherever it is not the alias's own definition.
+    Lose,
+}
+
 /// Parses one expression.
 pub(super) fn expression(sql: &str, names: &Names) -> Result<(ast::Expr, Words), Fault> {
-    let (tokens, words) = tokens(sql, names)?;
+    let (tokens, words) = tokens(sql, names, Aliases::Win)?;
     let mut parser = parser(tokens);
     let parsed = parser.parse_expr().and_then(|expr| parser.expect_token(&Token::EOF).map(|_| expr));
     parsed.map(|expr| (expr, words)).map_err(|error| parser_fault(sql, &error))
 }
 
 /// Parses one query.
-pub(super) fn query(sql: &str, names: &Names) -> Result<(ast::Statement, Words), Fault> {
-    let (tokens, words) = tokens(sql, names)?;
+pub(super) fn query(sql: &str, names: &Names, aliases: Aliases) -> Result<(ast::Statement, Words), Fault> {
+    let (tokens, words) = tokens(sql, names, aliases)?;
     let mut parser = parser(tokens);
     let mut statements = parser.parse_statements().map_err(|error| parser_fault(sql, &error))?;
     if statements.len() > 1 {
@@ -119,7 +128,7 @@ fn parser(tokens: Vec<TokenWithSpan>) -> Parser<'static> {
 }
 
 /// Cuts the text into tokens, and respells the bare words that mean a known name.
-fn tokens(sql: &str, names: &Names) -> Result<(Vec<TokenWithSpan>, Words), Fault> {
+fn tokens(sql: &str, names: &Names, aliases: Aliases) -> Result<(Vec<TokenWithSpan>, Words), Fault> {
     let tokenized = Tokenizer::new(&GenericDialect, sql).tokenize_with_location();
     let mut tokens = tokenized.map_err(|error: TokenizerError| {
         let at = offset(sql, error.location);
@@ -129,13 +138,16 @@ fn tokens(sql: &str, names: &Names) -> Result<(Vec<TokenWithSpan>, Words), Fault
     let solid: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
     let is_as = |token: &Token| matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("as"));
     for pair in solid.windows(2) {
-        if let (true, Token::Word(alias)) = (is_as(&tokens[pair[0]].token), &tokens[pair[1]].token) {
+        if let (true, Token::Word(alias)) = (is_as(&tokens[pair[0]].token), &tokens[pair[1]].token)
+            && (aliases == Aliases::Win || names.spelling(&alias.value) == Ok(None))
+        {
             names.add(&alias.value);
         }
     }
     let mut words = Vec::new();
     for (place, &at) in solid.iter().enumerate() {
-        let as_keyword = is_keyword_here(&tokens, &solid, place);
+        let defined = place.checked_sub(1).is_some_and(|before| is_as(&tokens[solid[before]].token));
+        let as_keyword = defined || is_keyword_here(&tokens, &solid, place);
         let span = tokens[at].span;
         let Token::Word(word) = &mut tokens[at].token else { continue };
         let range = offset(sql, span.start)..offset(sql, span.end);
@@ -274,8 +286,8 @@ mod tests {
         assert_eq!(place("é +\n  total) x").as_deref(), Some(")"));
         assert_eq!(place("'open").as_deref(), Some("'open"));
         assert_eq!(place("1 +").as_deref(), Some(""));
-        assert!(query("drop table x", &names()).is_err_and(|fault| fault.message.contains("no query")));
-        assert!(query("select 1; select 2", &names()).is_err_and(|fault| fault.message.contains("more than one")));
-        assert!(query("", &names()).is_err_and(|fault| fault.message.contains("holds no query")));
+        assert!(query("drop table x", &names(), Aliases::Win).is_err_and(|fault| fault.message.contains("no query")));
+        assert!(query("select 1; select 2", &names(), Aliases::Win).is_err_and(|fault| fault.message.contains("more than one")));
+        assert!(query("", &names(), Aliases::Win).is_err_and(|fault| fault.message.contains("holds no query")));
     }
 }

@@ -1,0 +1,297 @@
+//! A stream of chunks as a table of a query. Rejected rows and byte counts pass the query by and join its result again.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{ArrayRef, UInt64Array};
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use datafusion::arrow::ipc::reader::StreamReader;
+use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::TableType;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::spill_file::SpillFile;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Expr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use futures::{Stream, StreamExt, TryStreamExt};
+use tokio::sync::{OnceCell, mpsc};
+
+use super::query::Table;
+use crate::data::{BatchStream, Chunk, Reject, Schema, normalize};
+use crate::failure::Failure;
+
+/// Chunks of rejects that may wait for the reader of the result.
+const WAITING: usize = 16;
+
+/// One input of a query. It can be read once; after [`Input::keep`], any number of times, from a spill file.
+pub(super) struct Input {
+    reader: Arc<Reader>,
+}
+
+struct Reader {
+    columns: Schema,
+    seen: SchemaRef,
+    numbered: bool,
+    stream: Mutex<Option<(BatchStream, AsideSender)>>,
+    runtime: Option<Arc<RuntimeEnv>>,
+    keep: AtomicBool,
+    kept: OnceCell<Arc<dyn SpillFile>>,
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input").field("columns", &self.reader.columns).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("columns", &self.columns).finish_non_exhaustive()
+    }
+}
+
+impl Input {
+    /// A table to type a query against; it has no rows to give.
+    pub(super) fn empty(table: &Table) -> Self {
+        Self::of(table, None, None)
+    }
+
+    /// A table that gives the rows of a stream.
+    pub(super) fn new(table: &Table, stream: BatchStream, aside: AsideSender, runtime: Arc<RuntimeEnv>) -> Self {
+        Self::of(table, Some((stream, aside)), Some(runtime))
+    }
+
+    fn of(table: &Table, stream: Option<(BatchStream, AsideSender)>, runtime: Option<Arc<RuntimeEnv>>) -> Self {
+        let reader = Reader {
+            columns: table.schema.clone(),
+            seen: table.seen().to_arrow(),
+            numbered: table.numbered.is_some(),
+            stream: Mutex::new(stream),
+            runtime,
+            keep: AtomicBool::new(false),
+            kept: OnceCell::new(),
+        };
+        Self { reader: Arc::new(reader) }
+    }
+
+    /// Says that the query reads the table more than once: its rows are then written to a spill file first.
+    pub(super) fn keep(&self) {
+        self.reader.keep.store(true, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl TableProvider for Input {
+    fn schema(&self) -> SchemaRef {
+        self.reader.seen.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let partition: Arc<dyn PartitionStream> = Arc::new(Partition(self.reader.clone()));
+        let exec = StreamingTableExec::try_new(self.reader.seen.clone(), vec![partition], projection, None, false, limit)?;
+        Ok(Arc::new(exec))
+    }
+}
+
+#[derive(Debug)]
+struct Partition(Arc<Reader>);
+
+impl PartitionStream for Partition {
+    fn schema(&self) -> &SchemaRef {
+        &self.0.seen
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let reader = self.0.clone();
+        let stream = if reader.keep.load(Ordering::Relaxed) {
+            futures::stream::once(async move { reader.kept().await }).try_flatten().boxed()
+        } else {
+            reader.once()
+        };
+        Box::pin(RecordBatchStreamAdapter::new(self.0.seen.clone(), stream))
+    }
+}
+
+type Batches = futures::stream::BoxStream<'static, Result<RecordBatch>>;
+
+impl Reader {
+    /// The rows of the input itself; a second call gives an error.
+    fn once(&self) -> Batches {
+        let taken = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((stream, aside)) = taken else {
+            let error = DataFusionError::Internal("an input of a query is read twice".to_owned());
+            return futures::stream::once(async { Err(error) }).boxed();
+        };
+        let (columns, seen, numbered) = (self.columns.clone(), self.seen.clone(), self.numbered);
+        let arrived = AtomicU64::new(0);
+        let batches = stream.then(move |chunk| {
+            let (columns, seen, aside) = (columns.clone(), seen.clone(), aside.clone());
+            let first = arrived.fetch_add(chunk.as_ref().map_or(0, |chunk| chunk.batch.num_rows() as u64), Ordering::Relaxed);
+            async move {
+                let made = match chunk {
+                    Ok(chunk) => aside.pass(chunk).await.and_then(|batch| normalize(&batch, &columns)),
+                    Err(failure) => Err(failure),
+                };
+                match made {
+                    Ok(batch) if numbered => number(&batch, seen, first),
+                    Ok(batch) => Ok(batch),
+                    Err(failure) => Err(aside.fail(failure)),
+                }
+            }
+        });
+        batches.boxed()
+    }
+
+    /// The rows from the spill file, which the first call writes.
+    async fn kept(self: Arc<Self>) -> Result<Batches> {
+        let file = self.kept.get_or_try_init(|| self.write()).await?;
+        let reader = StreamReader::try_new(BufReader::new(File::open(path(file)?)?), None)?;
+        // The file must outlive the reader.
+        let keeps = self.clone();
+        let batches = reader.map(move |batch| {
+            let _ = &keeps;
+            batch.map_err(DataFusionError::from)
+        });
+        Ok(futures::stream::iter(batches).boxed())
+    }
+
+    async fn write(&self) -> Result<Arc<dyn SpillFile>> {
+        let runtime = self.runtime.as_ref().ok_or_else(|| DataFusionError::Internal("an input has no runtime".to_owned()))?;
+        let file = runtime.disk_manager.create_tmp_file("rows that a query reads more than once")?;
+        let mut writer = StreamWriter::try_new(BufWriter::new(File::create(path(&file)?)?), &self.seen)?;
+        let mut batches = self.once();
+        while let Some(batch) = batches.try_next().await? {
+            writer.write(&batch)?;
+        }
+        writer.finish()?;
+        Ok(file)
+    }
+}
+
+fn path(file: &Arc<dyn SpillFile>) -> Result<&Path> {
+    file.path().ok_or_else(|| DataFusionError::Internal("a spill file has no path".to_owned()))
+}
+
+fn number(batch: &RecordBatch, seen: SchemaRef, first: u64) -> Result<RecordBatch> {
+    let numbers: ArrayRef = Arc::new(UInt64Array::from_iter_values(first..first + batch.num_rows() as u64));
+    let columns = batch.columns().iter().cloned().chain([numbers]).collect();
+    Ok(RecordBatch::try_new(seen, columns)?)
+}
+
+/// The way past a query: rejects, byte counts, and the failure of an input in its own words.
+pub(super) struct Aside {
+    sender: AsideSender,
+    rejects: mpsc::Receiver<Vec<Reject>>,
+}
+
+/// An input's end of an [`Aside`].
+#[derive(Clone)]
+pub(super) struct AsideSender {
+    rejects: mpsc::Sender<Vec<Reject>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    bytes: AtomicU64,
+    failure: Mutex<Option<Failure>>,
+}
+
+impl AsideSender {
+    async fn pass(&self, chunk: Chunk) -> Result<RecordBatch, Failure> {
+        self.shared.bytes.fetch_add(chunk.bytes, Ordering::Relaxed);
+        if !chunk.rejects.is_empty() {
+            // Nobody listens any more once the result is dropped, and then nothing is wanted.
+            self.rejects.send(chunk.rejects).await.map_err(|_| Failure::cancelled())?;
+        }
+        Ok(chunk.batch)
+    }
+
+    fn fail(&self, failure: Failure) -> DataFusionError {
+        let said = failure.to_string();
+        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        DataFusionError::Execution(said)
+    }
+}
+
+impl Shared {
+    fn chunk(&self, batch: RecordBatch, rejects: Vec<Reject>) -> Chunk {
+        Chunk { batch, rejects, bytes: self.bytes.swap(0, Ordering::Relaxed) }
+    }
+}
+
+impl Aside {
+    pub(super) fn new() -> Self {
+        let (sender, rejects) = mpsc::channel(WAITING);
+        Self { sender: AsideSender { rejects: sender, shared: Arc::default() }, rejects }
+    }
+
+    pub(super) fn sender(&self) -> AsideSender {
+        self.sender.clone()
+    }
+
+    /// Joins what passed the query by with its result. Rejects are handed on at once, so that nothing piles up behind a blocking query.
+    pub(super) fn join(
+        self,
+        result: impl Stream<Item = Result<RecordBatch, Failure>> + Send + Unpin + 'static,
+        empty: RecordBatch,
+    ) -> BatchStream {
+        let shared = self.sender.shared.clone();
+        let state = (result, self.rejects, shared, false);
+        let joined = futures::stream::unfold(state, move |(mut result, mut rejects, shared, done)| {
+            let empty = empty.clone();
+            async move {
+                if done {
+                    return None;
+                }
+                tokio::select! {
+                    biased;
+                    Some(refused) = rejects.recv() => {
+                        let chunk = shared.chunk(empty, refused);
+                        Some((Ok(chunk), (result, rejects, shared, false)))
+                    }
+                    batch = result.next() => match batch {
+                        Some(Ok(batch)) => {
+                            let chunk = shared.chunk(batch, Vec::new());
+                            Some((Ok(chunk), (result, rejects, shared, false)))
+                        }
+                        Some(Err(failure)) => {
+                            let first = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+                            Some((Err(first.unwrap_or(failure)), (result, rejects, shared, true)))
+                        }
+                        None => {
+                            let mut last = Vec::new();
+                            while let Ok(refused) = rejects.try_recv() {
+                                last.extend(refused);
+                            }
+                            let bytes = shared.bytes.load(Ordering::Relaxed);
+                            let chunk = (!last.is_empty() || bytes > 0).then(|| shared.chunk(empty, last));
+                            chunk.map(|chunk| (Ok(chunk), (result, rejects, shared, true)))
+                        }
+                    },
+                }
+            }
+        });
+        joined.boxed()
+    }
+}
