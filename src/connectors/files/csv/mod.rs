@@ -1,0 +1,8 @@
+//! CSV and its dialects.
+
+mod read;
+mod scan;
+mod write;
+
+pub(super) use read::{CsvRows, header};
+pub(super) use write::CsvWriter;

@@ -1,0 +1,95 @@
+//! Batches → NDJSON.
+
+use std::io::Write;
+
+use arrow::record_batch::RecordBatch;
+
+use crate::connectors::files::codec::write_failed;
+use crate::connectors::files::value::{Printer, json_string};
+use crate::data::{Schema, Type};
+use crate::failure::Failure;
+
+/// Text gathered before it is handed on.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Writes one JSON object a row, keys in column order. NULL is `null`, except in JSON columns, where it is a missing key and `null` is the
+/// JSON value.
+pub(in crate::connectors::files) struct NdjsonWriter<W> {
+    path: String,
+    out: W,
+    schema: Schema,
+    /// Each column's key, quoted, with its colon.
+    keys: Vec<Vec<u8>>,
+    text: Vec<u8>,
+}
+
+impl<W: Write> NdjsonWriter<W> {
+    /// Nothing is written yet.
+    pub(in crate::connectors::files) fn new(path: &str, out: W, schema: &Schema) -> Self {
+        let key = |name: &str| {
+            let mut key = Vec::new();
+            json_string(name, &mut key);
+            key.push(b':');
+            key
+        };
+        let keys = schema.columns.iter().map(|column| key(&column.name)).collect();
+        Self { path: path.to_owned(), out, schema: schema.clone(), keys, text: Vec::new() }
+    }
+
+    /// Writes a batch of the schema.
+    pub(in crate::connectors::files) fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+        let schema = self.schema.clone();
+        let columns: Vec<Printer<'_>> =
+            batch.columns().iter().zip(&schema.columns).map(|(array, column)| Printer::new(array, &column.ty)).collect();
+        for row in 0..batch.num_rows() {
+            self.text.push(b'{');
+            let mut first = true;
+            for ((printer, column), key) in columns.iter().zip(&schema.columns).zip(&self.keys) {
+                if column.ty == Type::Json {
+                    if printer.is_null(row) {
+                        continue;
+                    }
+                    one_line(printer.text(row).unwrap_or_default()).map_err(|what| self.refuse(&column.name, what))?;
+                }
+                if !std::mem::take(&mut first) {
+                    self.text.push(b',');
+                }
+                self.text.extend_from_slice(key);
+                printer.print_json(row, &column.ty, &mut self.text);
+            }
+            self.text.extend_from_slice(b"}\n");
+            if self.text.len() >= BUFFER_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on what was gathered, and the output.
+    pub(in crate::connectors::files) fn end(mut self) -> Result<W, Failure> {
+        self.flush()?;
+        Ok(self.out)
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.out.write_all(&self.text).map_err(|error| write_failed(&self.path, error))?;
+        self.text.clear();
+        Ok(())
+    }
+
+    fn refuse(&self, column: &str, what: &str) -> Failure {
+        Failure::bad_rows(format!("column `{column}` of `{}` holds {what}", self.path))
+            .help(format!("write it as text: `cast: {{ {column}: text }}`"))
+    }
+}
+
+/// Whether a JSON text can stand in a line as it is written.
+fn one_line(text: &str) -> Result<(), &'static str> {
+    if text.contains(['\n', '\r']) {
+        return Err("JSON with line breaks between its parts, which no line of NDJSON can keep as written");
+    }
+    if text.trim_matches(' ') != text {
+        return Err("JSON with spaces around it, which NDJSON does not keep");
+    }
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map(drop).map_err(|_| "text that is not JSON in a JSON column")
+}

@@ -1,0 +1,280 @@
+//! Committed parts → the target, in steps that a crash may fall between.
+
+use std::io::{self, Read, Write};
+
+use super::codec::{self, Compressor, Hashed, Seal, write_failed};
+use super::csv::CsvWriter;
+use super::manifest::{self, Manifest, PublishedLoad, PublishedPart};
+use super::parquet;
+use super::part::{self, Encoder};
+use super::sink::Target;
+use super::state::{LoadRecord, Part, Record, Stage, Work};
+use super::store::{Store, join, parent};
+use crate::connectors::Load;
+use crate::define::pipeline::{FileFormat, WriteMode};
+use crate::failure::Failure;
+
+/// Makes a load visible. Whatever an earlier try has done is found and not done again.
+pub(super) fn publish(target: &Target, work: &Work, load: &Load) -> Result<(), Failure> {
+    let record = work.read(&*target.store)?;
+    work.fence(&record, load)?;
+    let current = loaded(&record)?;
+    if current.stage != Stage::Published {
+        if target.is_folder() {
+            publish_folder(target, work, load, current)?;
+        } else {
+            publish_file(target, work, load, current)?;
+        }
+    }
+    work.clean(&*target.store)
+}
+
+fn loaded(record: &Record) -> Result<&LoadRecord, Failure> {
+    record.load.as_ref().ok_or_else(|| Failure::permanent("there is no load to publish; it was never prepared"))
+}
+
+fn set_stage(record: &mut Record, stage: Stage) {
+    if let Some(load) = &mut record.load {
+        load.stage = stage;
+    }
+}
+
+/// One file: name it in the record with its seal, rename it, say so in the record. After a crash in between, the seal tells whether the
+/// rename was done.
+fn publish_file(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Result<(), Failure> {
+    let store = &*target.store;
+    let (file, seal) = match &current.stage {
+        Stage::Publishing { file, seal } if is_sealed(store, &work.file(file), seal)? || is_sealed(store, &target.spec.path, seal)? => {
+            (file.clone(), seal.clone())
+        }
+        _ => whole(target, work, load, &current.in_order())?,
+    };
+    work.change(store, load, |record| {
+        set_stage(record, Stage::Publishing { file: file.clone(), seal: seal.clone() });
+        Ok(())
+    })?;
+    work.change(store, load, |record| {
+        if store.stat(&work.file(&file))?.is_some() {
+            store.rename(&work.file(&file), &target.spec.path)?;
+        } else if !is_sealed(store, &target.spec.path, &seal)? {
+            return Err(Failure::permanent(format!("`{}` is gone before it became `{}`", work.file(&file), target.spec.path))
+                .help("run again with `--fresh`"));
+        }
+        set_stage(record, Stage::Published);
+        Ok(())
+    })
+}
+
+/// Whether a file is there and is that one.
+fn is_sealed(store: &dyn Store, path: &str, seal: &Seal) -> Result<bool, Failure> {
+    match store.stat(path)? {
+        Some(found) if found.size == seal.bytes => {
+            let content = store.open(path)?;
+            Ok(codec::seal(content).map_err(|error| codec::read_failed(path, error))? == *seal)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// The file that holds all parts: the only one as it is, or a new one.
+fn whole(target: &Target, work: &Work, load: &Load, parts: &[Part]) -> Result<(String, Seal), Failure> {
+    if let [only] = parts
+        && (only.header || !has_header(target))
+    {
+        return Ok((only.file.clone(), only.seal.clone()));
+    }
+    let name = format!("whole.{:016x}.part", fastrand::u64(..));
+    let path = work.file(&name);
+    let file = Hashed::new(target.store.create(&path)?);
+    if parts.is_empty() {
+        let encoder = Encoder::new(&target.spec, &load.schema, &path, file, true)?;
+        return Ok((name, encoder.finish(&path)?));
+    }
+    let file = match &target.spec.format {
+        FileFormat::Parquet => {
+            let paths: Vec<String> = parts.iter().map(|part| work.file(&part.file)).collect();
+            parquet::merge(&*target.store, &paths, &path, file)?
+        }
+        FileFormat::Csv(_) | FileFormat::Ndjson => joined(target, work, load, parts, &path, file)?,
+    };
+    Ok((name, file.finish()?))
+}
+
+fn has_header(target: &Target) -> bool {
+    matches!(&target.spec.format, FileFormat::Csv(dialect) if dialect.header)
+}
+
+/// Text files one after the other; compressed ones too, since gzip members and zstd frames may be.
+fn joined(target: &Target, work: &Work, load: &Load, parts: &[Part], path: &str, mut file: Hashed) -> Result<Hashed, Failure> {
+    if let FileFormat::Csv(dialect) = &target.spec.format
+        && dialect.header
+        && !parts[0].header
+    {
+        let header = Compressor::new(file, target.spec.compression).map_err(|error| write_failed(path, error))?;
+        let header = CsvWriter::new(path, header, &load.schema, dialect, true)?.end()?;
+        file = header.end().map_err(|error| write_failed(path, error))?;
+    }
+    for part in parts {
+        let from = work.file(&part.file);
+        let mut content = Checked { content: target.store.open(&from)?, left: part.seal.bytes };
+        io::copy(&mut content, &mut file).map_err(|error| write_failed(path, error))?;
+        if content.left != 0 {
+            return Err(Failure::permanent(format!("`{from}` is shorter than when it was committed")).help("run again with `--fresh`"));
+        }
+    }
+    file.flush().map_err(|error| write_failed(path, error))?;
+    Ok(file)
+}
+
+/// Counts down what is read.
+struct Checked {
+    content: Box<dyn Read + Send>,
+    left: u64,
+}
+
+impl Read for Checked {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.content.read(into)?;
+        self.left = self.left.checked_sub(length as u64).ok_or_else(|| io::Error::other("a part is longer than when it was committed"))?;
+        Ok(length)
+    }
+}
+
+/// The name of a part in its folder. No two loads share one, so that a reader in the middle of a swap misses a file rather than reads
+/// one of another load.
+fn final_name(target: &Target, current: &LoadRecord, part: &Part) -> String {
+    format!("part-{}-{}.{}", part::name(&part.split), part::name(current.run()), part::ending(&target.spec))
+}
+
+fn published(target: &Target, current: &LoadRecord) -> PublishedLoad {
+    let parts = current.in_order();
+    let parts =
+        parts.iter().map(|part| PublishedPart { name: final_name(target, current, part), rows: part.rows, seal: part.seal.clone() });
+    PublishedLoad { id: current.id(), run: current.run().to_owned(), parts: parts.collect() }
+}
+
+fn publish_folder(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Result<(), Failure> {
+    let store = &*target.store;
+    let folder = target.folder();
+    work.change(store, load, |record| {
+        set_stage(record, Stage::Moving);
+        Ok(())
+    })?;
+    if !is_published(target, current)? {
+        if let Some(path) = manifest::foreign(store, folder)?.filter(|path| !is_own(path, target, current)) {
+            return Err(Failure::permanent(format!("`{path}` was not written by haul, and stands in the folder to be written"))
+                .help("move it away, or write to another folder"));
+        }
+        if target.spec.mode == WriteMode::Replace && target.renames_folders {
+            swap(target, work, load, current)?;
+        } else {
+            add(target, work, load, current)?;
+        }
+    }
+    work.change(store, load, |record| {
+        set_stage(record, Stage::Published);
+        Ok(())
+    })
+}
+
+/// Whether the folder's manifest names the load.
+pub(super) fn is_published(target: &Target, current: &LoadRecord) -> Result<bool, Failure> {
+    let manifest = manifest::read(&*target.store, target.folder())?;
+    Ok(manifest.is_some_and(|manifest| manifest.loads.iter().any(|load| load.id == current.id())))
+}
+
+/// Whether a file is a part of this load that an earlier try has moved already.
+fn is_own(path: &str, target: &Target, current: &LoadRecord) -> bool {
+    let (_, name) = parent(path);
+    current.parts.iter().any(|part| final_name(target, current, part) == name)
+}
+
+/// Moves a part to its final name, unless it is there.
+fn move_part(store: &dyn Store, from: &str, to: &str, part: &Part) -> Result<(), Failure> {
+    if store.stat(from)?.is_some() {
+        return store.rename(from, to);
+    }
+    match store.stat(to)? {
+        Some(found) if found.size == part.seal.bytes => Ok(()),
+        _ => Err(Failure::permanent(format!("`{from}` is gone before it became `{to}`")).help("run again with `--fresh`")),
+    }
+}
+
+/// Replaces the folder: the new one is made beside it, complete with its manifest, and takes its name. Between two renames there is no
+/// folder, and never one with parts of two loads.
+fn swap(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Result<(), Failure> {
+    let store = &*target.store;
+    let folder = target.folder();
+    let (next, last) = (work.file("next"), work.file("last"));
+    work.change(store, load, |_| {
+        for part in current.in_order() {
+            let to = join(&next, &final_name(target, current, &part));
+            move_part(store, &work.file(&part.file), &to, &part)?;
+        }
+        let text = Manifest::of(vec![published(target, current)]).text()?;
+        store.change(&join(&next, manifest::NAME), &mut |_| Ok(Some(text.clone())))?;
+        if !store.list(folder, 0)?.is_empty() {
+            store.remove_folder(&last)?;
+            store.rename_folder(folder, &last)?;
+        }
+        store.remove_folder(folder)?;
+        store.rename_folder(&next, folder)
+    })
+    .map(drop)
+}
+
+/// Adds parts to the folder one by one, then names them in its manifest. When they replace others, those are removed last.
+fn add(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Result<(), Failure> {
+    let store = &*target.store;
+    let folder = target.folder();
+    for part in current.in_order() {
+        work.fence(&work.read(store)?, load)?;
+        move_part(store, &work.file(&part.file), &join(folder, &final_name(target, current, &part)), &part)?;
+    }
+    let mut replaced: Vec<String> = Vec::new();
+    store.change(&join(folder, manifest::NAME), &mut |old| {
+        let old = old.map(|old| Manifest::parse(old, folder)).transpose()?.unwrap_or_default();
+        let mut loads = Vec::new();
+        if target.spec.mode == WriteMode::Append {
+            loads.clone_from(&old.loads);
+        } else {
+            replaced = old.names().map(str::to_owned).collect();
+        }
+        loads.retain(|other| other.id != current.id());
+        loads.push(published(target, current));
+        Manifest::of(loads).text().map(Some)
+    })?;
+    for name in replaced {
+        store.remove(&join(folder, &name))?;
+    }
+    Ok(())
+}
+
+/// Where the rows of a load are now, in order, each with whether it starts with a header.
+pub(super) fn places(target: &Target, work: &Work, current: &LoadRecord) -> Result<Vec<(String, bool)>, Failure> {
+    let store = &*target.store;
+    if !target.is_folder() && current.stage == Stage::Published {
+        return Ok(vec![(target.spec.path.clone(), true)]);
+    }
+    let mut places = Vec::new();
+    for part in current.in_order() {
+        let name = final_name(target, current, &part);
+        let mut candidates = vec![work.file(&part.file)];
+        if target.is_folder() {
+            candidates.extend([join(&work.file("next"), &name), join(target.folder(), &name)]);
+        } else if matches!(current.stage, Stage::Publishing { .. }) {
+            candidates.push(target.spec.path.clone());
+        }
+        let mut found = None;
+        for path in candidates {
+            if store.stat(&path)?.is_some_and(|file| file.size == part.seal.bytes) {
+                found = Some(path);
+                break;
+            }
+        }
+        let path = found
+            .ok_or_else(|| Failure::permanent(format!("the part of split `{}` is gone", part.split)).help("run again with `--fresh`"))?;
+        places.push((path, part.header));
+    }
+    Ok(places)
+}

@@ -1,0 +1,220 @@
+//! One view of the files of a source: cut into splits, read split by split.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::csv::CsvRows;
+use super::look;
+use super::ndjson::NdjsonRows;
+use super::parquet::ParquetFile;
+use super::rows::{Rows, RowsOut};
+use super::source::{self, Look};
+use super::store::{Found, Store};
+use super::stream::{self, Give};
+use crate::connectors::{Reading, Split, SplitGoal, Splits};
+use crate::data::{BatchLimit, BatchStream, Schema};
+use crate::define::pipeline::{FileFormat, FilesSource};
+use crate::failure::Failure;
+
+/// One view of the files of a source.
+pub(super) struct FileReading {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    spec: FilesSource,
+    look: Arc<Look>,
+    schema: Schema,
+    /// Which of the schema's columns were guessed.
+    guessed: Vec<bool>,
+    limit: BatchLimit,
+}
+
+/// What a split covers: whole files, or a run of row groups of one Parquet file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Piece {
+    file: Found,
+    /// The first row group and the one after the last.
+    groups: Option<(usize, usize)>,
+    rows: Option<u64>,
+    bytes: u64,
+}
+
+impl FileReading {
+    /// A view through a request's columns.
+    pub(super) fn new(store: Arc<dyn Store>, spec: FilesSource, look: Arc<Look>, schema: Schema, limit: BatchLimit) -> Self {
+        let guessed = schema.columns.iter().map(|column| {
+            let (place, own) = look.schema.find(&column.name)?;
+            // A column that is asked for as text is read as it is written.
+            Some(look.guessed[place] && own.ty == column.ty)
+        });
+        let guessed = guessed.map(|guessed| guessed.unwrap_or(false)).collect();
+        Self { inner: Arc::new(Inner { store, spec, look, schema, guessed, limit }) }
+    }
+}
+
+#[async_trait]
+impl Reading for FileReading {
+    fn schema(&self) -> &Schema {
+        &self.inner.schema
+    }
+
+    async fn splits(&self, goal: SplitGoal) -> Result<Splits, Failure> {
+        let inner = Arc::clone(&self.inner);
+        let pieces = stream::blocking(move || inner.pieces(goal.bytes)).await?;
+        let groups = gather(pieces, goal.most.max(1));
+        let only = goal.most <= 1;
+        let splits = groups.into_iter().enumerate().map(|(place, pieces)| {
+            Ok(Split {
+                id: if only { "all".to_owned() } else { format!("{place:04}") },
+                label: label(&pieces),
+                rows: pieces.iter().map(|piece| piece.rows).sum(),
+                range: serde_json::to_value(&pieces).map_err(|error| Failure::permanent("a split cannot be recorded").cause(error))?,
+            })
+        });
+        let splits = splits.collect::<Result<_, Failure>>()?;
+        Ok(Splits { splits, fingerprint: Some(fingerprint(&self.inner.look.files)) })
+    }
+
+    async fn fingerprint(&self) -> Result<Option<String>, Failure> {
+        let inner = Arc::clone(&self.inner);
+        stream::blocking(move || Ok(Some(fingerprint(&source::files(&*inner.store, &inner.spec)?)))).await
+    }
+
+    async fn read(&self, split: &Split) -> Result<BatchStream, Failure> {
+        let pieces: Vec<Piece> = serde_json::from_value(split.range.clone())
+            .map_err(|error| Failure::permanent(format!("the recorded split `{}` is not one of files", split.id)).cause(error))?;
+        let inner = Arc::clone(&self.inner);
+        Ok(stream::chunks(move |give| {
+            for piece in &pieces {
+                if !inner.read(piece, give)? {
+                    break;
+                }
+            }
+            Ok(())
+        }))
+    }
+}
+
+impl Inner {
+    /// What can be read apart: files, and in Parquet runs of row groups of at least so many bytes.
+    fn pieces(&self, bytes: u64) -> Result<Vec<Piece>, Failure> {
+        let mut pieces = Vec::new();
+        for file in &self.look.files {
+            if self.spec.format != FileFormat::Parquet {
+                pieces.push(Piece { file: file.clone(), groups: None, rows: None, bytes: file.size });
+                continue;
+            }
+            for (groups, rows, bytes) in ParquetFile::open(&*self.store, &file.path)?.runs(bytes) {
+                pieces.push(Piece { file: file.clone(), groups: Some(groups), rows: Some(rows), bytes });
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Reads one piece; `false` when nobody wants more.
+    fn read(&self, piece: &Piece, give: Give<'_>) -> Result<bool, Failure> {
+        let path = &piece.file.path;
+        if self.store.stat(path)?.as_ref() != Some(&piece.file) {
+            return Err(Failure::permanent(format!("`{path}` is gone or has changed since the read of it was planned"))
+                .help("run again with `--fresh` once nobody writes the file"));
+        }
+        match &self.spec.format {
+            FileFormat::Parquet => {
+                let file = ParquetFile::open(&*self.store, path)?;
+                file.read(piece.groups, &self.schema, self.limit, give)
+            }
+            FileFormat::Csv(dialect) => {
+                let (content, count) = look::content(&*self.store, &self.spec, path)?;
+                let rows = CsvRows::open(path, content, count, dialect)?;
+                let places = rows.places(&self.schema)?;
+                self.give(rows, places, give)
+            }
+            FileFormat::Ndjson => {
+                let (content, count) = look::content(&*self.store, &self.spec, path)?;
+                let mut rows = NdjsonRows::open(path, content, count)?;
+                rows.want(&self.look.schema, &self.schema, &self.guessed, false);
+                self.give(rows, Vec::new(), give)
+            }
+        }
+    }
+
+    fn give(&self, mut rows: impl Rows, places: Vec<usize>, give: Give<'_>) -> Result<bool, Failure> {
+        let mut out = RowsOut::new(&self.schema, &self.guessed, places, self.limit);
+        while let Some(chunk) = rows.fill(&mut out)? {
+            if !give(chunk) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Puts neighbours together until there are at most so many groups, of about equal bytes.
+fn gather(pieces: Vec<Piece>, most: usize) -> Vec<Vec<Piece>> {
+    if pieces.len() <= most {
+        return pieces.into_iter().map(|piece| vec![piece]).collect();
+    }
+    let total: u64 = pieces.iter().map(|piece| piece.bytes).sum();
+    let mut groups: Vec<Vec<Piece>> = Vec::with_capacity(most);
+    let mut before: u64 = 0;
+    for piece in pieces {
+        // The group that the middle of the piece falls into, by bytes.
+        let middle = u128::from(before) * 2 + u128::from(piece.bytes);
+        let place = if total == 0 { 0 } else { (middle * most as u128 / (u128::from(total) * 2)) as usize };
+        before += piece.bytes;
+        if groups.is_empty() || place >= groups.len() {
+            groups.push(Vec::new());
+        }
+        if let Some(last) = groups.last_mut() {
+            last.push(piece);
+        }
+    }
+    groups
+}
+
+fn label(pieces: &[Piece]) -> String {
+    let one = |piece: &Piece| match piece.groups {
+        Some((from, to)) => format!("{} row groups {from}..{to}", piece.file.path),
+        None => piece.file.path.clone(),
+    };
+    match pieces {
+        [] => "no files".to_owned(),
+        [only] => one(only),
+        [first, .., last] => format!("{} pieces: {} … {}", pieces.len(), one(first), one(last)),
+    }
+}
+
+/// Changes when a file of the source comes, goes or changes.
+fn fingerprint(files: &[Found]) -> String {
+    let text: Vec<String> = files.iter().map(|file| format!("{}\0{}\0{}\n", file.path, file.size, file.stamp)).collect();
+    format!("{:032x}", xxh3_128(text.concat().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_cover_everything_in_order() {
+        for (sizes, most) in [(vec![1; 10], 3), (vec![100, 1, 1, 1], 2), (vec![0; 5], 2), (vec![1, 1, 100], 2), (vec![5; 4], 4)] {
+            let pieces: Vec<Piece> = sizes
+                .iter()
+                .enumerate()
+                .map(|(place, bytes)| Piece {
+                    file: Found { path: place.to_string(), size: *bytes, stamp: String::new() },
+                    groups: None,
+                    rows: None,
+                    bytes: *bytes,
+                })
+                .collect();
+            let groups = gather(pieces.clone(), most);
+            assert!(groups.len() <= most && groups.iter().all(|group| !group.is_empty()), "{sizes:?}");
+            assert_eq!(groups.concat(), pieces);
+        }
+    }
+}

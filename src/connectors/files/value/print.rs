@@ -1,0 +1,366 @@
+//! One Arrow column → text.
+
+use std::io::Write;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeBinaryArray, ListArray, PrimitiveArray, StringArray};
+use arrow::datatypes::{
+    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano,
+    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+
+use super::calendar;
+use crate::data::Type;
+
+/// Prints the values of one column. NULLs are the caller's.
+pub(in crate::connectors::files) struct Printer<'a> {
+    array: &'a dyn Array,
+    cells: Cells<'a>,
+}
+
+enum Cells<'a> {
+    Bool(&'a BooleanArray),
+    Int8(&'a PrimitiveArray<Int8Type>),
+    Int16(&'a PrimitiveArray<Int16Type>),
+    Int32(&'a PrimitiveArray<Int32Type>),
+    Int64(&'a PrimitiveArray<Int64Type>),
+    UInt8(&'a PrimitiveArray<UInt8Type>),
+    UInt16(&'a PrimitiveArray<UInt16Type>),
+    UInt32(&'a PrimitiveArray<UInt32Type>),
+    UInt64(&'a PrimitiveArray<UInt64Type>),
+    Float32(&'a PrimitiveArray<Float32Type>),
+    Float64(&'a PrimitiveArray<Float64Type>),
+    Decimal128(&'a PrimitiveArray<Decimal128Type>, i8),
+    Decimal256(&'a PrimitiveArray<Decimal256Type>, i8),
+    Text(&'a StringArray),
+    Bytes(&'a BinaryArray),
+    Date(&'a PrimitiveArray<Date32Type>),
+    Time(&'a PrimitiveArray<Time64MicrosecondType>),
+    Timestamp(&'a PrimitiveArray<TimestampMicrosecondType>),
+    TimestampTz(&'a PrimitiveArray<TimestampMicrosecondType>),
+    Interval(&'a PrimitiveArray<IntervalMonthDayNanoType>),
+    Uuid(&'a FixedSizeBinaryArray),
+    Array(&'a ListArray, &'a Type),
+}
+
+impl<'a> Printer<'a> {
+    /// The column must have the Arrow type of the logical type, as every batch of a load has.
+    pub(in crate::connectors::files) fn new(array: &'a ArrayRef, ty: &'a Type) -> Self {
+        let cells = match ty {
+            Type::Bool => Cells::Bool(array.as_boolean()),
+            Type::Int(8) => Cells::Int8(array.as_primitive()),
+            Type::Int(16) => Cells::Int16(array.as_primitive()),
+            Type::Int(32) => Cells::Int32(array.as_primitive()),
+            Type::Int(_) => Cells::Int64(array.as_primitive()),
+            Type::UInt(8) => Cells::UInt8(array.as_primitive()),
+            Type::UInt(16) => Cells::UInt16(array.as_primitive()),
+            Type::UInt(32) => Cells::UInt32(array.as_primitive()),
+            Type::UInt(_) => Cells::UInt64(array.as_primitive()),
+            Type::Float(32) => Cells::Float32(array.as_primitive()),
+            Type::Float(_) => Cells::Float64(array.as_primitive()),
+            Type::Decimal(precision, scale) if *precision <= 38 => Cells::Decimal128(array.as_primitive(), *scale),
+            Type::Decimal(_, scale) => Cells::Decimal256(array.as_primitive(), *scale),
+            Type::Number | Type::Text | Type::Json | Type::Enum(_) => Cells::Text(array.as_string()),
+            Type::Bytes | Type::Native { .. } => Cells::Bytes(array.as_binary()),
+            Type::Date => Cells::Date(array.as_primitive()),
+            Type::Time => Cells::Time(array.as_primitive()),
+            Type::Timestamp => Cells::Timestamp(array.as_primitive()),
+            Type::TimestampTz => Cells::TimestampTz(array.as_primitive()),
+            Type::Interval => Cells::Interval(array.as_primitive()),
+            Type::Uuid => Cells::Uuid(array.as_fixed_size_binary()),
+            Type::Array(item) => Cells::Array(array.as_list(), item),
+        };
+        Self { array, cells }
+    }
+
+    /// Whether the row's value is NULL.
+    pub(in crate::connectors::files) fn is_null(&self, row: usize) -> bool {
+        self.array.is_null(row)
+    }
+
+    /// The value of a text column, as it is.
+    pub(in crate::connectors::files) fn text(&self, row: usize) -> Option<&'a str> {
+        match self.cells {
+            Cells::Text(cells) => Some(cells.value(row)),
+            _ => None,
+        }
+    }
+
+    /// Appends the text of the row's value.
+    pub(in crate::connectors::files) fn print(&self, row: usize, out: &mut Vec<u8>) {
+        match &self.cells {
+            Cells::Bool(cells) => out.extend_from_slice(if cells.value(row) { b"true" } else { b"false" }),
+            Cells::Int8(cells) => signed(cells.value(row).into(), out),
+            Cells::Int16(cells) => signed(cells.value(row).into(), out),
+            Cells::Int32(cells) => signed(cells.value(row).into(), out),
+            Cells::Int64(cells) => signed(cells.value(row), out),
+            Cells::UInt8(cells) => unsigned(cells.value(row).into(), 0, out),
+            Cells::UInt16(cells) => unsigned(cells.value(row).into(), 0, out),
+            Cells::UInt32(cells) => unsigned(cells.value(row).into(), 0, out),
+            Cells::UInt64(cells) => unsigned(cells.value(row), 0, out),
+            Cells::Float32(cells) => float(cells.value(row), cells.value(row).into(), out),
+            Cells::Float64(cells) => float(cells.value(row), cells.value(row), out),
+            Cells::Decimal128(cells, scale) => {
+                let value = cells.value(row);
+                match u64::try_from(value.unsigned_abs()) {
+                    Ok(small) => decimal(value < 0, small, *scale, out),
+                    Err(_) => long_decimal(&value.to_string(), *scale, out),
+                }
+            }
+            Cells::Decimal256(cells, scale) => long_decimal(&cells.value(row).to_string(), *scale, out),
+            Cells::Text(cells) => out.extend_from_slice(cells.value(row).as_bytes()),
+            Cells::Bytes(cells) => {
+                out.extend_from_slice(b"\\x");
+                hex(cells.value(row), out);
+            }
+            Cells::Date(cells) => match cells.value(row) {
+                i32::MAX => out.extend_from_slice(b"infinity"),
+                i32::MIN => out.extend_from_slice(b"-infinity"),
+                days => date(days.into(), out),
+            },
+            Cells::Time(cells) => time(cells.value(row), out),
+            Cells::Timestamp(cells) => timestamp(cells.value(row), b"", out),
+            Cells::TimestampTz(cells) => timestamp(cells.value(row), b"Z", out),
+            Cells::Interval(cells) => interval(cells.value(row), out),
+            Cells::Uuid(cells) => {
+                let bytes = cells.value(row);
+                for (place, range) in [0..4, 4..6, 6..8, 8..10, 10..16].into_iter().enumerate() {
+                    if place > 0 {
+                        out.push(b'-');
+                    }
+                    hex(&bytes[range], out);
+                }
+            }
+            Cells::Array(cells, item) => array(&cells.value(row), item, out),
+        }
+    }
+}
+
+/// Pairs of digits, to print two at a time.
+const PAIRS: &[u8; 200] = b"0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
+5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+
+/// Appends a number with at least `width` digits.
+fn unsigned(mut value: u64, width: usize, out: &mut Vec<u8>) {
+    let mut digits = [b'0'; 20];
+    let mut at = digits.len();
+    while value >= 100 {
+        let pair = (value % 100) as usize * 2;
+        value /= 100;
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+    }
+    if value >= 10 {
+        let pair = value as usize * 2;
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+    } else {
+        at -= 1;
+        digits[at] = b'0' + value as u8;
+    }
+    out.extend_from_slice(&digits[at.min(digits.len() - width)..]);
+}
+
+fn signed(value: i64, out: &mut Vec<u8>) {
+    if value < 0 {
+        out.push(b'-');
+    }
+    unsigned(value.unsigned_abs(), 0, out);
+}
+
+/// Floats in their shortest form that reads back equal; `NaN`, `Infinity`, `-Infinity`. The value itself is only printed when it is finite.
+fn float(value: impl std::fmt::Debug, wide: f64, out: &mut Vec<u8>) {
+    if wide.is_finite() {
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "{value:?}");
+    } else if wide.is_nan() {
+        out.extend_from_slice(b"NaN");
+    } else {
+        out.extend_from_slice(if wide < 0.0 { b"-Infinity" } else { b"Infinity" });
+    }
+}
+
+fn decimal(negative: bool, digits: u64, scale: i8, out: &mut Vec<u8>) {
+    if negative {
+        out.push(b'-');
+    }
+    match u32::try_from(scale).ok().filter(|scale| *scale > 0 && *scale < 20) {
+        None if scale == 0 => unsigned(digits, 0, out),
+        None => long_decimal(&digits.to_string(), scale, out),
+        Some(scale) => {
+            let unit = 10_u64.pow(scale);
+            unsigned(digits / unit, 0, out);
+            out.push(b'.');
+            unsigned(digits % unit, scale as usize, out);
+        }
+    }
+}
+
+/// A decimal from the digits of its unscaled value.
+fn long_decimal(unscaled: &str, scale: i8, out: &mut Vec<u8>) {
+    let digits = match unscaled.strip_prefix('-') {
+        Some(digits) => {
+            out.push(b'-');
+            digits
+        }
+        None => unscaled,
+    };
+    let Ok(scale) = usize::try_from(scale) else {
+        // A negative scale, which only foreign Parquet files have: zeros follow.
+        out.extend_from_slice(digits.as_bytes());
+        if digits != "0" {
+            out.extend(std::iter::repeat_n(b'0', usize::from(scale.unsigned_abs())));
+        }
+        return;
+    };
+    let whole = digits.len().saturating_sub(scale);
+    out.extend_from_slice(if whole == 0 { b"0" } else { &digits.as_bytes()[..whole] });
+    if scale > 0 {
+        out.push(b'.');
+        out.extend(std::iter::repeat_n(b'0', scale.saturating_sub(digits.len())));
+        out.extend_from_slice(&digits.as_bytes()[whole..]);
+    }
+}
+
+fn hex(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+}
+
+/// `YYYY-MM-DD`; years beyond 0 to 9999 have a sign and six digits, as ISO 8601 extends them.
+fn date(days: i64, out: &mut Vec<u8>) {
+    let (year, month, day) = calendar::date(days);
+    let width = if (0..=9999).contains(&year) {
+        4
+    } else {
+        out.push(if year < 0 { b'-' } else { b'+' });
+        6
+    };
+    unsigned(year.unsigned_abs(), width, out);
+    out.push(b'-');
+    unsigned(month.into(), 2, out);
+    out.push(b'-');
+    unsigned(day.into(), 2, out);
+}
+
+/// `HH:MM:SS`, then up to six digits when they are not all zero.
+fn time(micros: i64, out: &mut Vec<u8>) {
+    let (seconds, mut fraction) = ((micros / 1_000_000) as u64, (micros % 1_000_000) as u64);
+    unsigned(seconds / 3600, 2, out);
+    out.push(b':');
+    unsigned(seconds / 60 % 60, 2, out);
+    out.push(b':');
+    unsigned(seconds % 60, 2, out);
+    if fraction > 0 {
+        let mut width = 6;
+        while fraction.is_multiple_of(10) {
+            fraction /= 10;
+            width -= 1;
+        }
+        out.push(b'.');
+        unsigned(fraction, width, out);
+    }
+}
+
+fn timestamp(micros: i64, zone: &[u8], out: &mut Vec<u8>) {
+    match micros {
+        i64::MAX => return out.extend_from_slice(b"infinity"),
+        i64::MIN => return out.extend_from_slice(b"-infinity"),
+        _ => {}
+    }
+    date(micros.div_euclid(calendar::DAY_MICROS), out);
+    out.push(b'T');
+    time(micros.rem_euclid(calendar::DAY_MICROS), out);
+    out.extend_from_slice(zone);
+}
+
+/// `P14M3DT4.5S`: only months, days and seconds, each with its own sign, so that the three parts come back as they were.
+fn interval(value: IntervalMonthDayNano, out: &mut Vec<u8>) {
+    out.push(b'P');
+    signed(value.months.into(), out);
+    out.push(b'M');
+    signed(value.days.into(), out);
+    out.extend_from_slice(b"DT");
+    decimal(value.nanoseconds < 0, value.nanoseconds.unsigned_abs(), 9, out);
+    while out.last() == Some(&b'0') {
+        out.pop();
+    }
+    if out.last() == Some(&b'.') {
+        out.pop();
+    }
+    out.push(b'S');
+}
+
+/// A JSON array. Numbers, truth values and JSON stand as they are, everything else as a string of its text form.
+fn array(items: &ArrayRef, ty: &Type, out: &mut Vec<u8>) {
+    let printer = Printer::new(items, ty);
+    out.push(b'[');
+    for row in 0..items.len() {
+        if row > 0 {
+            out.push(b',');
+        }
+        printer.print_json(row, ty, out);
+    }
+    out.push(b']');
+}
+
+impl Printer<'_> {
+    /// Appends the row's value as JSON, NULL included.
+    pub(in crate::connectors::files) fn print_json(&self, row: usize, ty: &Type, out: &mut Vec<u8>) {
+        if self.is_null(row) {
+            return out.extend_from_slice(b"null");
+        }
+        let start = out.len();
+        match ty {
+            Type::Bool | Type::Int(_) | Type::UInt(_) | Type::Decimal(..) | Type::Json | Type::Array(_) => self.print(row, out),
+            Type::Float(_) | Type::Number => {
+                self.print(row, out);
+                // The words for NaN and the infinities are no JSON numbers.
+                if out.last().is_some_and(u8::is_ascii_alphabetic) {
+                    out.insert(start, b'"');
+                    out.push(b'"');
+                }
+            }
+            _ => match self.text(row) {
+                Some(text) => json_string(text, out),
+                None => {
+                    out.push(b'"');
+                    self.print(row, out);
+                    // Only bytes hold a character that JSON escapes: the backslash of `\x`.
+                    if out.get(start + 1) == Some(&b'\\') {
+                        out.insert(start + 1, b'\\');
+                    }
+                    out.push(b'"');
+                }
+            },
+        }
+    }
+}
+
+/// Appends a JSON string.
+pub(in crate::connectors::files) fn json_string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut start = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte >= b' ' && *byte != b'"' && *byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&bytes[start..at]);
+        start = at + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                out.extend_from_slice(b"\\u00");
+                hex(&[*byte], out);
+            }
+        }
+    }
+    out.extend_from_slice(&bytes[start..]);
+    out.push(b'"');
+}
