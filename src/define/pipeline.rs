@@ -268,6 +268,8 @@ pub enum Compression {
     Gzip,
     /// Zstandard.
     Zstd,
+    /// Snappy, inside of Parquet only.
+    Snappy,
 }
 
 /// Rows made up from expressions.

@@ -56,9 +56,14 @@ pub(super) fn decompress(file: Box<dyn Read + Send>, how: Compression) -> io::Re
     let content: Box<dyn Read + Send> = match how {
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(READ_BUFFER_BYTES, counted))),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(counted)?),
-        _ => Box::new(counted),
+        Compression::Plain => Box::new(counted),
+        Compression::Snappy => return Err(only_inside()),
     };
     Ok((content, count))
+}
+
+fn only_inside() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "snappy compresses the inside of Parquet files only")
 }
 
 /// A file that is being written: its bytes as they lie are counted and hashed.
@@ -134,7 +139,8 @@ impl Compressor {
         Ok(match how {
             Compression::Gzip => Self::Gzip(flate2::write::GzEncoder::new(file, flate2::Compression::default())),
             Compression::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(file, 3)?),
-            _ => Self::Plain(file),
+            Compression::Plain => Self::Plain(file),
+            Compression::Snappy => return Err(only_inside()),
         })
     }
 

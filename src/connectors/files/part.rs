@@ -226,7 +226,7 @@ pub(super) fn name(id: &str) -> String {
 pub(super) fn ending(spec: &FilesSink) -> String {
     let format = super::source::ending(&spec.format);
     match (&spec.format, spec.compression) {
-        (FileFormat::Parquet, _) | (_, Compression::Plain) => format.to_owned(),
+        (FileFormat::Parquet, _) | (_, Compression::Plain | Compression::Snappy) => format.to_owned(),
         (_, Compression::Gzip) => format!("{format}.gz"),
         (_, Compression::Zstd) => format!("{format}.zst"),
     }

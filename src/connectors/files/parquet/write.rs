@@ -73,6 +73,7 @@ pub(super) fn properties(compression: Compression) -> WriterProperties {
         Compression::Plain => Codec::UNCOMPRESSED,
         Compression::Gzip => Codec::GZIP(GzipLevel::default()),
         Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
+        Compression::Snappy => Codec::SNAPPY,
     };
     WriterProperties::builder()
         .set_compression(codec)
