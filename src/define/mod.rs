@@ -1,3 +1,23 @@
 //! Document → checked pipeline, all problems at once.
+//!
+//! [`check`] reads a file as far as it goes without any environment and reports every problem that is in it. [`resolve`] gives the same
+//! file its params and environment, and answers with the pipeline that a plan is made from. Neither does any I/O.
 
+mod check;
+pub mod codes;
+mod conform;
+mod connections;
+mod graph;
+mod inputs;
+mod outputs;
+mod params;
 pub mod pipeline;
+mod reader;
+mod resolve;
+mod stages;
+mod steps;
+mod suggest;
+
+pub use crate::load::Project;
+pub use check::{Checked, check, check_project};
+pub use resolve::{Given, Resolved, RunFacts, resolve, state_url};

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{CliError, Global};
 
+pub mod diagnostics;
 pub mod graph;
 pub mod history;
 pub mod lines;

@@ -1,0 +1,117 @@
+//! The offline check of one file.
+
+use std::sync::Arc;
+
+use super::conform::{self, Conformed};
+use super::pipeline::Pipeline;
+use super::reader::{Mode, Reader};
+use super::{connections, graph, params, stages};
+use crate::diagnostic::{Diagnostic, Severity, SourceText};
+use crate::load::{Document, Project, file, yaml};
+
+/// What a check found.
+#[derive(Debug)]
+pub struct Checked {
+    /// What the file means, templates as written; `None` when it has errors.
+    pub pipeline: Option<Pipeline>,
+    /// The file, when it can be parsed.
+    pub document: Option<Document>,
+    /// Every problem, in file order.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The environment variables its templates name, and those of the project's connections it uses.
+    pub(super) env: Vec<String>,
+}
+
+impl Checked {
+    fn failed(document: Option<Document>, diagnostics: Vec<Diagnostic>) -> Self {
+        Self { pipeline: None, document, diagnostics, env: Vec::new() }
+    }
+}
+
+/// Checks a pipeline without environment, secrets or servers. Problems of the project file itself are [`check_project`]'s.
+pub fn check(name: &str, source: &Arc<SourceText>, project: &Project) -> Checked {
+    let document = match yaml::parse(source) {
+        Ok(document) => document,
+        Err(problems) => return Checked::failed(None, problems),
+    };
+    let (pipeline, mut diagnostics, env) = read(name, &document, project, Mode::Check);
+    in_file_order(&mut diagnostics, source);
+    let pipeline = pipeline.filter(|_| !has_errors(&diagnostics));
+    Checked { pipeline, document: Some(document), diagnostics, env }
+}
+
+/// Checks a project file.
+pub fn check_project(project: &Project) -> Vec<Diagnostic> {
+    let Some(document) = &project.document else { return project.diagnostics.clone() };
+    let Conformed { value, broken, mut diagnostics } = conform::project().conform(document);
+    let said: file::Project = match serde_json::from_value(value) {
+        Ok(said) => said,
+        Err(error) => return vec![unreadable(document, &error)],
+    };
+    let mut reader = Reader::new(document, &broken, Mode::Check);
+    connections::check_project(&mut reader, &said);
+    stages::check_settings(&mut reader, said.defaults.as_ref(), said.limits.as_ref());
+    diagnostics.append(&mut reader.problems);
+    in_file_order(&mut diagnostics, &document.source);
+    diagnostics
+}
+
+/// Reads what a document means. The pipeline is only complete when no diagnostic is an error.
+pub(super) fn read(
+    name: &str,
+    document: &Document,
+    project: &Project,
+    mode: Mode<'_>,
+) -> (Option<Pipeline>, Vec<Diagnostic>, Vec<String>) {
+    let Conformed { value, broken, diagnostics } = conform::pipeline().conform(document);
+    let said: file::Pipeline = match serde_json::from_value(value) {
+        Ok(said) => said,
+        Err(error) => return (None, vec![unreadable(document, &error)], Vec::new()),
+    };
+    let shared = shared(project);
+    let mut reader = Reader::new(document, &broken, mode);
+    reader.problems = diagnostics;
+    reader.params = params::read(&mut reader, said.params.as_ref());
+    let graph = graph::check(&mut reader, &said);
+    reader.connections = connections::read(&mut reader, &said, &shared, project);
+    let stages = stages::read(&mut reader, &said, &shared);
+    let limits = stages::limits(&mut reader, said.limits.as_ref(), shared.limits.as_ref());
+    connections::unused(&mut reader, &said);
+    params::unused(&mut reader);
+    let pipeline = Pipeline {
+        name: name.to_owned(),
+        description: said.description,
+        params: std::mem::take(&mut reader.params),
+        connections: std::mem::take(&mut reader.connections),
+        stages,
+        limits,
+        base: project.base.clone(),
+    };
+    let env = std::mem::take(&mut reader.env).into_iter().collect();
+    (graph.then_some(pipeline), reader.problems, env)
+}
+
+/// What the project file says where it follows its schema; nothing when there is none.
+fn shared(project: &Project) -> file::Project {
+    let conformed = project.document.as_ref().map(|document| conform::project().conform(document).value);
+    conformed.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
+}
+
+/// The schema and the types that it is made from disagree: a bug, said as one.
+fn unreadable(document: &Document, error: &serde_json::Error) -> Diagnostic {
+    let message = format!("the file follows its schema and still cannot be read: {error}");
+    document.at_value(Diagnostic::error("wrong-value", message), "", "").help("this is a bug of haul; please report it with this file")
+}
+
+/// Whether any of the diagnostics keeps the pipeline from running.
+pub(super) fn has_errors(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+}
+
+/// Sorts by place; what points into other files comes last.
+pub(super) fn in_file_order(diagnostics: &mut [Diagnostic], source: &Arc<SourceText>) {
+    diagnostics.sort_by_key(|diagnostic| {
+        let label = diagnostic.labels.first();
+        label.map_or((true, 0), |label| (label.source != *source, label.span.start))
+    });
+}

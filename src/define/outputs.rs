@@ -1,0 +1,198 @@
+//! Outputs: where a stage writes, and where its bad rows go.
+
+use super::connections::{Family, engine_of};
+use super::inputs::{Ending, csv_characters, csv_only, format, path, table_name};
+use super::pipeline::{Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, SchemaMode, SinkSpec, SqlSink, WriteMode};
+use super::reader::Reader;
+use super::steps::names;
+use crate::diagnostic::Diagnostic;
+use crate::load::file::{self, FilesMode, Format, OutputCompression, SqlMode};
+use crate::load::template::is_template;
+
+/// Reads one output. `None` when it cannot be understood, which has been reported.
+pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output) -> Option<Output> {
+    let (sink, allow_lossy) = match said {
+        file::Output::Sql(said) => (SinkSpec::Sql(sql(reader, at, said)?), &said.allow_lossy),
+        file::Output::Files(said) => (SinkSpec::Files(files(reader, at, said)?), &said.allow_lossy),
+        file::Output::Discard(said) => {
+            said.discard.as_ref()?;
+            (SinkSpec::Discard, &said.allow_lossy)
+        }
+        file::Output::Unclear => return None,
+    };
+    let allow_lossy = names(reader, &format!("{at}/allow_lossy"), allow_lossy.as_deref().unwrap_or_default());
+    Some(Output { sink, allow_lossy, at: at.to_owned() })
+}
+
+fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlOutput) -> Option<SqlSink> {
+    let connection = said.sql.clone()?;
+    engine_of(reader, &format!("{at}/sql"), &connection, Family::Sql);
+    let table = table_name(reader, &format!("{at}/table"), said.table.as_ref()?)?;
+    let mut columns = |key: &str, said: &Option<Vec<String>>| -> Vec<String> {
+        let names = names(reader, &format!("{at}/{key}"), said.as_deref().unwrap_or_default());
+        names.into_iter().map(|(name, _)| name).collect()
+    };
+    let (key, primary_key) = (columns("key", &said.key), columns("primary_key", &said.primary_key));
+    let key_at = format!("{at}/key");
+    let mode = match said.mode {
+        Some(SqlMode::Upsert) => {
+            if said.key.is_none() && !reader.broken(&key_at) {
+                let message = "`upsert` does not know which row a row replaces";
+                reader.error("missing-key", &format!("{at}/mode"), message, "add `key: [column]`");
+            }
+            WriteMode::Upsert { key }
+        }
+        other => {
+            if said.key.is_some() && !reader.broken(&format!("{at}/mode")) {
+                let word = if other == Some(SqlMode::Replace) { "replace" } else { "append" };
+                let message = format!("`key` is for `mode: upsert`, and the mode is `{word}`");
+                reader.error_at_key("key-without-upsert", &key_at, message, "add `mode: upsert`, or write `primary_key` for the table's key");
+            }
+            if other == Some(SqlMode::Replace) { WriteMode::Replace } else { WriteMode::Append }
+        }
+    };
+    let schema = match said.schema {
+        None | Some(file::SchemaMode::Create) => SchemaMode::Create,
+        Some(file::SchemaMode::Evolve) => SchemaMode::Evolve,
+        Some(file::SchemaMode::Require) => SchemaMode::Require,
+    };
+    if schema == SchemaMode::Require && said.primary_key.is_some() {
+        let message = "`primary_key` is for a table that is created, and `schema: require` creates none";
+        reader.error_at_key("primary-key-unused", &format!("{at}/primary_key"), message, "remove `primary_key`, or `schema: require`");
+    }
+    Some(SqlSink { connection, table, mode, schema, primary_key: said.primary_key.is_some().then_some(primary_key) })
+}
+
+fn files(reader: &mut Reader<'_>, at: &str, said: &file::FilesOutput) -> Option<FilesSink> {
+    let connection = said.files.clone()?;
+    engine_of(reader, &format!("{at}/files"), &connection, Family::Files);
+    let path_at = format!("{at}/path");
+    let path = path(reader, &path_at, said.path.as_ref()?)?;
+    if path.contains(['*', '?']) && !is_template(&path) {
+        reader.error("path-glob", &path_at, "an output has one path, and this is a glob", "name one file, or a folder that ends in `/`");
+    }
+    let format = format(reader, at, said.format, &path);
+    let compression = compression(reader, at, said.compression, format, &path);
+    let mode = match said.mode {
+        Some(FilesMode::Append) => {
+            if !path.ends_with('/') && !is_template(&path) {
+                let message = "a file cannot be appended to; a folder takes new parts";
+                reader.error("append-file", &format!("{at}/mode"), message, "end the path in `/`, or write `mode: replace`");
+            }
+            WriteMode::Append
+        }
+        Some(FilesMode::Replace) | None => WriteMode::Replace,
+    };
+    let csv = csv_only(reader, at, said.csv.is_some(), format).then_some(said.csv.as_ref()).flatten();
+    let format = match format {
+        Some(Format::Csv) => FileFormat::Csv(csv_dialect(reader, at, csv, Ending::of(&path).tabs)),
+        Some(Format::Parquet) => FileFormat::Parquet,
+        Some(Format::Ndjson) | None => FileFormat::Ndjson,
+    };
+    Some(FilesSink { connection, path, format, compression, mode })
+}
+
+fn compression(
+    reader: &mut Reader<'_>,
+    at: &str,
+    said: Option<OutputCompression>,
+    format: Option<Format>,
+    path: &str,
+) -> Compression {
+    let pointer = format!("{at}/compression");
+    let parquet = format == Some(Format::Parquet);
+    match said {
+        Some(OutputCompression::None) => Compression::Plain,
+        Some(OutputCompression::Gzip) => Compression::Gzip,
+        Some(OutputCompression::Zstd) => Compression::Zstd,
+        Some(OutputCompression::Snappy) => {
+            if !parquet && format.is_some() {
+                reader.error("compression-format", &pointer, "`snappy` compresses the inside of Parquet only", "write `gzip` or `zstd`");
+            }
+            Compression::Snappy
+        }
+        None if parquet => {
+            if Ending::of(path).compression.is_some() {
+                let message = "a Parquet file is compressed inside, not as a whole";
+                reader.error("compression-format", &format!("{at}/path"), message, "end the path in `.parquet`");
+            }
+            Compression::Zstd
+        }
+        None => Ending::of(path).compression.unwrap_or(Compression::Plain),
+    }
+}
+
+fn csv_dialect(reader: &mut Reader<'_>, at: &str, said: Option<&file::CsvOutput>, tabs: bool) -> CsvDialect {
+    let none = file::CsvOutput::default();
+    let said = said.unwrap_or(&none);
+    let character = |text: &Option<String>| text.as_ref().and_then(|text| text.bytes().next());
+    let dialect = CsvDialect {
+        delimiter: character(&said.delimiter).unwrap_or(if tabs { b'\t' } else { b',' }),
+        quote: Some(character(&said.quote).unwrap_or(b'"')),
+        escape: None,
+        header: said.header.unwrap_or(true),
+        null: vec![said.null.clone().unwrap_or_default()],
+        encoding: "utf-8".to_owned(),
+    };
+    csv_characters(reader, at, &dialect);
+    dialect
+}
+
+/// Reads `rejects:`.
+pub fn rejects(reader: &mut Reader<'_>, at: &str, said: &file::Rejects) -> Option<Rejects> {
+    let to = said.to.as_ref()?;
+    let connection = to.files.clone()?;
+    engine_of(reader, &format!("{at}/to/files"), &connection, Family::Files);
+    let path_at = format!("{at}/to/path");
+    let path = path(reader, &path_at, to.path.as_ref()?)?;
+    if Ending::of(&path).format != Some(Format::Ndjson) && !path.ends_with("}}") {
+        reader.error("unknown-format", &path_at, "bad rows are written as NDJSON", "end the path in `.ndjson`");
+    }
+    Some(Rejects { connection, path, at_most: said.at_most?, at: at.to_owned() })
+}
+
+/// One target of the pipeline: the connection, the table or path, and whether it is replaced as a whole.
+struct Target {
+    connection: String,
+    name: String,
+    replaces: bool,
+    stage: usize,
+    at: String,
+}
+
+/// Refuses two outputs that would overwrite each other.
+pub fn same_targets(reader: &mut Reader<'_>, stages: &[super::pipeline::Stage]) {
+    let mut targets: Vec<Target> = Vec::new();
+    for (index, stage) in stages.iter().enumerate() {
+        let super::pipeline::Kind::Batch(batch) = &stage.kind;
+        let outputs = batch.to.iter().filter_map(|output| target(output, index));
+        let rejects = batch.rejects.iter().map(|rejects| Target {
+            connection: rejects.connection.clone(),
+            name: rejects.path.clone(),
+            replaces: true,
+            stage: index,
+            at: format!("{}/to/path", rejects.at),
+        });
+        targets.extend(outputs.chain(rejects));
+    }
+    let same = |a: &Target, b: &Target| {
+        a.connection == b.connection && a.name == b.name && (a.replaces || b.replaces || a.stage == b.stage)
+    };
+    for (index, second) in targets.iter().enumerate() {
+        if let Some(first) = targets[..index].iter().find(|first| same(first, second)) {
+            let message = format!("`{}` of `{}` is written twice", second.name, second.connection);
+            let problem = reader.document.at_value(Diagnostic::error("same-target", message), &second.at, "and again here");
+            let problem = reader.document.at_value(problem, &first.at, "written here");
+            reader.problems.push(problem.help("one would overwrite the other: write to two places, or use `append` or `upsert` in two stages"));
+        }
+    }
+}
+
+fn target(output: &Output, stage: usize) -> Option<Target> {
+    let (connection, name, replaces, key) = match &output.sink {
+        SinkSpec::Sql(sink) => (&sink.connection, sink.table.join("."), sink.mode == WriteMode::Replace, "table"),
+        SinkSpec::Files(sink) => (&sink.connection, sink.path.clone(), sink.mode == WriteMode::Replace, "path"),
+        SinkSpec::Discard => return None,
+    };
+    Some(Target { connection: connection.clone(), name, replaces, stage, at: format!("{}/{key}", output.at) })
+}

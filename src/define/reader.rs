@@ -1,0 +1,137 @@
+//! What all parts of reading a document share: the document, the problems so far, and templates.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::pipeline::{Connection, Param};
+use super::suggest::known_names;
+use crate::dialect::Dialect;
+use crate::diagnostic::Diagnostic;
+use crate::load::Document;
+use crate::load::document::child;
+use crate::load::template::{self, Context, Problem, Target};
+
+/// Whether templates are checked or rendered.
+#[derive(Clone, Copy)]
+pub enum Mode<'a> {
+    /// Texts with templates stay as written.
+    Check,
+    /// Texts are rendered.
+    Render(&'a Context),
+}
+
+/// A pass over a document that collects problems.
+pub struct Reader<'a> {
+    /// The document.
+    pub document: &'a Document,
+    /// Every problem so far.
+    pub problems: Vec<Diagnostic>,
+    /// Declared params, once they are read.
+    pub params: Vec<Param>,
+    /// The connections that stages name, once they are read.
+    pub connections: BTreeMap<String, Connection>,
+    /// The environment variables that templates name.
+    pub env: BTreeSet<String>,
+    /// The params that templates name.
+    pub used_params: BTreeSet<String>,
+    broken: &'a [String],
+    mode: Mode<'a>,
+}
+
+impl<'a> Reader<'a> {
+    /// Begins.
+    pub fn new(document: &'a Document, broken: &'a [String], mode: Mode<'a>) -> Self {
+        Self {
+            document,
+            problems: Vec::new(),
+            params: Vec::new(),
+            connections: BTreeMap::new(),
+            env: BTreeSet::new(),
+            used_params: BTreeSet::new(),
+            broken,
+            mode,
+        }
+    }
+
+    /// Whether something is written at a pointer, above or below it that the schema has reported already.
+    pub fn broken(&self, pointer: &str) -> bool {
+        let below = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.broken.iter().any(|broken| below(broken, pointer) || below(pointer, broken))
+    }
+
+    /// Whether texts are rendered, so that everything is known.
+    pub fn renders(&self) -> bool {
+        matches!(self.mode, Mode::Render(_))
+    }
+
+    /// Reports an error at a value; more places and help are added to what it answers with.
+    pub fn error(&mut self, code: &'static str, pointer: &str, message: impl Into<String>, help: impl Into<String>) {
+        let problem = self.document.at_value(Diagnostic::error(code, message), pointer, "");
+        self.problems.push(problem.help(help));
+    }
+
+    /// Reports an error at a key.
+    pub fn error_at_key(&mut self, code: &'static str, pointer: &str, message: impl Into<String>, help: impl Into<String>) {
+        let problem = self.document.at_key(Diagnostic::error(code, message), pointer, "");
+        self.problems.push(problem.help(help));
+    }
+
+    /// Reports a warning at a key.
+    pub fn warn_at_key(&mut self, code: &'static str, pointer: &str, message: impl Into<String>, help: impl Into<String>) {
+        let problem = self.document.at_key(Diagnostic::warning(code, message), pointer, "");
+        self.problems.push(problem.help(help));
+    }
+
+    /// A text: a path, a URL, a salt. `None` when its template is wrong, which has been reported.
+    pub fn text(&mut self, pointer: &str, text: &str) -> Option<String> {
+        self.render(self.document, pointer, text, Target::Text)
+    }
+
+    /// SQL of a dialect.
+    pub fn sql(&mut self, pointer: &str, text: &str, dialect: Dialect) -> Option<String> {
+        self.render(self.document, pointer, text, Target::Sql(dialect))
+    }
+
+    /// As [`Reader::text`], of another file.
+    pub fn text_of(&mut self, document: &Document, pointer: &str, text: &str) -> Option<String> {
+        self.render(document, pointer, text, Target::Text)
+    }
+
+    fn render(&mut self, document: &Document, pointer: &str, text: &str, target: Target) -> Option<String> {
+        if !template::is_template(text) {
+            return Some(text.to_owned());
+        }
+        let outcome = match self.mode {
+            Mode::Render(context) => template::render(text, target, context).map(|rendered| rendered.text),
+            Mode::Check => template::check(text, target).map(|uses| {
+                for (name, span) in &uses.params {
+                    self.use_param(document, pointer, name, span.clone());
+                }
+                self.env.extend(uses.env.into_keys());
+                text.to_owned()
+            }),
+        };
+        outcome.map_err(|problem| self.problems.push(located(document, pointer, problem))).ok()
+    }
+
+    fn use_param(&mut self, document: &Document, pointer: &str, name: &str, span: std::ops::Range<usize>) {
+        self.used_params.insert(name.to_owned());
+        let known = self.params.iter().any(|param| param.name == name) || self.broken(&child("/params", name));
+        if known {
+            return;
+        }
+        let span = document.inner_span(pointer, span).unwrap_or_else(|| document.value_span(pointer));
+        let problem = Diagnostic::error("unknown-param", format!("there is no param `{name}`")).label(&document.source, span, "");
+        let help = known_names(name, "params", self.params.iter().map(|param| param.name.as_str()));
+        self.problems.push(problem.help(help).help("params are declared below `params:` with their type"));
+    }
+}
+
+fn located(document: &Document, pointer: &str, problem: Problem) -> Diagnostic {
+    let span = problem.span.and_then(|span| document.inner_span(pointer, span));
+    let diagnostic = Diagnostic::error(problem.code, problem.message);
+    let diagnostic = diagnostic.label(&document.source, span.unwrap_or_else(|| document.value_span(pointer)), "");
+    match problem.help {
+        Some(help) => diagnostic.help(help),
+        None => diagnostic,
+    }
+}
