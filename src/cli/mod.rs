@@ -9,8 +9,10 @@ mod exit;
 mod project;
 pub mod render;
 mod runs;
+mod schema;
 mod show;
 pub mod signals;
+mod validate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +56,10 @@ pub struct Global {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Check pipelines offline: no environment, secret or server is needed
+    Validate(validate::Args),
+    /// Print or write the JSON Schemas of pipelines and of haul.yaml
+    Schema(schema::Args),
     /// List past runs, latest first
     Runs(runs::Args),
     /// Show what happened in a run
@@ -89,6 +95,8 @@ pub fn main() -> ExitCode {
 impl Verb {
     fn run(self, global: &Global) -> Result<Exit, CliError> {
         match self {
+            Self::Validate(args) => validate::run(global, args),
+            Self::Schema(args) => schema::run(global, args),
             Self::Runs(args) => runs::run(global, args),
             Self::Show(args) => show::run(global, args),
             Self::Completions(args) => completions::run(global, args),

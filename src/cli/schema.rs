@@ -1,13 +1,11 @@
 //! `haul schema`: the JSON Schemas of the files a user writes.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::PathBuf;
 
-use serde_json::Value;
-
+use super::{CliError, Exit, Global, render};
 use crate::load::schema;
 
-/// Prints the JSON Schema of pipelines, or writes the schemas' files.
+/// Arguments of `haul schema`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Which schema to print
@@ -26,34 +24,22 @@ enum Which {
     Project,
 }
 
-/// The schema files by name.
-pub fn files() -> [(&'static str, Value); 2] {
-    [("pipeline.schema.json", schema::pipeline()), ("project.schema.json", schema::project())]
-}
-
-/// Runs the verb.
-pub fn run(args: &Args) -> ExitCode {
+/// Prints one schema, or writes both.
+pub(super) fn run(_global: &Global, args: Args) -> Result<Exit, CliError> {
     let Some(folder) = &args.write else {
         let schema = match args.which {
             Which::Pipeline => schema::pipeline(),
             Which::Project => schema::project(),
         };
-        super::render::diagnostics::print(&schema::text(&schema));
-        return ExitCode::SUCCESS;
+        render::out(schema::text(&schema).trim_end());
+        return Ok(Exit::Done);
     };
-    match write(folder) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            super::render::diagnostics::complain(&format!("cannot write the schemas below {}: {error}", folder.display()));
-            ExitCode::from(3)
-        }
+    let failed = |error: std::io::Error| {
+        CliError::new(Exit::Environment, format!("failed to write the schemas below {}: {error}", folder.display()))
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    for (name, schema) in schema::files() {
+        std::fs::write(folder.join(name), schema::text(&schema)).map_err(failed)?;
     }
-}
-
-fn write(folder: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    for (name, schema) in files() {
-        std::fs::write(folder.join(name), schema::text(&schema))?;
-    }
-    Ok(())
+    Ok(Exit::Done)
 }

@@ -48,7 +48,7 @@ pub fn check_project(project: &Project) -> Vec<Diagnostic> {
         Ok(said) => said,
         Err(error) => return vec![unreadable(document, &error)],
     };
-    let mut reader = Reader::new(document, &broken, Mode::Check);
+    let mut reader = Reader::of_project(document, &broken, Mode::Check);
     connections::check_project(&mut reader, &said);
     stages::check_settings(&mut reader, said.defaults.as_ref(), said.limits.as_ref());
     diagnostics.append(&mut reader.problems);
@@ -57,20 +57,16 @@ pub fn check_project(project: &Project) -> Vec<Diagnostic> {
 }
 
 /// Reads what a document means. The pipeline is only complete when no diagnostic is an error.
-pub(super) fn read(
-    name: &str,
-    document: &Document,
-    project: &Project,
-    mode: Mode<'_>,
-) -> (Option<Pipeline>, Vec<Diagnostic>, Vec<String>) {
+pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mode<'_>) -> (Option<Pipeline>, Vec<Diagnostic>, Vec<String>) {
     let Conformed { value, broken, diagnostics } = conform::pipeline().conform(document);
     let said: file::Pipeline = match serde_json::from_value(value) {
         Ok(said) => said,
         Err(error) => return (None, vec![unreadable(document, &error)], Vec::new()),
     };
-    let shared = shared(project);
+    let (shared, shared_broken) = shared(project);
     let mut reader = Reader::new(document, &broken, mode);
     reader.problems = diagnostics;
+    reader.more_connections = shared_broken;
     reader.params = params::read(&mut reader, said.params.as_ref());
     let graph = graph::check(&mut reader, &said);
     reader.connections = connections::read(&mut reader, &said, &shared, project);
@@ -91,10 +87,12 @@ pub(super) fn read(
     (graph.then_some(pipeline), reader.problems, env)
 }
 
-/// What the project file says where it follows its schema; nothing when there is none.
-fn shared(project: &Project) -> file::Project {
-    let conformed = project.document.as_ref().map(|document| conform::project().conform(document).value);
-    conformed.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
+/// What the project file says where it follows its schema, and whether something in it does not.
+fn shared(project: &Project) -> (file::Project, bool) {
+    let Some(document) = &project.document else { return (file::Project::default(), !project.diagnostics.is_empty()) };
+    let conformed = conform::project().conform(document);
+    let broken = !conformed.broken.is_empty();
+    (serde_json::from_value(conformed.value).unwrap_or_default(), broken)
 }
 
 /// The schema and the types that it is made from disagree: a bug, said as one.

@@ -64,7 +64,7 @@ impl Shape {
     }
 
     /// The schema at or above a path in which `properties` stands, and the name of its definition.
-    fn owner(&self, schema_path: &str) -> (Vec<&str>, &str) {
+    fn owner<'s>(&self, schema_path: &'s str) -> (Vec<&str>, &'s str) {
         let at = schema_path.rfind('/').map_or("", |end| &schema_path[..end]);
         let properties = self.schema.pointer(at).and_then(|schema| schema["properties"].as_object());
         let keys = properties.map(|properties| properties.keys().map(String::as_str).collect()).unwrap_or_default();
@@ -183,7 +183,8 @@ impl Found<'_> {
                 let at = child(&pointer, &name);
                 let hyphen = if last_key(&pointer) == "params" { "" } else { ", `-`" };
                 let problem = Diagnostic::error("invalid-name", format!("`{name}` cannot be a name"));
-                let help = format!("names begin with a letter or `_`, go on with letters, digits{hyphen} and `_`, and have at most 63 characters");
+                let help =
+                    format!("names begin with a letter or `_`, go on with letters, digits{hyphen} and `_`, and have at most 63 characters");
                 let problem = self.document.at_key(problem, &at, "").help(help);
                 self.take_out(at, problem);
             }
@@ -210,7 +211,7 @@ impl Found<'_> {
             return problem.help(format!("did you mean `{near}`?"));
         }
         let homes = self.shape.homes(key);
-        let problem = if homes.is_empty() { problem } else { problem.help(format!("`{key}` is a key of {}", homes.join(", of "))) };
+        let problem = if homes.is_empty() { problem } else { problem.help(format!("`{key}` is a key of {}", homes.join(" and of "))) };
         problem.help(format!("the keys of {owner} are {}", list(keys.iter().copied())))
     }
 
@@ -240,7 +241,10 @@ impl Found<'_> {
                     Some(near) => problem.help(format!("did you mean `{near}`?")),
                     None => problem,
                 }
-                .help(format!("the values are {}", list(words)))
+                .help(match options.as_array() {
+                    Some(options) if options.contains(&Value::Null) => "write `null`, `{ hash: salt }` or `{ redact: text }`".to_owned(),
+                    _ => format!("the values are {}", list(words)),
+                })
             }
             Rule::Pattern { pattern } => pattern_problem(pattern, &key, value, &error),
             Rule::Minimum { limit } => error("out-of-range", format!("{key} is {value}; the least is {limit}")),
@@ -287,6 +291,11 @@ impl Found<'_> {
             Value::String(_) | Value::Number(_) if has("array") && !written.contains('\n') => problem.help(format!("write [{written}]")),
             Value::Object(_) if has("array") => problem.help("begin each item with `- `"),
             Value::Null => problem.help("write a value, or remove the key"),
+            _ if has("object") => match pointer.split('/').collect::<Vec<_>>().as_slice() {
+                ["", "params", name] => problem.help(format!("write `{name}: {{ type: text, default: … }}`")),
+                ["", "connections", name] => problem.help(format!("write `{name}: {{ url: … }}`")),
+                _ => problem,
+            },
             _ => problem,
         }
     }

@@ -64,7 +64,12 @@ pub fn check_project(reader: &mut Reader<'_>, said: &file::Project) {
     {
         match engine(&text) {
             Ok(Some(Engine::File | Engine::S3)) => {
-                reader.error("connection-url", "/state", "runs are recorded in a database", "write `sqlite:` and a path, or `postgres://…`");
+                reader.error(
+                    "connection-url",
+                    "/state",
+                    "runs are recorded in a database",
+                    "write `sqlite:` and a path, or `postgres://…`",
+                );
             }
             Ok(_) => {}
             Err((message, help)) => reader.error("connection-url", "/state", message, help),
@@ -74,7 +79,7 @@ pub fn check_project(reader: &mut Reader<'_>, said: &file::Project) {
 
 /// Warns of connections of the file that no stage names.
 pub fn unused(reader: &mut Reader<'_>, said: &file::Pipeline) {
-    if reader.renders() {
+    if !reader.reports_unused("unknown-connection") {
         return;
     }
     let used = used(said);
@@ -100,7 +105,7 @@ pub enum Family {
 pub fn engine_of(reader: &mut Reader<'_>, pointer: &str, name: &str, family: Family) -> Option<Engine> {
     let Some(connection) = reader.connections.get(name) else {
         let at = child("/connections", name);
-        if !reader.broken(&at) && reader.document.get(&at).is_none() {
+        if !reader.more_connections && !reader.broken(&at) && reader.document.get(&at).is_none() {
             let known = reader.connections.keys().map(String::as_str);
             let help = known_names(name, "connections", known);
             let how = "connections are declared below `connections:` of this file or of haul.yaml";

@@ -30,7 +30,7 @@ pub fn check(reader: &mut Reader<'_>, said: &file::Pipeline) -> bool {
     edges.retain(|edge| {
         let known = names.contains(edge.from);
         if !known && !reader.broken(&child("/stages", edge.from)) {
-            let help = known_names(edge.from, "stages", names.iter().copied().filter(|name| *name != edge.to));
+            let help = known_names(edge.from, "other stages", names.iter().copied().filter(|name| *name != edge.to));
             reader.error("unknown-stage", &edge.at, format!("there is no stage `{}`", edge.from), help);
         }
         known

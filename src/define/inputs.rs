@@ -45,17 +45,18 @@ fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput) -> Option<SqlSo
     let connection = said.sql.clone()?;
     let engine = engine_of(reader, &format!("{at}/sql"), &connection, Family::Sql);
     let dialect = dialect(engine);
-    let filter = match &said.filter {
-        Some(filter) => Some(reader.sql(&format!("{at}/where"), filter, dialect)),
-        None => None,
-    };
+    let filter = said.filter.as_ref().map(|filter| reader.sql(&format!("{at}/where"), filter, dialect));
     let columns_at = format!("{at}/columns");
     let columns = steps::names(reader, &columns_at, said.columns.as_deref().unwrap_or_default());
     let read = match (&said.table, &said.query) {
         (Some(table), None) => SqlRead::Table {
             name: table_name(reader, &format!("{at}/table"), table)?,
             columns: columns.into_iter().map(|(name, _)| name).collect(),
-            filter: filter.transpose_text()?,
+            // Absent, fine, or wrong: only the last ends the reading of its input.
+            filter: match filter {
+                None => None,
+                Some(rendered) => Some(rendered?),
+            },
         },
         (None, Some(query)) => {
             for (key, there) in [("columns", said.columns.is_some()), ("where", said.filter.is_some())] {
@@ -81,20 +82,6 @@ fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput) -> Option<SqlSo
     Some(SqlSource { connection, read, split_by: said.split_by.clone() })
 }
 
-/// `where` is absent, fine, or wrong; only wrong ends the reading of its input.
-trait TransposeText {
-    fn transpose_text(self) -> Option<Option<String>>;
-}
-
-impl TransposeText for Option<Option<String>> {
-    fn transpose_text(self) -> Option<Option<String>> {
-        match self {
-            None => Some(None),
-            Some(text) => text.map(Some),
-        }
-    }
-}
-
 /// The dialect of an engine. An engine that is not known yet is checked as PostgreSQL, the strictest about names.
 pub fn dialect(engine: Option<Engine>) -> Dialect {
     if engine == Some(Engine::Sqlite) { Dialect::Sqlite } else { Dialect::Postgres }
@@ -106,7 +93,12 @@ fn files(reader: &mut Reader<'_>, at: &str, said: &file::FilesInput) -> Option<F
     let path_at = format!("{at}/path");
     let path = path(reader, &path_at, said.path.as_ref()?)?;
     if let Err(error) = glob::Pattern::new(&path) {
-        reader.error("path-glob", &path_at, format!("the path is not a glob: {}", error.msg), "`*` matches names, `**` folders, `[ab]` letters");
+        reader.error(
+            "path-glob",
+            &path_at,
+            format!("the path is not a glob: {}", error.msg),
+            "`*` matches names, `**` folders, `[ab]` letters",
+        );
     }
     let ending = Ending::of(&path);
     let format = format(reader, at, said.format, &path);
@@ -156,7 +148,6 @@ fn generate(reader: &mut Reader<'_>, at: &str, said: &file::GenerateInput) -> Op
     for (name, expression) in &said.columns.as_ref()?.0 {
         let at = child(&format!("{at}/columns"), name);
         let sql = reader.sql(&at, expression, Dialect::DataFusion)?;
-        steps::syntax(reader, &at, &sql, steps::Sql::Expression);
         columns.push((name.clone(), Expr { sql, at }));
     }
     Some(GenerateSource { rows, columns })
@@ -270,7 +261,10 @@ pub fn format(reader: &mut Reader<'_>, at: &str, said: Option<Format>, path: &st
             let (message, help) = if path.ends_with('/') {
                 ("a folder of parts does not tell its format", "add `format: csv`, `ndjson` or `parquet`")
             } else {
-                ("the path's ending names no format", "add `format: csv`, `ndjson` or `parquet`, or end the path in `.csv`, `.ndjson` or `.parquet`")
+                (
+                    "the path's ending names no format",
+                    "add `format: csv`, `ndjson` or `parquet`, or end the path in `.csv`, `.ndjson` or `.parquet`",
+                )
             };
             reader.error("unknown-format", &format!("{at}/path"), message, help);
         }

@@ -46,7 +46,12 @@ fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlOutput) -> Option<SqlS
             if said.key.is_some() && !reader.broken(&format!("{at}/mode")) {
                 let word = if other == Some(SqlMode::Replace) { "replace" } else { "append" };
                 let message = format!("`key` is for `mode: upsert`, and the mode is `{word}`");
-                reader.error_at_key("key-without-upsert", &key_at, message, "add `mode: upsert`, or write `primary_key` for the table's key");
+                reader.error_at_key(
+                    "key-without-upsert",
+                    &key_at,
+                    message,
+                    "add `mode: upsert`, or write `primary_key` for the table's key",
+                );
             }
             if other == Some(SqlMode::Replace) { WriteMode::Replace } else { WriteMode::Append }
         }
@@ -92,13 +97,7 @@ fn files(reader: &mut Reader<'_>, at: &str, said: &file::FilesOutput) -> Option<
     Some(FilesSink { connection, path, format, compression, mode })
 }
 
-fn compression(
-    reader: &mut Reader<'_>,
-    at: &str,
-    said: Option<OutputCompression>,
-    format: Option<Format>,
-    path: &str,
-) -> Compression {
+fn compression(reader: &mut Reader<'_>, at: &str, said: Option<OutputCompression>, format: Option<Format>, path: &str) -> Compression {
     let pointer = format!("{at}/compression");
     let parquet = format == Some(Format::Parquet);
     match said {
@@ -175,15 +174,16 @@ pub fn same_targets(reader: &mut Reader<'_>, stages: &[super::pipeline::Stage]) 
         });
         targets.extend(outputs.chain(rejects));
     }
-    let same = |a: &Target, b: &Target| {
-        a.connection == b.connection && a.name == b.name && (a.replaces || b.replaces || a.stage == b.stage)
-    };
+    let same =
+        |a: &Target, b: &Target| a.connection == b.connection && a.name == b.name && (a.replaces || b.replaces || a.stage == b.stage);
     for (index, second) in targets.iter().enumerate() {
         if let Some(first) = targets[..index].iter().find(|first| same(first, second)) {
             let message = format!("`{}` of `{}` is written twice", second.name, second.connection);
             let problem = reader.document.at_value(Diagnostic::error("same-target", message), &second.at, "and again here");
             let problem = reader.document.at_value(problem, &first.at, "written here");
-            reader.problems.push(problem.help("one would overwrite the other: write to two places, or use `append` or `upsert` in two stages"));
+            reader
+                .problems
+                .push(problem.help("one would overwrite the other: write to two places, or use `append` or `upsert` in two stages"));
         }
     }
 }

@@ -22,10 +22,16 @@ pub fn read(reader: &mut Reader<'_>, said: Option<&Entries<file::Param>>) -> Vec
             file::ParamType::Date => ParamType::Date,
             file::ParamType::Timestamp => ParamType::Timestamp,
         };
-        let allowed: Vec<String> = said.allowed.iter().flatten().enumerate().map(|(index, value)| {
-            let at = format!("{at}/allowed/{index}");
-            typed_text(reader, &at, value, ty, &format!("an allowed value of `{name}`"))
-        }).collect();
+        let allowed: Vec<String> = said
+            .allowed
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, value)| {
+                let at = format!("{at}/allowed/{index}");
+                typed_text(reader, &at, value, ty, &format!("an allowed value of `{name}`"))
+            })
+            .collect();
         let default_at = format!("{at}/default");
         let default = said.default.as_ref().map(|value| typed_text(reader, &default_at, value, ty, &format!("the default of `{name}`")));
         if let Some(default) = &default
@@ -33,7 +39,12 @@ pub fn read(reader: &mut Reader<'_>, said: Option<&Entries<file::Param>>) -> Vec
             && !allowed.contains(default)
         {
             let message = format!("the default of `{name}` is not one of its allowed values");
-            reader.error("param-default", &default_at, message, format!("the allowed values are {}", list(allowed.iter().map(String::as_str))));
+            reader.error(
+                "param-default",
+                &default_at,
+                message,
+                format!("the allowed values are {}", list(allowed.iter().map(String::as_str))),
+            );
         }
         params.push(Param { name: name.clone(), ty, default, description: said.description.clone(), allowed, at });
     }
@@ -42,7 +53,7 @@ pub fn read(reader: &mut Reader<'_>, said: Option<&Entries<file::Param>>) -> Vec
 
 /// Warns of params that no template names. Only meaningful after everything else has been read.
 pub fn unused(reader: &mut Reader<'_>) {
-    if reader.renders() {
+    if !reader.reports_unused("unknown-param") {
         return;
     }
     let unused: Vec<_> = reader.params.iter().filter(|param| !reader.used_params.contains(&param.name)).cloned().collect();

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::pipeline::{Connection, Param};
 use super::suggest::known_names;
-use crate::dialect::Dialect;
 use crate::diagnostic::Diagnostic;
+use crate::dialect::Dialect;
 use crate::load::Document;
 use crate::load::document::child;
 use crate::load::template::{self, Context, Problem, Target};
@@ -29,12 +29,15 @@ pub struct Reader<'a> {
     pub params: Vec<Param>,
     /// The connections that stages name, once they are read.
     pub connections: BTreeMap<String, Connection>,
+    /// Set when the project file is broken, so that connections may be missing which it was to declare.
+    pub more_connections: bool,
     /// The environment variables that templates name.
     pub env: BTreeSet<String>,
     /// The params that templates name.
     pub used_params: BTreeSet<String>,
     broken: &'a [String],
     mode: Mode<'a>,
+    project: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -45,17 +48,30 @@ impl<'a> Reader<'a> {
             problems: Vec::new(),
             params: Vec::new(),
             connections: BTreeMap::new(),
+            more_connections: false,
             env: BTreeSet::new(),
             used_params: BTreeSet::new(),
             broken,
             mode,
+            project: false,
         }
+    }
+
+    /// Begins a pass over a project file, in which only the environment is known.
+    pub fn of_project(document: &'a Document, broken: &'a [String], mode: Mode<'a>) -> Self {
+        Self { project: true, ..Self::new(document, broken, mode) }
     }
 
     /// Whether something is written at a pointer, above or below it that the schema has reported already.
     pub fn broken(&self, pointer: &str) -> bool {
         let below = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         self.broken.iter().any(|broken| below(broken, pointer) || below(pointer, broken))
+    }
+
+    /// Whether what no stage seems to use may be reported: nothing below `/stages` is hidden, and no name there is misspelt.
+    pub fn reports_unused(&self, misspelt: &str) -> bool {
+        let hidden = self.broken.iter().any(|broken| broken.is_empty() || broken.starts_with("/stages"));
+        !self.renders() && !hidden && !self.problems.iter().any(|problem| [misspelt, "kind-not-yet"].contains(&problem.code))
     }
 
     /// Whether texts are rendered, so that everything is known.
@@ -115,6 +131,12 @@ impl<'a> Reader<'a> {
 
     fn use_param(&mut self, document: &Document, pointer: &str, name: &str, span: std::ops::Range<usize>) {
         self.used_params.insert(name.to_owned());
+        if !std::ptr::eq(document, self.document) || self.project {
+            let span = document.inner_span(pointer, span).unwrap_or_else(|| document.value_span(pointer));
+            let problem = Diagnostic::error("unknown-param", "a project file has no params").label(&document.source, span, "");
+            self.problems.push(problem.help("params belong to one pipeline: declare the connection there, or use `env`"));
+            return;
+        }
         let known = self.params.iter().any(|param| param.name == name) || self.broken(&child("/params", name));
         if known {
             return;

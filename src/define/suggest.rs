@@ -3,13 +3,10 @@
 /// The nearest of the known names, when it is near enough to be meant.
 pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();
-    let scored = known.into_iter().filter(|name| *name != written).map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name));
+    let scored =
+        known.into_iter().filter(|name| *name != written).map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name));
     let (distance, name) = scored.min_by_key(|(distance, _)| *distance)?;
-    let allowed = match lower.chars().count() {
-        0..=2 => 1,
-        3..=5 => 2,
-        _ => 3,
-    };
+    let allowed = (lower.chars().count() / 3).max(1);
     // Two words without a letter in common are no slip of the finger, however short they are.
     let shares_a_letter = lower.chars().any(|letter| name.to_lowercase().contains(letter));
     (distance <= allowed && distance < name.chars().count() && shares_a_letter).then_some(name)

@@ -63,10 +63,13 @@ impl Document {
     }
 
     /// The span of a part of a scalar's text, given in bytes of the value. `None` when the text in the file is not the value's text
-    /// byte for byte: block scalars, escapes, texts over several lines.
+    /// letter for letter: escapes, folded texts.
     pub fn inner_span(&self, pointer: &str, part: Range<usize>) -> Option<Range<usize>> {
         let value = self.get(pointer)?.as_str()?;
         let written = self.written(pointer)?;
+        if value.contains('\n') {
+            return self.block_span(pointer, value, part);
+        }
         let offset = if written == value {
             0
         } else {
@@ -89,6 +92,23 @@ impl Document {
     /// A diagnostic's first place: the key at a pointer.
     pub fn at_key(&self, diagnostic: Diagnostic, pointer: &str, text: impl Into<String>) -> Diagnostic {
         diagnostic.label(&self.source, self.key_span(pointer), text)
+    }
+
+    /// The same in a literal block (`|`), whose lines are those of the value behind an indentation.
+    fn block_span(&self, pointer: &str, value: &str, part: Range<usize>) -> Option<Range<usize>> {
+        let text = &self.source.text;
+        let start = self.places.get(pointer)?.defined.start;
+        let indent = start - text[..start].rfind('\n').map_or(0, |line| line + 1);
+        let (line, column) = {
+            let before = value.get(..part.start)?;
+            (before.matches('\n').count(), part.start - before.rfind('\n').map_or(0, |line| line + 1))
+        };
+        let first_line = start - indent;
+        let line_start = first_line + text[first_line..].split_inclusive('\n').take(line).map(str::len).sum::<usize>();
+        let at = line_start + indent + column;
+        // A part over several lines is shown to the end of its first one.
+        let shown = value.get(part)?.split('\n').next()?;
+        (text.get(at..at + shown.len())? == shown).then(|| at..at + shown.len())
     }
 
     fn nearest(&self, pointer: &str) -> Option<&Place> {

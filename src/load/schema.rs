@@ -17,6 +17,11 @@ pub fn project() -> Value {
     generate::<file::Project>("haul project")
 }
 
+/// The schema files by name.
+pub fn files() -> [(&'static str, Value); 2] {
+    [("pipeline.schema.json", pipeline()), ("project.schema.json", project())]
+}
+
 /// The text of a schema file.
 pub fn text(schema: &Value) -> String {
     format!("{schema:#}\n")

@@ -222,7 +222,8 @@ impl JsonSchema for Stage {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let kind = generator.subschema_for::<Kind>();
+        let mut kind = generator.subschema_for::<Kind>();
+        kind.insert("description".to_owned(), json!("What the stage does: `batch` reads its inputs to their end."));
         let batch = generator.subschema_for::<BatchStage>();
         json_schema!({
             "description": "One stage of a pipeline.",

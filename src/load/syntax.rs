@@ -14,15 +14,23 @@ pub fn explain(source: &Arc<SourceText>, said: &str, at: Range<usize>) -> Diagno
     if let Some(tab) = tab_indent(text, at.start) {
         return Diagnostic::error("yaml-tab", "a tab cannot indent YAML").label(source, tab, "a tab").help("indent with spaces");
     }
-    if said.contains("quoted scalar") && (said.contains("indentation") || said.contains("end of stream") || said.contains("EOF"))
-        || said.contains("document indicator")
+    let cut_short = ["indentation", "end of stream", "EOF"].iter().any(|word| said.contains(word));
+    if (said.contains("quoted scalar") && cut_short || said.contains("document indicator"))
+        && let Some((quote, place)) = unclosed_quote(text, at.start)
     {
-        if let Some((quote, place)) = unclosed_quote(text, at.start) {
-            return Diagnostic::error("yaml-quote", format!("the {quote} quote is never closed"))
-                .label(source, place, "opened here")
-                .label(source, at, "the text cannot go on here")
-                .help("close the quote at the end of the text, or double it when it is part of the text");
-        }
+        return Diagnostic::error("yaml-quote", format!("the {quote} quote is never closed"))
+            .label(source, place, "opened here")
+            .label(source, at, "the text cannot go on here")
+            .help("close the quote at the end of the text, or double it when it is part of the text");
+    }
+    if said.starts_with("mapping values are not allowed") {
+        let before = &text[text[..at.start].rfind('\n').map_or(0, |line| line + 1)..at.start];
+        let problem = Diagnostic::error("yaml-indent", "a `:` begins a mapping where none can begin").label(source, at.clone(), "");
+        return problem.help(if before.contains(": ") {
+            "quote a text that holds `: `"
+        } else {
+            "give keys of one mapping the same indentation, and put a space behind each `:`"
+        });
     }
     let (code, message, help) = plain_words(said, character(text, at.start));
     let diagnostic = Diagnostic::error(code, message).label(source, at, "");
@@ -94,11 +102,6 @@ fn unclosed_quote(text: &str, near: usize) -> Option<(&'static str, Range<usize>
 fn plain_words(said: &str, found: char) -> (&'static str, String, Option<&'static str>) {
     let said = said.rsplit_once(" at line ").map_or(said, |(sentence, _)| sentence);
     let (code, message, help) = match said {
-        _ if said.starts_with("mapping values are not allowed") => (
-            "yaml-indent",
-            "a `:` begins a mapping where none can begin",
-            Some("line the key up with its neighbours, put a space after the `:` before, or quote a text that holds `: `"),
-        ),
         _ if said.starts_with("while parsing a block mapping, did not find expected key") => {
             ("yaml-indent", "this key lines up with no mapping above it", Some("give keys of one mapping the same indentation"))
         }

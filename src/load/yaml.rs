@@ -45,7 +45,7 @@ fn parse_here(source: &Arc<SourceText>) -> Result<Document, Vec<Diagnostic>> {
         Err(error) => return Err(vec![explain(source, &error)]),
     };
     let mut walk = Walk { source, places: HashMap::new(), problems: Vec::new() };
-    let value = walk.node(root, None, &mut String::new());
+    let value = walk.node(root, None, "");
     if walk.places.len() > MAX_NODES {
         walk.problems.push(too_many_nodes().label(source, 0..0, ""));
     }
@@ -212,13 +212,13 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn node(&mut self, node: Spanned<Node>, key: Option<Range<usize>>, pointer: &mut String) -> Value {
+    fn node(&mut self, node: Spanned<Node>, key: Option<Range<usize>>, pointer: &str) -> Value {
         let text = &self.source.text;
         let mut place = Place { key, value: bytes(text, node.referenced), defined: bytes(text, node.defined) };
         if !matches!(node.value, Node::Leaf(_)) && place.value == place.defined {
             place.value = collection(text, &place);
         }
-        self.places.insert(pointer.clone(), place);
+        self.places.insert(pointer.to_owned(), place);
         match node.value {
             Node::Leaf(value) => value,
             Node::List(items) => {
@@ -229,7 +229,7 @@ impl Walk<'_> {
         }
     }
 
-    fn mapping(&mut self, entries: Vec<(Spanned<Key>, Spanned<Node>)>, pointer: &mut String) -> Value {
+    fn mapping(&mut self, entries: Vec<(Spanned<Key>, Spanned<Node>)>, pointer: &str) -> Value {
         let mut object = serde_json::Map::with_capacity(entries.len());
         for (key, value) in entries {
             let at = bytes(&self.source.text, key.referenced);
@@ -254,9 +254,8 @@ impl Walk<'_> {
         Value::Object(object)
     }
 
-    fn below(&mut self, pointer: &mut String, key: &str, node: Spanned<Node>, span: Option<Range<usize>>) -> Value {
-        let mut below = child(pointer, key);
-        self.node(node, span, &mut below)
+    fn below(&mut self, pointer: &str, key: &str, node: Spanned<Node>, span: Option<Range<usize>>) -> Value {
+        self.node(node, span, &child(pointer, key))
     }
 }
 
@@ -293,7 +292,12 @@ fn too_many_nodes() -> Diagnostic {
 /// Says what the YAML parser refused; sentences about syntax are [`syntax::explain`]'s.
 fn explain(source: &Arc<SourceText>, error: &Error) -> Diagnostic {
     let at = error.location().map_or(0..0, |location| place_of(&source.text, location));
-    match error.without_snippet() {
+    // An error inside of an alias is wrapped; the alias is the place that counts.
+    let cause = match error.without_snippet() {
+        Error::AliasError { error, .. } => error.without_snippet(),
+        other => other,
+    };
+    match cause {
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             Diagnostic::error("file-too-deep", format!("lists and mappings nest deeper than {MAX_DEPTH}")).label(source, at, "here")
         }

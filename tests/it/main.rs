@@ -2,6 +2,7 @@
 
 mod cli;
 mod files;
+mod front;
 mod ground;
 mod journal;
 mod postgres;

@@ -1,12 +1,12 @@
 //! Diagnostics for people, for programs, for GitHub and for code scanners.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::{Value, json};
 
+use super::Paint;
 use crate::define::codes;
 use crate::diagnostic::{Diagnostic, Label, Severity, SourceText};
 
@@ -25,34 +25,18 @@ pub enum Format {
 }
 
 /// The whole report on so many files.
-pub fn report(format: Format, diagnostics: &[Diagnostic], files: usize, colour: bool) -> String {
+pub fn report(format: Format, diagnostics: &[Diagnostic], files: usize, paint: Paint) -> String {
     match format {
-        Format::Human => human(diagnostics, files, colour),
+        Format::Human => human(diagnostics, files, paint),
         Format::Json => json(diagnostics, files),
         Format::Github => github(diagnostics),
         Format::Sarif => sarif(diagnostics),
     }
 }
 
-/// Prints to standard output.
-pub fn print(text: &str) {
-    // A reader that has gone away is no reason to complain.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
-}
-
-/// Prints one error line that has no place in a file to standard error.
-pub fn complain(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "error: {message}");
-}
-
-/// Whether standard output may have colour: a terminal, and `NO_COLOR` not set.
-pub fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
 /// The diagnostics with the lines they point at, and a summary.
-pub fn human(diagnostics: &[Diagnostic], files: usize, colour: bool) -> String {
-    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+pub fn human(diagnostics: &[Diagnostic], files: usize, paint: Paint) -> String {
+    let renderer = if paint.is_on() { Renderer::styled() } else { Renderer::plain() };
     let mut out = String::new();
     for diagnostic in diagnostics {
         let _ = writeln!(out, "{}\n", renderer.render(&[group(diagnostic)]));
@@ -159,15 +143,18 @@ fn escape_property(text: &str) -> String {
 pub fn sarif(diagnostics: &[Diagnostic]) -> String {
     let location = |label: &Label| {
         let place = Place::of(label);
-        json!({
+        let mut location = json!({
             "physicalLocation": {
                 "artifactLocation": { "uri": label.source.path.replace('\\', "/") },
                 "region": {
                     "startLine": place.line, "startColumn": place.column, "endLine": place.end_line, "endColumn": place.end_column,
                 },
             },
-            "message": { "text": label.text },
-        })
+        });
+        if !label.text.is_empty() {
+            location["message"] = json!({ "text": label.text });
+        }
+        location
     };
     let result = |diagnostic: &Diagnostic| {
         let mut text = diagnostic.message.clone();

@@ -12,6 +12,11 @@ impl Paint {
         Self { on }
     }
 
+    /// Whether there are colours.
+    pub fn is_on(self) -> bool {
+        self.on
+    }
+
     /// What went wrong.
     pub fn red(self, text: &str) -> String {
         self.wrap("1;31", text)

@@ -1,0 +1,157 @@
+//! `haul validate [PATH…]`
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::render::{self, diagnostics};
+use super::{CliError, Exit, Global};
+use crate::define::{check, check_project};
+use crate::diagnostic::{Diagnostic, Severity, SourceText};
+use crate::load::Project;
+use crate::load::project::{FILE, PIPELINES, pipeline_name, shown, yaml_files};
+
+/// Arguments of `haul validate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Files, folders and globs to check; `-` for standard input [default: the project's pipelines and haul.yaml]
+    paths: Vec<String>,
+    /// How to show what was found
+    #[arg(long, value_enum, default_value_t)]
+    format: diagnostics::Format,
+}
+
+/// Checks every file that is named, and reports all of their problems at once.
+pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
+    let format = if global.json { diagnostics::Format::Json } else { args.format };
+    let mut checks = Checks::default();
+    if args.paths.is_empty() {
+        checks.project(global)?;
+    }
+    for path in &args.paths {
+        checks.named(path)?;
+    }
+    let report = diagnostics::report(format, &checks.found, checks.files, render::paint_out(global));
+    if !(report.is_empty() || global.quiet && checks.found.is_empty()) {
+        render::out(report.trim_end());
+    }
+    let wrong = checks.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+    Ok(if wrong { Exit::Definition } else { Exit::Done })
+}
+
+/// What has been checked so far.
+#[derive(Default)]
+struct Checks {
+    found: Vec<Diagnostic>,
+    files: usize,
+    /// Projects by the folder that was asked about.
+    projects: BTreeMap<PathBuf, Arc<Project>>,
+    /// Project files that have been checked.
+    checked: Vec<PathBuf>,
+}
+
+impl Checks {
+    fn project(&mut self, global: &Global) -> Result<(), CliError> {
+        let base = super::project::find(global)?;
+        let project = self.project_of(&base)?;
+        self.project_file(&project);
+        for file in yaml_files(&project.base.join(PIPELINES)) {
+            self.file(&file)?;
+        }
+        Ok(())
+    }
+
+    /// A path as it was named.
+    fn named(&mut self, named: &str) -> Result<(), CliError> {
+        if named == "-" {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable("standard input", &error))?;
+            let project = self.project_of(Path::new("."))?;
+            self.pipeline("stdin", "<stdin>".to_owned(), text, &project);
+            return Ok(());
+        }
+        let path = Path::new(named);
+        if path.is_dir() {
+            return self.folder(path);
+        }
+        if path.exists() || !named.contains(['*', '?', '[']) {
+            return self.file(path);
+        }
+        let matches = glob::glob(named).map_err(|error| CliError::new(Exit::Environment, format!("{named} is not a glob: {error}")))?;
+        let files: Vec<PathBuf> = matches.filter_map(Result::ok).filter(|path| path.is_file()).collect();
+        if files.is_empty() {
+            return Err(CliError::new(Exit::Environment, format!("no file matches {named}")).help("quote the glob, so that haul sees it"));
+        }
+        files.iter().try_for_each(|file| self.file(file))
+    }
+
+    fn folder(&mut self, folder: &Path) -> Result<(), CliError> {
+        let whole_project = folder.join(PIPELINES).is_dir() || folder.join(FILE).is_file();
+        if whole_project {
+            let project = self.project_of(folder)?;
+            self.project_file(&project);
+        }
+        let root = if whole_project { folder.join(PIPELINES) } else { folder.to_owned() };
+        let files = yaml_files(&root);
+        if files.is_empty() && !whole_project {
+            return Err(CliError::new(Exit::Environment, format!("there is no YAML file below {}", folder.display())));
+        }
+        files.iter().try_for_each(|file| self.file(file))
+    }
+
+    fn file(&mut self, file: &Path) -> Result<(), CliError> {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let project = self.project_of(folder)?;
+        if file.file_name().is_some_and(|name| name == FILE) {
+            self.project_file(&project);
+            return Ok(());
+        }
+        let bytes = std::fs::read(file).map_err(|error| unreadable(&shown(file), &error))?;
+        let Ok(text) = String::from_utf8(bytes) else {
+            let problem = Diagnostic::error("file-encoding", "the file is not UTF-8");
+            let source = Arc::new(SourceText { path: shown(file), text: String::new() });
+            self.found.push(problem.label(&source, 0..0, "").help("save it as UTF-8"));
+            self.files += 1;
+            return Ok(());
+        };
+        self.pipeline(&pipeline_name(file), shown(file), text, &project);
+        Ok(())
+    }
+
+    fn pipeline(&mut self, name: &str, path: String, text: String, project: &Project) {
+        let source = Arc::new(SourceText { path, text });
+        self.found.extend(check(name, &source, project).diagnostics);
+        self.files += 1;
+    }
+
+    /// Checks a project's file once.
+    fn project_file(&mut self, project: &Project) {
+        if self.checked.contains(&project.base) {
+            return;
+        }
+        self.checked.push(project.base.clone());
+        if project.base.join(FILE).is_file() {
+            self.files += 1;
+            self.found.extend(check_project(project));
+        }
+    }
+
+    fn project_of(&mut self, folder: &Path) -> Result<Arc<Project>, CliError> {
+        if let Some(project) = self.projects.get(folder) {
+            return Ok(Arc::clone(project));
+        }
+        let absolute = folder.canonicalize().map_err(|error| unreadable(&folder.display().to_string(), &error))?;
+        let project = Arc::new(Project::find(&absolute)?);
+        self.projects.insert(folder.to_owned(), Arc::clone(&project));
+        // What a broken project file declares is missing in every pipeline: that is said first.
+        if !check_project(&project).is_empty() {
+            self.project_file(&project);
+        }
+        Ok(project)
+    }
+}
+
+fn unreadable(what: &str, error: &std::io::Error) -> CliError {
+    CliError::new(Exit::Environment, format!("failed to read {what}: {error}"))
+}
