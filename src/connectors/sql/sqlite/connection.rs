@@ -18,14 +18,18 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The page cache of one connection, in KiB.
 const CACHE_KIB: i64 = 16 * 1024;
 
+/// Device and number of a file; `None` when it does not exist.
+type FileIdentity = Option<(u64, u64)>;
+
 /// One SQLite file. Opens it only when a source or sink is used.
-#[derive(Debug)]
 pub struct Database {
     name: String,
     path: PathBuf,
     max_connections: usize,
     /// Held while this process writes to the file, so that its own writers wait in turn instead of polling SQLite's lock.
     writing: Arc<tokio::sync::Mutex<()>>,
+    /// The writer that is not in use. Closing the last connection would copy the whole write-ahead log into the file.
+    idle: Mutex<Option<(FileIdentity, Sqlite)>>,
 }
 
 impl Database {
@@ -54,6 +58,7 @@ impl Database {
             path: base.join(path),
             max_connections: connection.max_connections.max(1) as usize,
             writing: Arc::default(),
+            idle: Mutex::default(),
         }))
     }
 
@@ -108,6 +113,34 @@ impl Database {
         Ok(connection)
     }
 
+    /// The connection that wrote last, or a new one.
+    pub(super) fn writer(&self) -> Result<Sqlite, Failure> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A file that was removed or replaced would be written where nobody looks.
+        match idle {
+            Some((identity, connection)) if identity == self.identity() => Ok(connection),
+            _ => self.open_writer(),
+        }
+    }
+
+    /// Keeps a writer for the next one who writes.
+    pub(super) fn keep(&self, connection: Sqlite) {
+        if connection.is_autocommit() {
+            *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some((self.identity(), connection));
+        }
+    }
+
+    #[cfg(unix)]
+    fn identity(&self) -> FileIdentity {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(&self.path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+
+    #[cfg(not(unix))]
+    fn identity(&self) -> FileIdentity {
+        None
+    }
+
     /// A connection that writes. A file that does not exist yet is created, with a write-ahead log, so that readers and the writer do not
     /// wait for each other; the journal mode of an existing file is its owner's business.
     pub(super) fn open_writer(&self) -> Result<Sqlite, Failure> {
@@ -118,6 +151,8 @@ impl Database {
             if pages == 0 && version == 0 {
                 connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
             }
+            // References are the rules of a table as much as its other constraints are.
+            connection.pragma_update(None, "foreign_keys", true)?;
             connection.pragma_update(None, "synchronous", "full")
         };
         setup().map_err(|error| self.failure(error))?;

@@ -5,6 +5,7 @@ use rusqlite::{Connection as Sqlite, Error, Transaction};
 use super::connection::Database;
 use super::marks::{self, State};
 use super::sink::{check_epoch, in_transaction, shape_now, staging_name};
+use super::table::Table;
 use super::target::{Publish, Shape, quote};
 use crate::connectors::Load;
 use crate::define::pipeline::SqlSink;
@@ -22,11 +23,16 @@ pub(super) fn publish(database: &Database, connection: &mut Sqlite, spec: &SqlSi
             return Ok(());
         }
         let shape = shape_now(database, transaction, spec, &load.schema)?;
-        let staging = quote(&staging_name(&load.key));
+        let name = staging_name(&load.key);
+        let staging = quote(&name);
+        let made: Option<String> = Table::find(transaction, &name).map_err(failed)?.map(|table| table.sql);
         match shape.publish {
             Publish::AtOnce => {}
-            Publish::Rename => rename(transaction, &shape, &staging).map_err(failed)?,
-            Publish::InPlace => {
+            // What was staged may lack the target's rules, when views or indexes went away since.
+            Publish::Rename if made.is_some_and(|sql| sql == shape.create(&name)) => {
+                rename(transaction, &shape, &staging).map_err(failed)?
+            }
+            Publish::Rename | Publish::InPlace => {
                 copy(transaction, &shape, &staging).map_err(failed)?;
                 check_references(database, transaction, &shape.table)?;
             }

@@ -28,6 +28,8 @@ pub(super) struct SqliteReading {
     schema: Arc<Schema>,
     select: Select,
     unstable: bool,
+    /// Whether splits see the same state of the file.
+    snapshot: bool,
     limit: BatchLimit,
     pool: Arc<Pool>,
 }
@@ -61,16 +63,18 @@ impl Pool {
 impl SqliteReading {
     /// Begins the view. Blocks.
     pub(super) fn new(database: Arc<Database>, first: Sqlite, shape: Shape, schema: Schema, request: ReadRequest) -> Result<Self, Failure> {
+        let snapshot = has_snapshots(&first).map_err(|error| database.failure(error))?;
         let mut readers = vec![first];
-        while readers.len() < database.readers() {
-            readers.push(database.open_reader()?);
+        if snapshot {
+            while readers.len() < database.readers() {
+                readers.push(database.open_reader()?);
+            }
+            begin_view(&database, &readers)?;
         }
-        let guard = database.open_reader()?;
-        begin_view(&database, &guard, &readers)?;
         let select = Select::new(&shape, &schema, &request)?;
         let permits = Arc::new(Semaphore::new(readers.len()));
         let pool = Arc::new(Pool { free: Mutex::new(readers), permits });
-        Ok(Self { database, schema: Arc::new(schema), select, unstable: shape.unstable, limit: request.limit, pool })
+        Ok(Self { database, schema: Arc::new(schema), select, unstable: shape.unstable, snapshot, limit: request.limit, pool })
     }
 
     /// Runs a short query on a connection of the view.
@@ -91,9 +95,9 @@ impl SqliteReading {
 }
 
 /// Starts a read transaction on every reader, all on the same snapshot: when nobody committed while they started, by the count that SQLite
-/// keeps for the guard, they all see the same. Without a write-ahead log a reader that stays would keep every writer out, so each split
-/// then reads its own state.
-fn begin_view(database: &Database, guard: &Sqlite, readers: &[Sqlite]) -> Result<(), Failure> {
+/// keeps for the guard, they all see the same.
+fn begin_view(database: &Database, readers: &[Sqlite]) -> Result<(), Failure> {
+    let guard = database.open_reader()?;
     let attempt = || -> Result<bool, Error> {
         let version = || guard.pragma_query_value(None, "data_version", |row| row.get::<_, i64>(0));
         let before = version()?;
@@ -106,9 +110,6 @@ fn begin_view(database: &Database, guard: &Sqlite, readers: &[Sqlite]) -> Result
         }
         Ok(version()? == before)
     };
-    if !has_snapshots(guard).map_err(|error| database.failure(error))? {
-        return Ok(());
-    }
     for _ in 0..VIEW_ATTEMPTS {
         if attempt().map_err(|error| database.failure(error))? {
             return Ok(());
@@ -161,10 +162,12 @@ impl Reading for SqliteReading {
         &self.schema
     }
 
+    /// Without a write-ahead log there is one split: several would see several states of the file, and their readers would keep out the
+    /// writer of a stage that writes to the same file.
     async fn splits(&self, goal: SplitGoal) -> Result<Splits, Failure> {
         let fingerprint = self.fingerprint().await?;
         let mut splits = Vec::new();
-        if let Some((column, label)) = self.select.split_by.clone().filter(|_| goal.most > 1) {
+        if let Some((column, label)) = self.select.split_by.clone().filter(|_| self.snapshot && goal.most > 1) {
             let query = format!("select min({column}), max({column}) {}", self.select.rest);
             let (bounds, size) = self
                 .ask(move |connection| {

@@ -36,12 +36,13 @@ impl SqliteSink {
         let turn = self.database.turn().await;
         let database = self.database.clone();
         let opening = database.clone();
-        let connection = blocking_open(move || opening.open_writer()).await?;
-        let (_, result) = blocking(connection, move |connection, _| {
+        let connection = blocking_open(move || opening.writer()).await?;
+        let (connection, result) = blocking(connection, move |connection, _| {
             let _turn = turn;
             in_transaction(&database, connection, work)
         })
         .await?;
+        self.database.keep(connection);
         Ok(result)
     }
 }
@@ -152,8 +153,7 @@ impl Sink for SqliteSink {
             let shape = shape_now(&database, &connection, &spec, &load.schema)?;
             let staged = shape.publish != Publish::AtOnce && !published;
             let table = if staged { staging_name(&load.key) } else { shape.table.clone() };
-            let columns = if shape.columns.is_empty() { "null".to_owned() } else { shape.column_list() };
-            let query = format!("select {columns} from {}", quote(&table));
+            let query = format!("select {} from {}", shape.column_list(), quote(&table));
             let reader = Reader { schema: Arc::new(load.schema), origin: Vec::new(), label: shape.table, limit, lenient: true, database };
             Ok((connection, query, reader))
         })

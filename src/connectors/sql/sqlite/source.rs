@@ -62,7 +62,7 @@ impl Source for SqliteSource {
             let consistency = if snapshot {
                 "all splits read one snapshot of the file"
             } else {
-                "each split reads its own state of the file, which has no write-ahead log; `pragma journal_mode = wal` gives one snapshot"
+                "one statement reads everything; with a write-ahead log (`pragma journal_mode = wal`) splits could share a snapshot"
             };
             let consistency = consistency.to_owned();
             Ok(Description { schema: shape.schema, key: shape.key, rows: shape.rows, bytes: None, wire: None, consistency })
@@ -192,7 +192,11 @@ impl Shape {
 
     fn of_query(database: &Database, connection: &Sqlite, query: &str) -> Result<Self, Failure> {
         let query = query.trim_end().trim_end_matches(';');
+        let reads = connection.prepare(query).is_ok_and(|statement| statement.readonly());
         let columns = declared_columns(connection, query).map_err(|error| database.failure(error).during("failed to prepare the query"))?;
+        if !reads {
+            return Err(Failure::permanent("the query changes the database").help("a source only reads: write a `select`"));
+        }
         for (place, (column, _)) in columns.iter().enumerate() {
             if columns[..place].iter().any(|(earlier, _)| earlier.name.eq_ignore_ascii_case(&column.name)) {
                 return Err(

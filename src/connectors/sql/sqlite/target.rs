@@ -45,6 +45,18 @@ pub(super) struct TargetColumn {
     reason: String,
 }
 
+impl TargetColumn {
+    /// Name and type, as DDL says them. SQLite takes any text as a type when it is quoted like a name.
+    fn definition(&self) -> String {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b' ';
+        let name = self.declared.split_once('(').map_or(self.declared.as_str(), |(name, _)| name);
+        let arguments = &self.declared[name.len()..];
+        let plain = name.bytes().all(word) && arguments.bytes().all(|byte| byte.is_ascii_digit() || b"(), ".contains(&byte));
+        let declared = if plain { self.declared.clone() } else { quote(&self.declared) };
+        format!("{} {declared}", self.quoted)
+    }
+}
+
 /// How a load becomes visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Publish {
@@ -100,7 +112,7 @@ impl Shape {
             .iter()
             .map(|column| {
                 let not_null = if column.not_null { " NOT NULL" } else { "" };
-                format!("  {} {}{not_null}", column.quoted, column.declared)
+                format!("  {}{not_null}", column.definition())
             })
             .collect();
         if !self.primary_key.is_empty() {
@@ -116,15 +128,14 @@ impl Shape {
 
     /// The statement that creates a table of the same columns without any rule, so that rows can be copied as they are.
     pub(super) fn create_gathered(&self, table: &str) -> String {
-        let columns: Vec<String> =
-            self.columns.iter().map(|column| format!("{} {}", column.quoted, quoted_type(&column.declared))).collect();
+        let columns: Vec<String> = self.columns.iter().map(TargetColumn::definition).collect();
         format!("CREATE TABLE {table} ({})", columns.join(", "))
     }
 
     /// The statements that add what the existing table lacks.
     pub(super) fn additions(&self) -> Vec<String> {
         let added = self.columns.iter().filter(|column| column.added);
-        added.map(|column| format!("ALTER TABLE {} ADD COLUMN {} {}", quote(&self.table), column.quoted, column.declared)).collect()
+        added.map(|column| format!("ALTER TABLE {} ADD COLUMN {}", quote(&self.table), column.definition())).collect()
     }
 
     /// Everything that is done to the target's shape.
@@ -140,7 +151,7 @@ impl Shape {
     pub(super) fn mapped(&self) -> Vec<Mapped> {
         let mapped = |column: &TargetColumn| Mapped {
             name: column.name.clone(),
-            native: column.declared.trim_matches('"').to_owned(),
+            native: column.declared.clone(),
             grade: column.grade,
             reason: column.reason.clone(),
         };
@@ -150,7 +161,6 @@ impl Shape {
     /// The columns as this connector's source will describe them.
     pub(super) fn reads_as(&self) -> Schema {
         let column = |name: &str, declared: &str, nullable: bool| {
-            let declared = declared.trim_matches('"');
             let ty = types::logical(declared).unwrap_or(Type::Text);
             Column { name: name.to_owned(), ty, nullable, native: Some(declared.to_owned()) }
         };
@@ -164,7 +174,7 @@ impl Shape {
 
     /// A table that haul made in this very shape, and that nothing else in the file speaks of, may be replaced by another one.
     fn can_rename(&self, connection: Option<&Sqlite>) -> Result<bool, rusqlite::Error> {
-        let (Some(table), Some(connection)) = (&self.existing, connection) else { return Ok(true) };
+        let (Some(table), Some(connection)) = (&self.existing, connection) else { return Ok(self.existing.is_none()) };
         if table.sql != self.create(&self.table) {
             return Ok(false);
         }
@@ -197,11 +207,6 @@ pub(super) fn quoted_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(quote).collect::<Vec<_>>().join(", ")
 }
 
-/// A declared type as SQLite told it, made safe to stand in a statement again.
-fn quoted_type(declared: &str) -> String {
-    if declared.is_empty() || declared.starts_with('"') { declared.to_owned() } else { quote(declared) }
-}
-
 fn check_name(name: &str, problems: &mut Vec<TargetProblem>) {
     if let Err(message) = Dialect::Sqlite.ident(name) {
         problems.push(problem("target-name", "table", message, "choose another name"));
@@ -232,6 +237,9 @@ fn columns(
         let message = format!("{} columns arrive, and a table of SQLite has at most {MOST_COLUMNS}", incoming.columns.len());
         problems.push(problem("target-columns", "", message, "leave columns out with `select:` or `drop:`"));
         return Vec::new();
+    }
+    if incoming.columns.is_empty() {
+        problems.push(problem("target-columns", "", "no columns arrive", "keep at least one"));
     }
     let mut columns: Vec<TargetColumn> = Vec::with_capacity(incoming.columns.len());
     for column in &incoming.columns {

@@ -42,7 +42,7 @@ impl Affinity {
 
 /// The logical type a declared type promises; `None` when it promises nothing, so that the values must be looked at.
 pub(super) fn logical(declared: &str) -> Option<Type> {
-    let upper = declared.trim().trim_matches('"').to_ascii_uppercase();
+    let upper = declared.trim().to_ascii_uppercase();
     let (name, arguments) = match upper.split_once('(') {
         Some((name, rest)) => (name.trim_end(), rest.trim_end().strip_suffix(')').unwrap_or(rest)),
         None => (upper.as_str(), ""),
@@ -86,7 +86,7 @@ fn decimal(arguments: &str) -> Type {
     }
 }
 
-/// What a logical type becomes in a new column: the declared type, as DDL writes it, with grade and reason.
+/// What a logical type becomes in a new column: the declared type, with grade and reason.
 pub(super) struct Created {
     pub(super) declared: String,
     pub(super) grade: Grade,
@@ -126,8 +126,8 @@ pub(super) fn create(ty: &Type, rowid: bool) -> Created {
         Type::Json => exact("JSON_TEXT"),
         Type::Enum(_) => widened("TEXT", "SQLite has no enums; kept as text"),
         Type::Array(item) => match item.to_string().parse::<Type>() {
-            Ok(_) => exact(&format!("\"ARRAY_TEXT({item})\"")),
-            Err(_) => widened("\"ARRAY_TEXT(text)\"", "the items' type has no name in SQLite; kept as JSON text"),
+            Ok(_) => exact(&format!("ARRAY_TEXT({item})")),
+            Err(_) => widened("ARRAY_TEXT(text)", "the items' type has no name in SQLite; kept as JSON text"),
         },
         Type::Native { engine, .. } => {
             Created { declared: "BLOB".to_owned(), grade: Grade::Lossy, reason: format!("only {engine} understands these bytes") }
@@ -173,7 +173,7 @@ pub(super) fn fit(ty: &Type, declared: &str) -> Result<(Grade, String), String> 
             }
         }
         (Type::Decimal(..), Some(Type::Number)) if affinity == Affinity::Text => widened("kept as a decimal of any size"),
-        (Type::Decimal(..15, _), Some(Type::Number)) => widened("kept as a decimal of any size"),
+        (Type::Decimal(..=15, _), Some(Type::Number)) => widened("kept as a decimal of any size"),
         (Type::Float(32), Some(Type::Float(64))) => {
             widened(if affinity.numeric() { "NaN and -0.0 are kept as text" } else { "kept as a double" })
         }
