@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::compute::concat_batches;
+use arrow::array::AsArray;
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Int64Type};
+use futures::StreamExt;
 use haul::connectors::sql::sqlite::Database;
-use haul::connectors::{Load, ReadRequest, Sink, Source};
-use haul::data::{Column, Grade, Schema, Type};
+use haul::connectors::{Load, LoadKey, Mark, ReadRequest, Sink, Source, SplitGoal};
+use haul::data::{BatchLimit, Column, Digest, Grade, Schema, Type};
 use haul::define::pipeline::{Connection, Engine, SchemaMode, SqlRead, SqlSink, SqlSource, Verify, WriteMode};
 use haul::failure::FailureKind;
 use haul::secret::Secret;
@@ -396,4 +399,296 @@ async fn a_table_evolves_when_it_may() {
         assert_eq!(file.table("orders").describe().await.expect("a description").schema, target.reads_as);
         file.execute("delete from orders; alter table orders drop column name");
     }
+}
+
+/// The ids that each split gives, in order.
+async fn ids_of(source: &Arc<dyn Source>, most: usize) -> Vec<Vec<String>> {
+    let request = ReadRequest { columns: Some(vec!["id".to_owned()]), ..ReadRequest::default() };
+    let reading = source.open(request).await.expect("a view");
+    let splits = reading.splits(SplitGoal { most, bytes: 1 }).await.expect("splits");
+    let mut ids = Vec::new();
+    for split in splits.splits {
+        let (rows, rejects) = loads::drain(reading.schema(), reading.read(&split).await.expect("a stream")).await.expect("rows");
+        assert_eq!(rejects, []);
+        let texts = cast(rows.column(0), &DataType::Utf8).expect("texts");
+        let mut texts: Vec<String> = texts.as_string::<i32>().iter().map(|text| text.unwrap_or("NULL").to_owned()).collect();
+        texts.sort();
+        ids.push(texts);
+    }
+    ids
+}
+
+#[tokio::test]
+async fn splits_hold_every_row_once() {
+    let file = File::new();
+    file.execute("pragma journal_mode = wal");
+    file.execute("create table t (id integer primary key, part integer, word text);");
+    file.execute("insert into t values (-9223372036854775808, 1, '10'), (-5, 2, '9'), (0, null, null), (7, 'x', '1e3'), (9223372036854775807, 1000, 'b');");
+    file.execute("create table keyed (id integer primary key, x) without rowid; insert into keyed select id, 1 from t;");
+    file.execute("create table words (id text primary key) without rowid; insert into words select word from t where word is not null;");
+    file.execute("create view v as select id from t;");
+    let table = |name: &str, split_by| {
+        file.source(SqlRead::Table { name: vec![name.to_owned()], columns: vec!["id".to_owned()], filter: None }, split_by)
+    };
+    let mut all: Vec<String> = ["-9223372036854775808", "-5", "0", "7", "9223372036854775807"].map(str::to_owned).to_vec();
+    all.sort();
+    for (source, least) in [
+        (table("t", None), 2),
+        (table("t", Some("id")), 2),
+        (table("keyed", None), 2),
+        (table("v", None), 1),
+        (table("v", Some("id")), 2),
+        (file.source(SqlRead::Query("select cast(id as text) as id, part from t".to_owned()), Some("part")), 1),
+        (file.source(SqlRead::Query("select cast(id as text) as id, word from t -- every".to_owned()), Some("word")), 1),
+    ] {
+        let splits = ids_of(&source, 4).await;
+        assert!(splits.len() >= least && splits.len() <= 4, "{splits:?}");
+        let mut found = splits.concat();
+        found.sort();
+        assert_eq!(found, all);
+    }
+    assert_eq!(ids_of(&table("words", None), 4).await, [["10", "1e3", "9", "b"]]);
+    assert_eq!(ids_of(&table("t", None), 1).await.len(), 1);
+    let missing = table("t", Some("nowhere")).describe().await.expect_err("no such column");
+    assert!(missing.to_string().contains("`split_by` names the column `nowhere`"), "{missing}");
+}
+
+#[tokio::test]
+async fn all_splits_of_a_view_see_one_state() {
+    let file = File::new();
+    file.execute("pragma journal_mode = wal; create table t (id integer primary key); insert into t values (1), (2), (3), (4);");
+    let source = file.table("t");
+    let reading = source.open(ReadRequest::default()).await.expect("a view");
+    let splits = reading.splits(SplitGoal { most: 2, bytes: 1 }).await.expect("splits").splits;
+    file.execute("delete from t where id = 4; insert into t values (5);");
+    let mut found = Vec::new();
+    for split in &splits {
+        let (rows, _) = loads::drain(reading.schema(), reading.read(split).await.expect("a stream")).await.expect("rows");
+        found.extend(rows.column(0).as_primitive::<Int64Type>().values().to_vec());
+    }
+    assert_eq!(found, [1, 2, 3, 4]);
+    assert_eq!(ids_of(&source, 1).await, [["1", "2", "3", "5"]]);
+}
+
+#[tokio::test]
+async fn a_file_without_a_log_is_read_whole_and_written_from_itself() {
+    let file = File::new();
+    file.execute(
+        "create table t (id integer primary key, name text); insert into t select value, 'a ' || value from json_each('[1,2,3,4]');",
+    );
+    let source = file.table("t");
+    let reading = source.open(ReadRequest::default()).await.expect("a view");
+    let splits = reading.splits(SplitGoal { most: 4, bytes: 1 }).await.expect("splits").splits;
+    assert_eq!(splits.len(), 1);
+    let (rows, _) = loads::drain(reading.schema(), reading.read(&splits[0]).await.expect("a stream")).await.expect("rows");
+    // The view is still open while its file is written.
+    loads::load(&file.sink("copy", WriteMode::Append), "run 1", reading.schema(), &rows).await.expect("a load");
+    assert_eq!(file.count("select count(*) from copy"), 4);
+    assert_eq!(file.text("pragma journal_mode"), "Text(\"delete\")");
+}
+
+#[tokio::test]
+async fn queries_take_their_types_from_columns_or_from_a_sample() {
+    let file = File::new();
+    file.execute("create table t (id integer primary key, day date, total decimal(8,2), any, odd string);");
+    file.execute("insert into t values (1, '2013-01-31', 1.5, 1, 'x'), (2, null, 2, 'two', 'y'), (3, null, 3, 2.5, 'z');");
+    let types = |query: &str| {
+        let source = file.query(query);
+        async move {
+            let schema = source.describe().await.map(|description| description.schema);
+            schema.map(|schema| schema.columns.iter().map(|column| format!("{} {}", column.name, column.ty)).collect::<Vec<_>>())
+        }
+    };
+    assert_eq!(
+        types("select id, day as d, total, odd, id + 1 as next, id / 2.0 as half, null as none, x'00' as b from t;").await.expect("types"),
+        ["id int64", "d date", "total decimal(8,2)", "odd text", "next int64", "half float64", "none text", "b bytes"]
+    );
+    for (query, said) in [
+        ("select any from t", "hold values of several: integer, text, real"),
+        ("select id, total as ID from t", "two columns named `ID`"),
+        ("delete from t returning id", "changes the database"),
+        ("select gone from t", "no such column: gone"),
+        ("select 1; select 2", "Multiple statements"),
+    ] {
+        let failure = types(query).await.expect_err(query);
+        assert!(failure.kind == FailureKind::Permanent && failure.to_string().contains(said), "{query}: {failure}");
+    }
+    // Beyond the sample a value may differ: it is a bad row, not a NULL.
+    file.execute("delete from t; insert into t (any) select value from (with recursive n(value) as (select 1 union all select value + 1 from n where value < 1000) select value from n)")
+        .execute("insert into t (any) values ('odd one')");
+    let (rows, rejects) = loads::read(&file.query("select any from t"), ReadRequest::default(), 1).await.expect("rows");
+    assert_eq!((rows.num_rows(), rejects.len()), (1000, 1));
+    assert_eq!(rejects[0].reason, "column `any`: the text 'odd one' does not fit int64");
+}
+
+#[tokio::test]
+async fn filters_and_columns_are_read_by_the_database() {
+    let file = File::new();
+    file.execute("create table t (id integer primary key, name text); insert into t values (1, 'a'), (2, 'b'), (3, 'c');");
+    let read = SqlRead::Table {
+        name: vec!["main".to_owned(), "t".to_owned()],
+        columns: vec!["name".to_owned(), "id".to_owned()],
+        filter: Some("id > 1 or false -- why".to_owned()),
+    };
+    let source = file.source(read, None);
+    let request =
+        ReadRequest { columns: Some(vec!["name".to_owned()]), filter: Some("name <> 'c' or null".to_owned()), ..ReadRequest::default() };
+    let (rows, _) = loads::read(&source, request, 1).await.expect("rows");
+    assert_eq!(rows.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(rows.num_columns(), 1);
+}
+
+#[tokio::test]
+async fn batches_stay_within_their_limits_and_a_dropped_stream_gives_its_connection_back() {
+    let file = File::new();
+    file.execute("pragma journal_mode = wal; create table t (id integer primary key, name text);");
+    file.execute("insert into t select value, iif(value % 100 = 0, hex(zeroblob(5000)), 'a') from (with recursive n(value) as (select 1 union all select value + 1 from n where value < 20000) select value from n)");
+    let limit = BatchLimit { rows: 64, bytes: 4096 };
+    let source = file.table("t");
+    let reading = source.open(ReadRequest { limit, ..ReadRequest::default() }).await.expect("a view");
+    let split = reading.splits(SplitGoal { most: 1, bytes: 1 }).await.expect("splits").splits.remove(0);
+    for _ in 0..20 {
+        let mut stream = reading.read(&split).await.expect("a stream");
+        let first = stream.next().await.expect("a chunk").expect("rows");
+        assert_eq!(first.batch.num_rows(), 64);
+    }
+    let mut stream = reading.read(&split).await.expect("a stream");
+    let mut rows = 0;
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.expect("rows");
+        rows += chunk.batch.num_rows();
+        assert!(chunk.batch.num_rows() <= 64);
+        assert!(chunk.bytes <= 4096 || chunk.batch.num_rows() == 1, "a row that is larger than the limit is a batch of its own");
+    }
+    assert_eq!(rows, 20_000);
+}
+
+#[tokio::test]
+async fn a_split_larger_than_memory_is_gathered_outside_the_database() {
+    let file = File::new();
+    file.execute("create table orders (id integer primary key, name text)");
+    let sink = file.sink("orders", WriteMode::Append);
+    let (schema, _) = loads::ids(0..1, "");
+    let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
+    let mut digest = Digest::default();
+    let batches: Vec<_> = (0..5).map(|part| loads::ids(part * 100..part * 100 + 100, &"x".repeat(100_000)).1).collect();
+    for keep in [false, true] {
+        let mut writer = sink.writer(&load, "all").await.expect("a writer");
+        for batch in &batches {
+            writer.write(batch.clone()).await.expect("written");
+            // Nobody is kept out while rows are gathered.
+            file.execute("create table if not exists other (x); insert into other values (1);");
+        }
+        if keep {
+            digest += batches.iter().map(loads::digest).sum();
+            let committed = writer.commit(Mark { split: "all".to_owned(), rows: 500, digest, rejects: 0 }).await.expect("committed");
+            assert_eq!(committed.rows, 500);
+        } else {
+            drop(writer);
+            assert_eq!(file.count("select count(*) from orders"), 0);
+        }
+    }
+    assert_eq!(loads::digest(&loads::read_back(&sink, &load).await.expect("rows")), digest);
+}
+
+#[tokio::test]
+async fn writers_of_one_file_never_wait_for_each_others_rows() {
+    let file = File::new();
+    let database = file.database();
+    let sinks = ["a", "b"].map(|table| database.sink(&spec(table, WriteMode::Append)));
+    let (schema, batch) = loads::ids(0..1000, "a");
+    let mut writers = Vec::new();
+    for (output, sink) in sinks.iter().enumerate() {
+        let key = LoadKey { output, ..loads::key("run 1") };
+        let load = loads::begin(sink, &key, &schema).await.expect("a load");
+        writers.push(sink.writer(&load, "all").await.expect("a writer"));
+    }
+    for _ in 0..3 {
+        for writer in &mut writers {
+            writer.write(batch.clone()).await.expect("written");
+        }
+    }
+    let mark = Mark { rows: 3000, ..loads::mark("all", &batch) };
+    while let Some(writer) = writers.pop() {
+        writer.commit(mark.clone()).await.expect("committed");
+    }
+    assert_eq!(file.count("select (select count(*) from a) + (select count(*) from b)"), 6000);
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_the_lock_of_another_process() {
+    let file = File::new();
+    let sink = file.sink("orders", WriteMode::Append);
+    let (schema, batch) = loads::ids(0..10, "a");
+    let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
+    let other = file.other();
+    other.execute_batch("begin immediate").expect("the lock");
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        other.execute_batch("commit").expect("the lock is free");
+    });
+    loads::write(&sink, &load, "all", &batch).await.expect("a commit after the other");
+    release.join().expect("the other process");
+    assert_eq!(file.count("select count(*) from orders"), 10);
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_told_apart() {
+    let file = File::new();
+    let describe = |file: &File| {
+        let source = file.table("t");
+        async move { source.describe().await.expect_err("no table").to_string() }
+    };
+    assert!(describe(&file).await.contains("there is no database file at"));
+    file.execute("create table other (x)");
+    assert!(describe(&file).await.contains("there is no table or view `t`"));
+    std::fs::write(file.path(), "id,name\n1,this is a text file\n".repeat(100)).expect("written");
+    assert!(describe(&file).await.contains("is no SQLite database"));
+
+    let file = File::new();
+    file.execute(
+        "create table t (id integer primary key, x); insert into t select value, hex(randomblob(500)) from (with recursive n(value) as (select 1 union all select value + 1 from n where value < 1000) select value from n)",
+    );
+    let mut bytes = std::fs::read(file.path()).expect("the file");
+    let page = 4096;
+    bytes[page * 20..].chunks_mut(page).for_each(|page| page[..200].fill(0x5a));
+    std::fs::write(file.path(), bytes).expect("written");
+    let failure = loads::read(&file.table("t"), ReadRequest::default(), 1).await.expect_err("a damaged file");
+    assert!(failure.kind == FailureKind::Permanent && failure.to_string().contains("is damaged"), "{failure}");
+    assert!(failure.help.expect("a way out").contains("backup"));
+
+    let nowhere = database("sqlite:missing/shop.db", file.folder.path()).expect("a URL").sink(&spec("t", WriteMode::Append));
+    let problems = nowhere.plan(&loads::ids(0..1, "").0).await.expect("a plan").expect_err("no folder");
+    assert!(problems[0].message.contains("does not exist"), "{problems:?}");
+}
+
+#[tokio::test]
+async fn claims_tell_what_to_go_on_with_and_what_was_left_behind() {
+    let file = File::new();
+    let sink = file.sink("orders", WriteMode::Append);
+    let (schema, batch) = loads::ids(0..10, "a");
+    let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
+    loads::write(&sink, &load, "0000", &batch).await.expect("a commit");
+    // Another plan finds nothing to go on with, and is told of the rows.
+    let other = LoadKey { plan_hash: "plan 2".to_owned(), ..loads::key("run 2") };
+    let claim = sink.claim(&other).await.expect("a claim");
+    assert!(claim.found.is_none() && claim.left_behind == 10 && claim.epoch == 2);
+    // A later run of the same plan goes on with the unfinished load, and finds it again when it is finished.
+    let claim = sink.claim(&loads::key("run 3")).await.expect("a claim");
+    assert_eq!((claim.found.map(|found| (found.run, found.marks.len())), claim.left_behind), (Some(("run 1".to_owned(), 1)), 0));
+    let load = Load { key: loads::key("run 3"), epoch: claim.epoch, ..load };
+    sink.publish(&load).await.expect("published");
+    for run in ["run 1", "run 3"] {
+        let found = sink.claim(&loads::key(run)).await.expect("a claim").found.expect("the load");
+        assert!(found.published, "{run}");
+    }
+    // The next run starts from nothing, even when it is interrupted before it has prepared anything.
+    for _ in 0..2 {
+        let claim = sink.claim(&loads::key("run 4")).await.expect("a claim");
+        assert!(claim.found.is_none() && claim.left_behind == 0);
+    }
+    sink.abandon(&loads::key("run 4")).await.expect("abandoned");
+    assert_eq!(file.count("select count(*) from haul_marks"), 0);
+    assert!(sink.claim(&loads::key("run 1")).await.expect("a claim").found.is_none());
+    assert_eq!(file.count("select count(*) from orders"), 10);
 }

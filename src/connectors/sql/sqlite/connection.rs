@@ -173,7 +173,12 @@ impl Database {
     pub(super) fn failure(&self, error: rusqlite::Error) -> Failure {
         let file = self.path.display();
         let Some(code) = error.sqlite_error_code() else {
-            return Failure::permanent(format!("SQLite refused a statement on {file}")).cause(error);
+            let failure = Failure::permanent(format!("SQLite refused a statement on {file}"));
+            return match error {
+                // The whole statement is left out: it is long, and the pipeline's own texts may stand in it.
+                rusqlite::Error::SqlInputError { msg, .. } => failure.cause(msg),
+                error => failure.cause(error),
+            };
         };
         let (kind, message, help) = match code {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed => (
@@ -286,4 +291,60 @@ pub(super) async fn blocking_open<T: Send + 'static>(work: impl FnOnce() -> Resu
 
 fn ended(error: tokio::task::JoinError) -> Failure {
     Failure::permanent("a SQLite thread ended early").cause(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn database(folder: &Path) -> Arc<Database> {
+        let url = Secret::new("sqlite:full.db".to_owned());
+        let connection = Connection { name: "shop".to_owned(), engine: None, url, max_connections: 1, at: String::new() };
+        Database::new(&connection, folder).expect("a file's URL")
+    }
+
+    fn refusal(database: &Database, connection: &Sqlite, sql: &str) -> Failure {
+        database.failure(connection.execute_batch(sql).expect_err(sql))
+    }
+
+    #[test]
+    fn only_what_passes_by_itself_is_tried_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = database(folder.path());
+        let connection = database.open_writer().expect("a connection");
+        connection.execute_batch("create table t (id integer primary key, x)").expect("a table");
+
+        let other = database.open_writer().expect("another connection");
+        other.execute_batch("begin immediate").expect("the lock");
+        connection.busy_timeout(Duration::ZERO).expect("no patience");
+        let busy = refusal(&database, &connection, "insert into t values (1, 1)");
+        assert_eq!(busy.kind, FailureKind::Transient, "{busy}");
+        other.execute_batch("rollback").expect("the lock is free");
+
+        connection.pragma_update(None, "max_page_count", 4).expect("a full disk");
+        let full = refusal(&database, &connection, "insert into t values (1, zeroblob(100000))");
+        assert_eq!(full.kind, FailureKind::Permanent);
+        assert!(full.message.contains("no room left") && full.help.is_some(), "{full}");
+
+        let reader = database.open_reader().expect("a reader");
+        let read_only = refusal(&database, &reader, "insert into t values (1, 1)");
+        assert_eq!(read_only.kind, FailureKind::Permanent, "{read_only}");
+        assert_eq!(refusal(&database, &connection, "insert into t values ('x', 1)").kind, FailureKind::BadRows);
+        let wrong = refusal(&database, &connection, "select nothing_of_that_name from t where 'a secret' = ''");
+        assert!(wrong.to_string().contains("nothing_of_that_name") && !wrong.to_string().contains("secret"), "{wrong}");
+    }
+
+    #[test]
+    fn a_new_file_has_a_log_and_the_mode_of_an_old_one_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = database(folder.path());
+        let mode =
+            |connection: &Sqlite| connection.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0)).expect("a mode");
+        assert_eq!(mode(&database.open_writer().expect("a connection")), "wal");
+        let connection = database.open_writer().expect("a connection");
+        connection.execute_batch("create table t (x); pragma journal_mode = delete;").expect("another mode");
+        assert_eq!(mode(&database.open_writer().expect("a connection")), "delete");
+        assert_eq!(connection.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0)).expect("a level"), 2);
+    }
 }
