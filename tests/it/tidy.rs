@@ -22,12 +22,7 @@ const RANKS: [&[&str]; 10] = [
 const MOST_LINES: usize = 400;
 
 /// Files that are longer already, and how long they may be. Numbers here only ever shrink.
-const LONGER: [(&str, usize); 4] = [
-    ("src/connectors/sql/sqlite/decode.rs", 508),
-    ("src/connectors/sql/sqlite/writer.rs", 403),
-    ("src/define/pipeline.rs", 451),
-    ("src/load/template.rs", 601),
-];
+const LONGER: [(&str, usize); 2] = [("src/define/pipeline.rs", 451), ("src/load/template.rs", 601)];
 
 /// A rule's name, and what it finds in a file: the line's number and what is wrong with it.
 type Rule = (&'static str, fn(&str, &str) -> Vec<(usize, String)>);

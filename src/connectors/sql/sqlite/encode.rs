@@ -7,9 +7,9 @@ use arrow::datatypes::{
 };
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
-use super::decode::NEGATIVE_ZERO;
 use super::text;
 use super::types::Affinity;
+use super::value::NEGATIVE_ZERO;
 use crate::data::Type;
 
 /// One column of a batch, ready to be written row by row.

@@ -1,16 +1,19 @@
 //! SQLite, in process.
 //!
 //! - [`Database`] opens the file and hands out sources and sinks.
-//! - `types` and `text` say what values become; `encode` and `decode` move them between Arrow and SQLite.
+//! - `types`, `text` and `value` say what values become; `encode` and `decode` move them between Arrow and SQLite.
 //! - `table` looks at what the database holds. `source` and `reading` read it.
-//! - `sink` keeps loads and marks, `target` plans the shape of a table, `writer` commits splits, `publish` makes a load visible.
+//! - `sink` begins loads and `marks` records them, `target` plans the shape of a table, `writer` commits splits (`insert`, `compare`),
+//!   `publish` makes a load visible.
 //!
 //! SQLite has one writer at a time. Nothing here holds that place while it waits for rows: a writer gathers a split (in memory, then in its
 //! own temporary file) and takes the place only to commit it.
 
+mod compare;
 mod connection;
 mod decode;
 mod encode;
+mod insert;
 mod marks;
 mod publish;
 mod reading;
@@ -20,6 +23,7 @@ mod table;
 mod target;
 mod text;
 mod types;
+mod value;
 mod writer;
 
 pub use connection::Database;

@@ -10,8 +10,9 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::connection::{Database, Interrupt, OnDrop, blocking};
-use super::decode::{Decoder, size_of_value};
+use super::decode::Decoder;
 use super::source::{Shape, has_snapshots, quoted};
+use super::value::size_of_value;
 use crate::connectors::{ReadRequest, Reading, Split, SplitGoal, Splits};
 use crate::data::{BatchLimit, BatchStream, Chunk, Reject, Schema};
 use crate::failure::Failure;
