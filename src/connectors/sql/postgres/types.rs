@@ -16,6 +16,8 @@ use crate::failure::Failure;
 const FIRST_FOREIGN_OID: u32 = 16384;
 /// Types whose binary form is an object identifier that means nothing elsewhere, or that have no binary form of use: read as text.
 const AS_TEXT: &[u32] = &[18, 24, 1033, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
+/// Types whose modifier [`modifier_of`] can make: numeric, varchar, char, bit, varbit, and the times.
+const COUNTED: [u32; 9] = [1700, 1043, 1042, 1560, 1562, 1083, 1266, 1114, 1184];
 
 /// How values of a type stand in COPY BINARY.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,11 +241,14 @@ async fn names(session: &mut Session, types: &[(u32, i32)]) -> Result<Vec<String
 pub(super) async fn by_name(session: &mut Session, names: &[String]) -> Result<HashMap<String, PgType>, Failure> {
     let modifiers: Vec<i32> = names.iter().map(|name| modifier_of(name)).collect();
     let rows: Vec<(String, Oid, i32)> = sqlx::query_as(
-        "select wanted.name, t.oid, wanted.modifier from unnest($1::text[], $2::int4[]) as wanted(name, modifier)
-         join pg_catalog.pg_type t on t.typtype in ('b', 'e', 'r', 'm') and pg_catalog.format_type(t.oid, wanted.modifier) = wanted.name",
+        "select wanted.name, t.oid, taken.modifier from unnest($1::text[], $2::int4[]) as wanted(name, modifier)
+         cross join pg_catalog.pg_type t
+         cross join lateral (select case when t.oid = any($3::oid[]) or t.typelem = any($3::oid[]) then wanted.modifier else -1 end) as taken(modifier)
+         where t.typtype in ('b', 'e', 'r', 'm') and pg_catalog.format_type(t.oid, taken.modifier) = wanted.name",
     )
     .bind(names)
     .bind(&modifiers)
+    .bind(COUNTED.map(Oid).as_slice())
     .fetch_all(session.raw())
     .await
     .map_err(failure)?;
