@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 
 use super::expression::{self, list};
 use super::query::{self, Query};
 use super::rows::{Hidden, RowStep, Rows, Value, What};
 use super::sql::{self, Aliases, Fault, Names};
-use super::{InputColumns, Problem, Pushed, values};
+use super::{InputColumns, Problem, Pushed, push, values};
 use crate::data::{BatchLimit, BatchStream, Chunk, Column, Schema, Type};
 use crate::define::pipeline::{At, Expr, Mask, Step};
 use crate::dialect::Dialect;
@@ -49,8 +50,8 @@ pub fn check_query(expr: &Expr) -> Result<(), Problem> {
 /// Types steps against the columns of their inputs. `push` is the dialect of the only input when that can filter and project by itself; what
 /// it is given is not done again. Reports every problem of every step.
 pub async fn compile(inputs: &[InputColumns], steps: &[Step], push: Option<Dialect>) -> Result<Compiled, Vec<Problem>> {
-    let _ = push;
     let mut builder = Builder::new(inputs);
+    builder.push = push.filter(|_| inputs.len() == 1);
     for step in steps {
         builder.step(step).await;
     }
@@ -136,6 +137,9 @@ struct Builder {
     unknown: BTreeSet<String>,
     /// A query has a problem, so that the columns after it are not known.
     lost: bool,
+    /// The dialect of the source, while every step so far was taken over by it.
+    push: Option<Dialect>,
+    pushed: Pushed,
     segments: Vec<Segment>,
     lines: Vec<String>,
     problems: Vec<Problem>,
@@ -150,6 +154,8 @@ impl Builder {
             qualifiers: first.map(|input| input.name.clone()).into_iter().chain([INPUT.to_owned()]).collect(),
             unknown: BTreeSet::new(),
             lost: false,
+            push: None,
+            pushed: Pushed::default(),
             segments: Vec::new(),
             lines: Vec::new(),
             problems: Vec::new(),
@@ -160,7 +166,7 @@ impl Builder {
         if !self.problems.is_empty() {
             return Err(self.problems);
         }
-        Ok(Compiled { segments: self.segments, schema: self.schema, pushed: Pushed::default(), lines: self.lines })
+        Ok(Compiled { segments: self.segments, schema: self.schema, pushed: self.pushed, lines: self.lines })
     }
 
     async fn step(&mut self, step: &Step) {
@@ -171,6 +177,7 @@ impl Builder {
             Step::Sql(expr) => self.sql(expr).await,
             _ => return self.row_step(step),
         };
+        self.push = None;
         match query {
             Some(query) => {
                 self.schema = query.schema.clone();
@@ -222,6 +229,8 @@ impl Builder {
     }
 
     fn row_step(&mut self, step: &Step) {
+        // Any other step ends what can be pushed.
+        self.push = self.push.filter(|_| matches!(step, Step::Filter(_) | Step::Select(_) | Step::Drop(_)));
         let what = match step {
             Step::Filter(expr) => self.filter(expr),
             Step::Select(names) => self.select(names),
@@ -232,6 +241,10 @@ impl Builder {
             Step::Mask(masks) => self.mask(masks),
             Step::Dedupe { .. } | Step::Sql(_) => return,
         };
+        if self.push.is_some() {
+            self.lines.iter_mut().last().into_iter().for_each(|line| line.push_str(" (by the source)"));
+            return;
+        }
         let step = RowStep { what, after: self.schema.to_arrow() };
         match self.segments.last_mut() {
             Some(Segment::Rows(rows)) => rows.steps.push(step),
@@ -273,7 +286,22 @@ impl Builder {
             let fault = Fault::new("transform-type", format!("a filter is true or false; this is {}", typed.column.ty));
             self.problems.push(problem(fault.help("compare it with something"), &expr.at));
         }
+        self.push_filter(&typed.parsed);
         What::Filter(typed.program)
+    }
+
+    /// Leaves a condition to the source, or the parts of it that the source can decide.
+    fn push_filter(&mut self, parsed: &ast::Expr) {
+        let Some(dialect) = self.push else { return };
+        let push = push::condition(parsed, &self.schema, dialect);
+        if let Some(push) = &push {
+            self.pushed.text.push(format!("filter: {}", push.sql));
+            let both = self.pushed.filter.take().map_or_else(|| push.sql.clone(), |before| format!("{before} AND {}", push.sql));
+            self.pushed.filter = Some(both);
+        }
+        if !push.is_some_and(|push| push.whole) {
+            self.push = None;
+        }
     }
 
     fn select(&mut self, names: &[(String, At)]) -> What {
@@ -302,6 +330,12 @@ impl Builder {
 
     fn keep(&mut self, places: Vec<usize>) -> What {
         self.schema.columns = places.iter().map(|place| self.schema.columns[*place].clone()).collect();
+        if self.push.is_some() {
+            let names: Vec<String> = self.schema.columns.iter().map(|column| column.name.clone()).collect();
+            self.pushed.text.retain(|line| !line.starts_with("columns: "));
+            self.pushed.text.push(format!("columns: {}", names.join(", ")));
+            self.pushed.columns = Some(names);
+        }
         What::Columns(places)
     }
 

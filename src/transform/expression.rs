@@ -23,6 +23,8 @@ use crate::data::{Column, Schema, Type};
 pub(super) struct Typed {
     /// Evaluates it over a batch of the columns it was typed against.
     pub program: Arc<dyn PhysicalExpr>,
+    /// Its syntax, names resolved.
+    pub parsed: ast::Expr,
     /// The column it makes, under the given name.
     pub column: Column,
     /// The place of the column that it is, when it is nothing but one.
@@ -43,7 +45,7 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
     let fault = |error: DataFusionError| Fault::new("transform-type", session::words(&error));
     let columns = DFSchema::try_from(schema.to_arrow()).map_err(fault)?;
     let state = session::planning();
-    let with_alias = ast::ExprWithAlias { expr: parsed, alias: None };
+    let with_alias = ast::ExprWithAlias { expr: parsed.clone(), alias: None };
     let logical = state.create_logical_expr_from_sql_expr(with_alias, &columns).map_err(fault)?;
     let is_column = match &logical {
         Expr::Column(Reference { name, .. }) => schema.find(name).map(|(place, _)| place),
@@ -73,7 +75,7 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
         Some(column) => Column { name: name.to_owned(), ..column.clone() },
         None => Column { name: name.to_owned(), ty, nullable, native: None },
     };
-    Ok(Typed { program, column, is_column })
+    Ok(Typed { program, parsed, column, is_column })
 }
 
 /// The fault of computing with a decimal that is carried as text.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, UInt64Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
@@ -186,6 +187,28 @@ impl Reader {
         writer.finish()?;
         Ok(file)
     }
+}
+
+/// Cuts larger batches into pieces of about so many bytes. A piece is a copy: a slice would keep, and weigh as much as, the whole.
+pub(super) fn cut(stream: BatchStream, bytes: usize) -> BatchStream {
+    let pieces = move |chunk: Result<Chunk, Failure>| {
+        let chunk = match chunk {
+            Ok(chunk) if chunk.batch.get_array_memory_size() > bytes && chunk.batch.num_rows() > 1 => chunk,
+            small_or_failed => return vec![small_or_failed],
+        };
+        let rows = chunk.batch.num_rows();
+        let most = (rows * bytes.max(1) / chunk.batch.get_array_memory_size()).max(1);
+        let mut aside = Some((chunk.rejects, chunk.bytes));
+        let piece = |start: usize| {
+            let (rejects, bytes) = aside.take().unwrap_or_default();
+            let places = UInt64Array::from_iter_values(start as u64..rows.min(start + most) as u64);
+            let batch =
+                take_record_batch(&chunk.batch, &places).map_err(|error| Failure::permanent("failed to cut a batch").cause(error))?;
+            Ok(Chunk { batch, rejects, bytes })
+        };
+        (0..rows).step_by(most).map(piece).collect()
+    };
+    stream.flat_map(move |chunk| futures::stream::iter(pieces(chunk))).boxed()
 }
 
 fn path(file: &Arc<dyn SpillFile>) -> Result<&Path> {

@@ -11,6 +11,8 @@
 mod compile;
 mod expression;
 mod input;
+mod memory;
+mod push;
 mod query;
 mod rewrite;
 mod rows;

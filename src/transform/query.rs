@@ -6,19 +6,23 @@ use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, DataFusionError, ExprSchema};
-use datafusion::execution::memory_pool::FairSpillPool;
+
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::{LogicalPlan, Volatility};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Visit, Visitor};
 use futures::{StreamExt, TryStreamExt};
 
-use super::input::{Aside, Input};
+use super::input::{Aside, Input, cut};
+use super::memory::HalfForSpilling;
 use super::sql::{self, Aliases, Fault, Names, Words};
 use super::{InputColumns, expression, rewrite, session};
 use crate::data::{BatchLimit, BatchStream, Column, Schema, Type, normalize};
 use crate::dialect::Dialect;
 use crate::failure::{Failure, FailureKind};
+
+/// Spill files that one sort merges at a time. A merge takes all the memory it is let, so that a sort further on would find none.
+const FAN_IN: usize = 4;
 
 /// A typed query.
 #[derive(Clone, Debug)]
@@ -227,8 +231,9 @@ pub(super) fn runtime(memory_bytes: u64, spill: &Path) -> Result<Arc<RuntimeEnv>
     std::fs::create_dir_all(spill)
         .map_err(|error| Failure::permanent(format!("failed to make the spill folder {}", spill.display())).cause(error))?;
     RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_memory_pool(Arc::new(HalfForSpilling::new(memory)))
         .with_temp_file_path(spill)
+        .with_max_spill_merge_fan_in(FAN_IN)
         .build_arc()
         .map_err(|error| failure(error, memory_bytes))
 }
@@ -254,7 +259,7 @@ impl Query {
         let aside = Aside::new();
         let mut tables = Vec::new();
         for (table, stream) in self.tables.iter().zip(inputs) {
-            let input = Arc::new(Input::new(table, stream, aside.sender(), context.runtime_env()));
+            let input = Arc::new(Input::new(table, cut(stream, memory / session::PIECES), aside.sender(), context.runtime_env()));
             for name in &table.names {
                 context.register_table(quoted_table(name), input.clone()).map_err(failed)?;
             }

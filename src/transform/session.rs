@@ -14,6 +14,10 @@ use super::rewrite::{CheckOverflow, KeepMicros};
 const PARTITIONS: usize = 2;
 /// Rows of the batches inside a query.
 const BATCH_ROWS: usize = 8192;
+/// What a row is taken to weigh where nothing is known of it yet.
+const ROW_BYTES: usize = 256;
+/// A batch is at most this part of a query's memory: a sort must hold two copies of one, and a query has several sorts.
+pub(super) const PIECES: usize = 128;
 
 fn config() -> SessionConfig {
     let mut config = SessionConfig::new().with_information_schema(false).with_target_partitions(PARTITIONS);
@@ -42,9 +46,10 @@ pub(super) fn planning() -> &'static SessionState {
 
 /// A session with tables, to type a query or to run it within a runtime's memory.
 pub(super) fn running(runtime: Arc<RuntimeEnv>, memory_bytes: usize, rows: usize) -> SessionContext {
-    let mut config = config().with_batch_size(rows.clamp(1, BATCH_ROWS));
+    let fitting = memory_bytes / PIECES / ROW_BYTES;
+    let mut config = config().with_batch_size(rows.min(fitting).clamp(1, BATCH_ROWS));
     // What a sort keeps back for merging its spill files; the default of 10 MiB would starve a small budget.
-    config.options_mut().execution.sort_spill_reservation_bytes = (memory_bytes / 16).min(10 << 20);
+    config.options_mut().execution.sort_spill_reservation_bytes = (memory_bytes / PIECES).min(10 << 20);
     SessionContext::new_with_state(builder().with_config(config).with_runtime_env(runtime).build())
 }
 

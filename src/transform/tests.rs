@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::*;
 use crate::data::{BatchLimit, BatchStream, Chunk, Column, Reject, Type};
 use crate::define::pipeline::{Expr, Mask, Step};
+use crate::dialect::Dialect;
 use crate::failure::{Failure, FailureKind};
 use crate::secret::Secret;
 
@@ -448,6 +449,108 @@ async fn problems_say_what_where_and_how() {
         &["transform-column: /step `nope`: unknown column `nope`; the columns are `id`, `Total`, `status`, `placed_at`, `day`, `number`, `ref`, `doc`, `paid`"],
     )
     .await;
+}
+
+#[tokio::test]
+async fn leading_steps_move_into_the_source() {
+    let compiled = async |steps: &[Step]| compile(&inputs(&orders().0), steps, Some(Dialect::Postgres)).await.expect("compiled");
+    let all =
+        compiled(&[filter("total > 1"), Step::Drop(names(&["doc", "ref"])), filter("paid"), Step::Select(names(&["total", "id"]))]).await;
+    assert!(all.is_identity() && all.rowwise());
+    assert_eq!(all.pushed().filter.as_deref(), Some("\"Total\" > 1 AND \"paid\""));
+    assert_eq!(all.pushed().columns.as_deref(), Some(["Total".to_owned(), "id".to_owned()].as_slice()));
+    assert_eq!(all.pushed().text, ["filter: \"Total\" > 1", "filter: \"paid\"", "columns: Total, id"]);
+    assert_eq!(all.schema().columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["Total", "id"]);
+    assert_eq!(all.describe()[0], "filter: total > 1 (by the source)");
+    // What the source cannot decide ends it, and is done here.
+    let part = compiled(&[filter("id > 1 and status like 'n%'"), filter("id > 2"), Step::Select(names(&["id"]))]).await;
+    assert!(!part.is_identity());
+    assert_eq!(
+        part.pushed(),
+        &Pushed { columns: None, filter: Some("\"id\" > 1".to_owned()), text: vec!["filter: \"id\" > 1".to_owned()] }
+    );
+    assert_eq!(part.describe(), ["filter: id > 1 and status like 'n%'", "filter: id > 2", "select: id"]);
+    // Behind a step that changes columns or rows, nothing is the source's any more.
+    for first in [set(&[("id", "id * 2")]), Step::Rename(Vec::new()), query("select * from orders limit 1"), dedupe(&["ref"])] {
+        assert_eq!(compiled(&[first, filter("id > 1")]).await.pushed(), &Pushed::default());
+    }
+    let several = [inputs(&orders().0), vec![InputColumns { name: "b".to_owned(), schema: orders().0 }]].concat();
+    let join = compile(&several, &[query("select a.id from orders a, b")], Some(Dialect::Postgres)).await.expect("compiled");
+    assert_eq!(join.pushed(), &Pushed::default());
+}
+
+/// Rows of a fact table, made on the way: ids, a key that repeats, and some text to fill memory.
+fn facts(rows: i64) -> BatchStream {
+    const BATCH: i64 = 4096;
+    let batch = move |start: i64| {
+        let end = rows.min(start + BATCH);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("id", Arc::new(Int64Array::from_iter_values(start..end))),
+            ("key", Arc::new(Int64Array::from_iter_values((start..end).map(|id| id * 7919 % 50_000)))),
+            ("text", Arc::new(StringArray::from_iter_values((start..end).map(|id| format!("{id:0>64}"))))),
+        ];
+        RecordBatch::try_from_iter(columns).expect("a batch")
+    };
+    futures::stream::iter((0..rows).step_by(BATCH as usize).map(move |start| Ok(Chunk::of(batch(start))))).boxed()
+}
+
+#[tokio::test]
+async fn what_does_not_fit_in_memory_spills() {
+    const ROWS: i64 = 120_000;
+    const MEMORY: u64 = 8 << 20;
+    let schema =
+        Schema { columns: vec![Column::new("id", Type::Int(64)), Column::new("key", Type::Int(64)), Column::new("text", Type::Text)] };
+    let table = |name: &str| InputColumns { name: name.to_owned(), schema: schema.clone() };
+    let sql = "with joined as (select a.id, a.key, b.text from a join b on a.id = b.id),
+                    placed as (select *, row_number() over (partition by key order by id) as place from joined)
+               select key, count(*) as n, max(place) as places, sum(id) as ids, max(text) as text from placed group by key";
+    let spill = tempfile::tempdir().expect("a folder");
+    let compiled = compile(&[table("a"), table("b")], &[query(sql)], None).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let mut run = compiled.run(vec![facts(ROWS), facts(ROWS)], MEMORY, BatchLimit::default(), spill.path()).expect("a stream");
+    let (mut keys, mut rows, mut ids, mut most) = (0, 0, 0, 0_u64);
+    while let Some(chunk) = run.try_next().await.expect("rows") {
+        use arrow::array::AsArray;
+        use arrow::datatypes::Int64Type;
+        most = most.max(bytes_below(spill.path()));
+        keys += chunk.batch.num_rows();
+        rows += chunk.batch.column(1).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+        ids += chunk.batch.column(3).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+    }
+    assert_eq!((keys, rows, ids), (50_000, ROWS, ROWS * (ROWS - 1) / 2));
+    assert!(most > MEMORY, "only {most} bytes were spilled");
+    drop(run);
+    assert_eq!(bytes_below(spill.path()), 0, "spill files stay behind");
+    // The same rows, deduplicated, in less memory than their keys take.
+    let compiled = compile(&[table("a")], &[dedupe(&["key"]), query("select count(*) as n, max(id) as last from input")], None)
+        .await
+        .expect("compiled");
+    let run = compiled.run(vec![facts(ROWS)], MEMORY, BatchLimit::default(), spill.path()).expect("a stream");
+    let chunks: Vec<Chunk> = run.try_collect().await.expect("rows");
+    let batches: Vec<RecordBatch> = chunks.into_iter().map(|chunk| chunk.batch).collect();
+    let shown = pretty_format_batches(&batches).expect("a table").to_string();
+    assert!(shown.contains("| 50000 | 49999 |"), "{shown}");
+}
+
+fn bytes_below(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| if entry.path().is_dir() { bytes_below(&entry.path()) } else { entry.metadata().map_or(0, |data| data.len()) })
+        .sum()
+}
+
+#[tokio::test]
+async fn a_query_that_cannot_spill_says_what_it_needs() {
+    let schema =
+        Schema { columns: vec![Column::new("id", Type::Int(64)), Column::new("key", Type::Int(64)), Column::new("text", Type::Text)] };
+    let input = InputColumns { name: "a".to_owned(), schema };
+    let compiled =
+        compile(&[input], &[query("select array_agg(text) as all from a")], None).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let spill = tempfile::tempdir().expect("a folder");
+    let run = compiled.run(vec![facts(200_000)], 4 << 20, BatchLimit::default(), spill.path()).expect("a stream");
+    let failure = run.try_collect::<Vec<Chunk>>().await.expect_err("too much");
+    assert_eq!(failure.kind, FailureKind::Permanent);
+    assert!(failure.to_string().starts_with("the query needs more than the 4194304 bytes it may use"), "{failure}");
+    assert!(failure.help.is_some_and(|help| help.contains("limits: memory")));
 }
 
 #[test]
