@@ -1,8 +1,8 @@
 //! `haul graph NAME`
 
-use clap::ValueEnum;
+use crate::define;
 
-use super::{CliError, Exit, Global, render};
+use super::{CliError, Exit, Global, project, render};
 
 /// Arguments of `haul graph`.
 #[derive(Debug, clap::Args)]
@@ -15,10 +15,27 @@ pub struct Args {
 }
 
 /// The languages a graph can be drawn in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// For Markdown pages
     Mermaid,
     /// For Graphviz
     Dot,
+}
+
+/// Draws a pipeline from its definition alone.
+pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
+    let project = project::open(global)?;
+    let (name, path) = project::pipeline(&project, &args.name)?;
+    let checked = define::check(&name, &project::text(&path)?, &project);
+    let Some(pipeline) = checked.pipeline else {
+        return Err(render::refused(global, &checked.diagnostics, Exit::Definition));
+    };
+    let graph = render::graph::graph(&pipeline);
+    match (global.json, args.format) {
+        (true, _) => render::json(&graph),
+        (false, Format::Mermaid) => render::out(&graph.mermaid()),
+        (false, Format::Dot) => render::out(&graph.dot()),
+    }
+    Ok(Exit::Done)
 }

@@ -6,6 +6,9 @@
 mod bug;
 mod completions;
 mod exit;
+mod graph;
+mod init;
+mod new;
 mod project;
 pub mod render;
 mod runs;
@@ -56,14 +59,20 @@ pub struct Global {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Write a small project that runs at once, without any server
+    Init(init::Args),
+    /// Write a pipeline with one stage for each table or file that is found in a source
+    New(new::Args),
     /// Check pipelines offline: no environment, secret or server is needed
     Validate(validate::Args),
-    /// Print or write the JSON Schemas of pipelines and of haul.yaml
-    Schema(schema::Args),
     /// List past runs, latest first
     Runs(runs::Args),
     /// Show what happened in a run
     Show(show::Args),
+    /// Draw a pipeline as a graph
+    Graph(graph::Args),
+    /// Print or write the JSON Schemas of pipelines and of haul.yaml
+    Schema(schema::Args),
     /// Print shell completions
     Completions(completions::Args),
 }
@@ -95,10 +104,13 @@ pub fn main() -> ExitCode {
 impl Verb {
     fn run(self, global: &Global) -> Result<Exit, CliError> {
         match self {
+            Self::Init(args) => init::run(global, args),
+            Self::New(args) => new::run(global, args),
             Self::Validate(args) => validate::run(global, args),
-            Self::Schema(args) => schema::run(global, args),
             Self::Runs(args) => runs::run(global, args),
             Self::Show(args) => show::run(global, args),
+            Self::Graph(args) => graph::run(global, args),
+            Self::Schema(args) => schema::run(global, args),
             Self::Completions(args) => completions::run(global, args),
         }
     }

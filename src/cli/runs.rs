@@ -1,7 +1,5 @@
 //! `haul runs [NAME]`
 
-use crate::journal::Journal;
-
 use super::{CliError, Exit, Global, project, render, signals};
 
 /// Arguments of `haul runs`.
@@ -16,9 +14,9 @@ pub struct Args {
 
 /// Lists past runs, latest first.
 pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
-    let project = project::find(global)?;
+    let project = project::open(global)?;
     let runs = signals::block_on(|_| async {
-        let journal = Journal::open(&project::journal_url(&project)?, &project).await?;
+        let journal = project::journal(&project).await?;
         Ok::<_, CliError>(journal.runs(args.name.as_deref(), args.limit).await?)
     })??;
     if global.json {

@@ -1,7 +1,5 @@
 //! `haul show RUN`
 
-use crate::journal::Journal;
-
 use super::{CliError, Exit, Global, project, render, signals};
 
 /// Arguments of `haul show`.
@@ -14,9 +12,9 @@ pub struct Args {
 
 /// Shows what happened in a run.
 pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
-    let project = project::find(global)?;
+    let project = project::open(global)?;
     let state = signals::block_on(|_| async {
-        let journal = Journal::open(&project::journal_url(&project)?, &project).await?;
+        let journal = project::journal(&project).await?;
         Ok::<_, CliError>(journal.show(&args.run).await?)
     })??;
     if global.json {

@@ -10,3 +10,4 @@ mod rendering;
 mod sqlite;
 mod support;
 mod tidy;
+mod verbs;

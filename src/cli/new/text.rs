@@ -11,6 +11,8 @@ pub(super) struct End {
     pub(super) connection: String,
     /// What its URL says in the file; `None` when the project has the connection already.
     pub(super) url: Option<String>,
+    /// The environment variable that the URL comes from, when it holds a password.
+    pub(super) variable: Option<&'static str>,
     /// Its engine.
     pub(super) engine: Engine,
 }
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     fn end(connection: &str, url: Option<&str>, engine: Engine) -> End {
-        End { connection: connection.to_owned(), url: url.map(str::to_owned), engine }
+        End { connection: connection.to_owned(), url: url.map(str::to_owned), variable: None, engine }
     }
 
     fn tables(names: &[&str]) -> Vec<Found> {
@@ -126,7 +128,7 @@ mod tests {
     #[test]
     fn each_table_becomes_a_stage() {
         let (from, to) = (end("source", Some("{{ env.SOURCE_URL }}"), Engine::Postgres), end("shop", None, Engine::Sqlite));
-        let text = pipeline(&from, &to, &tables(&["public/orders", "audit/log", "public/log", "public/Ünïcode \"x\""]), 1);
+        let text = pipeline(&from, &to, &tables(&["public/orders", "audit/log", "public/log", "public/Ünïcode x.y"]), 1);
         let expected = r#"# yaml-language-server: $schema=../schema/pipeline.schema.json
 description: 4 tables of source into shop.
 
@@ -149,10 +151,10 @@ stages:
     from: { sql: source, table: public.log }
     to: { sql: shop, table: public_log, mode: replace }
 
-  _n_code__x_:
+  _n_code_x_y:
     kind: batch
-    from: { sql: source, table: "public.Ünïcode \"x\"" }
-    to: { sql: shop, table: "Ünïcode \"x\"", mode: replace }
+    from: { sql: source, table: "public.\"Ünïcode x.y\"" }
+    to: { sql: shop, table: "\"Ünïcode x.y\"", mode: replace }
 "#;
         assert_eq!(text, expected);
     }

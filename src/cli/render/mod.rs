@@ -1,10 +1,12 @@
 //! The only place that prints. What is asked for goes to standard output; progress and errors go to standard error.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::{CliError, Global};
+use super::{CliError, Exit, Global};
+use crate::diagnostic::{Diagnostic, Severity};
 
 pub mod diagnostics;
 pub mod graph;
@@ -47,6 +49,16 @@ pub fn error(error: &CliError, global: &Global) {
     }
 }
 
+/// Prints what is wrong with a definition to standard error, and gives the error that sums it up.
+pub fn refused(global: &Global, problems: &[Diagnostic], exit: Exit) -> CliError {
+    let format = if global.json { diagnostics::Format::Json } else { diagnostics::Format::Human };
+    let files: BTreeSet<&str> = problems.iter().filter_map(|problem| Some(problem.labels.first()?.source.path.as_str())).collect();
+    say(diagnostics::report(format, problems, files.len().max(1), paint_err(global)).trim_end());
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let verb = if errors == 1 { "stands" } else { "stand" };
+    CliError::new(exit, format!("{} {verb} in the way; nothing was done", words::counted(errors as u64, "problem")))
+}
+
 fn error_text(error: &CliError, paint: Paint) -> String {
     let mut text = format!("{} {}", paint.red("error:"), error.message);
     for help in &error.help {
@@ -73,7 +85,6 @@ fn colours_wanted(global: &Global) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Exit;
 
     #[test]
     fn an_error_shows_every_way_out() {

@@ -25,6 +25,9 @@ const LINES: Duration = Duration::from_secs(10);
 /// Rates are taken over so many drawings.
 const WINDOW: usize = 30;
 
+/// Before so many milliseconds nothing is said of rates and of time left: it would be chance.
+const SETTLED_MS: u64 = 500;
+
 /// More stages than this at the same time are not drawn.
 const MOST_BARS: usize = 16;
 
@@ -177,7 +180,9 @@ impl View {
             splits_done: read(&self.counters.splits_done),
             rows_expected: (read(&self.counters.rows_expected) as f64 * self.share) as u64,
             elapsed_ms,
-            rate: words::per_second(rows.saturating_sub(since_rows), elapsed_ms.saturating_sub(since_ms)),
+            rate: Some(elapsed_ms.saturating_sub(since_ms))
+                .filter(|ms| *ms >= SETTLED_MS)
+                .and_then(|ms| words::per_second(rows.saturating_sub(since_rows), ms)),
         }
     }
 }
@@ -209,7 +214,7 @@ impl Status {
 
     /// Time left if it goes on as it went so far, in milliseconds.
     fn left_ms(&self) -> Option<u64> {
-        let share = self.share().filter(|share| *share > 0.0 && self.rows_expected > 0)?;
+        let share = self.share().filter(|share| *share > 0.0 && self.rows_expected > 0 && self.elapsed_ms >= SETTLED_MS)?;
         Some((self.elapsed_ms as f64 * (1.0 - share) / share) as u64)
     }
 
@@ -253,7 +258,7 @@ impl Bars {
             multi: MultiProgress::new(),
             teller: Teller::new(Splits::Unsaid, paint),
             drawn: Vec::new(),
-            known: style("{prefix} {bar:24} {wide_msg}"),
+            known: style("{prefix} {bar:20} {wide_msg}"),
             unknown: style("{prefix} {spinner} {wide_msg}"),
             width: stages.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).min(32),
         }
@@ -278,8 +283,8 @@ impl Bars {
             let bar = match self.drawn.iter().find(|(name, _)| *name == view.name) {
                 Some((_, bar)) => bar.clone(),
                 None => {
-                    let bar = self.multi.add(ProgressBar::new(1000));
-                    bar.set_prefix(format!("{:width$}", view.name, width = self.width));
+                    let bar = ProgressBar::new(1000).with_style(self.unknown.clone());
+                    let bar = self.multi.add(bar.with_prefix(format!("{:width$}", view.name, width = self.width)));
                     self.drawn.push((view.name.clone(), bar.clone()));
                     bar
                 }

@@ -11,7 +11,8 @@ use url::{Host, Url};
 use super::rejects::RejectLog;
 use super::sink::FileSink;
 use super::source::FileSource;
-use super::store::{Local, Object, Store};
+use super::store::{Local, Object, Store, parent};
+use super::stream::blocking;
 use crate::connectors::{Sink, Source};
 use crate::define::pipeline::{Connection, FilesSink, FilesSource};
 use crate::failure::Failure;
@@ -40,6 +41,15 @@ impl Root {
             }
         };
         Ok(Arc::new(Self { store }))
+    }
+
+    /// The files of the root, and of folders up to `depth` below it, sorted by path. Hidden ones are left out.
+    pub async fn list(&self, depth: usize) -> Result<Vec<String>, Failure> {
+        let store = Arc::clone(&self.store);
+        let mut paths: Vec<String> = blocking(move || store.list("", depth)).await?.into_iter().map(|found| found.path).collect();
+        paths.retain(|path| !parent(path).1.starts_with('.'));
+        paths.sort();
+        Ok(paths)
     }
 
     /// What a stage reads.
