@@ -253,7 +253,12 @@ fn add(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Resul
 /// Where the rows of a load are now, in order, each with whether it starts with a header.
 pub(super) fn places(target: &Target, work: &Work, current: &LoadRecord) -> Result<Vec<(String, bool)>, Failure> {
     let store = &*target.store;
-    if !target.is_folder() && current.stage == Stage::Published {
+    let in_target = match &current.stage {
+        Stage::Published => true,
+        Stage::Publishing { file, seal } => store.stat(&work.file(file))?.is_none() && is_sealed(store, &target.spec.path, seal)?,
+        Stage::Loading | Stage::Moving => false,
+    };
+    if !target.is_folder() && in_target {
         return Ok(vec![(target.spec.path.clone(), true)]);
     }
     let mut places = Vec::new();
@@ -262,8 +267,6 @@ pub(super) fn places(target: &Target, work: &Work, current: &LoadRecord) -> Resu
         let mut candidates = vec![work.file(&part.file)];
         if target.is_folder() {
             candidates.extend([join(&work.file("next"), &name), join(target.folder(), &name)]);
-        } else if matches!(current.stage, Stage::Publishing { .. }) {
-            candidates.push(target.spec.path.clone());
         }
         let mut found = None;
         for path in candidates {
