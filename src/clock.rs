@@ -27,3 +27,13 @@ impl Stopwatch {
         self.0.elapsed()
     }
 }
+
+/// A new id that sorts by its time: a UUID of version 7.
+pub fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// Now, on the clock that tasks sleep by.
+pub fn instant() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}

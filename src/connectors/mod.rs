@@ -14,9 +14,12 @@ use crate::define::pipeline::Verify;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
 
+pub use registry::{Connections, Unusable};
+
 pub mod discard;
 pub mod files;
 pub mod generate;
+mod registry;
 pub mod sql;
 
 /// What a source says of itself before anything is read.
@@ -304,17 +307,4 @@ pub fn requested(schema: &Schema, request: &ReadRequest) -> Result<Schema, Failu
         }
     }
     Ok(Schema { columns })
-}
-
-/// The systems a pipeline names, each opened once and shared by every source and sink that uses it.
-pub struct Connections {
-    base: std::path::PathBuf,
-    connections: std::collections::BTreeMap<String, crate::define::pipeline::Connection>,
-}
-
-impl Connections {
-    /// Opens nothing yet.
-    pub fn new(pipeline: &crate::define::pipeline::Pipeline) -> Self {
-        Self { base: pipeline.base.clone(), connections: pipeline.connections.clone() }
-    }
 }

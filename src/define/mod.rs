@@ -9,6 +9,7 @@ mod conform;
 mod connections;
 mod graph;
 mod inputs;
+mod labels;
 mod outputs;
 mod params;
 pub mod pipeline;

@@ -87,13 +87,16 @@ impl Database {
         self.writing.clone().lock_owned().await
     }
 
+    fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
     /// Why the file cannot be written, when that shows without writing.
     pub(super) fn unwritable(&self) -> Option<TargetProblem> {
         let read_only = |path: &Path| std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().readonly());
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let (message, help) = if !folder.is_dir() {
-            (format!("the folder {} does not exist", folder.display()), "create it")
-        } else if read_only(&self.path) || read_only(folder) {
+        // Missing folders are made with the file; the nearest one that is there must let that happen.
+        let folder = self.folder().ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        let (message, help) = if read_only(&self.path) || read_only(folder) {
             (format!("{} cannot be written", self.path.display()), "give this user the right to write the file and its folder")
         } else {
             return None;
@@ -144,6 +147,8 @@ impl Database {
     /// A connection that writes. A file that does not exist yet is created, with a write-ahead log, so that readers and the writer do not
     /// wait for each other; the journal mode of an existing file is its owner's business.
     pub(super) fn open_writer(&self) -> Result<Sqlite, Failure> {
+        std::fs::create_dir_all(self.folder())
+            .map_err(|error| Failure::permanent(format!("failed to create the folder {}", self.folder().display())).cause(error))?;
         let connection = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         let setup = || {
             let pages: i64 = connection.query_row("select count(*) from sqlite_schema", [], |row| row.get(0))?;

@@ -1,0 +1,103 @@
+//! The one explicit list of connectors: which engine answers for which URL, and for which family of `from:` and `to:`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::files::Root;
+use super::sql::{postgres::Server, sqlite::Database};
+use super::{Sink, Source, discard, generate};
+use crate::define::pipeline::{Connection, Engine, Pipeline, SinkSpec, SourceSpec};
+use crate::failure::Failure;
+use crate::transform::Problem;
+
+/// A system that has been opened. Opening makes no connection yet.
+#[derive(Clone)]
+enum Opened {
+    Postgres(Arc<Server>),
+    Sqlite(Arc<Database>),
+    Files(Arc<Root>),
+}
+
+/// The systems a pipeline names, each opened once and shared by every source and sink that uses it.
+pub struct Connections {
+    base: PathBuf,
+    named: BTreeMap<String, Connection>,
+    opened: Mutex<BTreeMap<String, Opened>>,
+}
+
+/// Why an input has no reader.
+pub enum Unusable {
+    /// Its system cannot be opened.
+    Failure(Failure),
+    /// Its expressions are wrong.
+    Expressions(Vec<Problem>),
+}
+
+impl From<Failure> for Unusable {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl Connections {
+    /// Opens nothing yet.
+    pub fn new(pipeline: &Pipeline) -> Self {
+        Self { base: pipeline.base.clone(), named: pipeline.connections.clone(), opened: Mutex::default() }
+    }
+
+    /// The reader of an input. An input that is a stage has none.
+    pub fn source(&self, spec: &SourceSpec) -> Result<Arc<dyn Source>, Unusable> {
+        match spec {
+            SourceSpec::Sql(sql) => match self.open(&sql.connection)? {
+                Opened::Postgres(server) => Ok(server.source(sql)),
+                Opened::Sqlite(database) => Ok(database.source(sql)),
+                Opened::Files(_) => Err(wrong_family(&sql.connection, "sql").into()),
+            },
+            SourceSpec::Files(files) => Ok(self.files(&files.connection)?.source(files)),
+            SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),
+            SourceSpec::Stage(name) => Err(Failure::permanent(format!("stage `{name}` is no system to read from")).into()),
+        }
+    }
+
+    /// The writer of an output.
+    pub fn sink(&self, spec: &SinkSpec) -> Result<Arc<dyn Sink>, Failure> {
+        match spec {
+            SinkSpec::Sql(sql) => match self.open(&sql.connection)? {
+                Opened::Postgres(server) => Ok(server.sink(sql)),
+                Opened::Sqlite(database) => Ok(database.sink(sql)),
+                Opened::Files(_) => Err(wrong_family(&sql.connection, "sql")),
+            },
+            SinkSpec::Files(files) => Ok(self.files(&files.connection)?.sink(files)),
+            SinkSpec::Discard => Ok(discard::sink()),
+        }
+    }
+
+    /// The root folder or bucket that a connection names.
+    pub fn files(&self, name: &str) -> Result<Arc<Root>, Failure> {
+        match self.open(name)? {
+            Opened::Files(root) => Ok(root),
+            Opened::Postgres(_) | Opened::Sqlite(_) => Err(wrong_family(name, "files")),
+        }
+    }
+
+    fn open(&self, name: &str) -> Result<Opened, Failure> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = opened.get(name) {
+            return Ok(found.clone());
+        }
+        let connection = self.named.get(name).ok_or_else(|| Failure::permanent(format!("there is no connection `{name}`")))?;
+        let made = match connection.engine {
+            Some(Engine::Postgres) => Opened::Postgres(Server::new(connection)?),
+            Some(Engine::Sqlite) => Opened::Sqlite(Database::new(connection, &self.base)?),
+            Some(Engine::File | Engine::S3) => Opened::Files(Root::new(connection, &self.base)?),
+            None => return Err(Failure::permanent(format!("the URL of connection `{name}` names no engine haul knows"))),
+        };
+        opened.insert(name.to_owned(), made.clone());
+        Ok(made)
+    }
+}
+
+fn wrong_family(connection: &str, family: &str) -> Failure {
+    Failure::permanent(format!("connection `{connection}` does not serve `{family}:`"))
+}

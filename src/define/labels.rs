@@ -1,0 +1,29 @@
+//! What sources and sinks are called in plans, progress and reports.
+
+use super::pipeline::{SinkSpec, SourceSpec, SqlRead};
+
+impl SourceSpec {
+    /// `shop.public.orders`, `shop (query)`, `data/orders-*.csv`, `1000 generated rows`, `stage orders`.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Sql(source) => match &source.read {
+                SqlRead::Table { name, .. } => format!("{}.{}", source.connection, name.join(".")),
+                SqlRead::Query(_) => format!("{} (query)", source.connection),
+            },
+            Self::Files(source) => format!("{}/{}", source.connection, source.path),
+            Self::Generate(source) => format!("{} generated rows", source.rows),
+            Self::Stage(name) => format!("stage {name}"),
+        }
+    }
+}
+
+impl SinkSpec {
+    /// `warehouse.public.orders`, `out/orders.parquet`, `discard`.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
+            Self::Files(sink) => format!("{}/{}", sink.connection, sink.path),
+            Self::Discard => "discard".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Seals a plan: asks the systems, compiles transforms, decides routes. All problems at once, each pointing into the file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::routes::{output_key, passes_raw, writes};
+use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
+use crate::connectors::{Description, ReadRequest, Unusable};
+use crate::data::{Grade, Schema, Type};
+use crate::define::pipeline::{Engine, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
+use crate::diagnostic::Diagnostic;
+use crate::failure::{Failure, FailureKind};
+use crate::load::Document;
+use crate::transform::{self, Compiled, InputColumns};
+
+/// Problems gathered while sealing, and whether any is the definition's fault.
+struct Problems<'a> {
+    document: &'a Document,
+    diagnostics: Vec<Diagnostic>,
+    definition: bool,
+}
+
+impl Problems<'_> {
+    fn at(&mut self, at: &str, diagnostic: Diagnostic) {
+        let diagnostic = diagnostic.label(&self.document.source, self.document.value_span(at), "");
+        let known = |other: &Diagnostic| other.code == diagnostic.code && other.message == diagnostic.message;
+        if !self.diagnostics.iter().any(known) {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    fn definition(&mut self, at: &str, diagnostic: Diagnostic) {
+        self.definition = true;
+        self.at(at, diagnostic);
+    }
+
+    /// A failure to ask a system: an unreachable one is the environment's fault, a missing table the definition's.
+    fn failure(&mut self, at: &str, code: &'static str, failure: &Failure) {
+        let code = if failure.kind == FailureKind::Transient { "unreachable" } else { code };
+        let mut diagnostic = Diagnostic::error(code, failure.to_string());
+        if let Some(help) = &failure.help {
+            diagnostic = diagnostic.help(help);
+        }
+        if failure.kind == FailureKind::Transient { self.at(at, diagnostic) } else { self.definition(at, diagnostic) }
+    }
+
+    /// Problems of SQL in the file, each at its place in the string.
+    fn transform(&mut self, at: &str, problems: Vec<transform::Problem>) {
+        self.definition = true;
+        for problem in problems {
+            let mut diagnostic = Diagnostic::error(problem.code, problem.message);
+            if let Some(help) = problem.help {
+                diagnostic = diagnostic.help(help);
+            }
+            let at = if problem.at.is_empty() { at } else { problem.at.as_str() };
+            let span = problem.span.and_then(|span| self.document.inner_span(at, span)).unwrap_or_else(|| self.document.value_span(at));
+            self.diagnostics.push(diagnostic.label(&self.document.source, span, ""));
+        }
+    }
+
+    fn refused(mut self) -> Refused {
+        self.diagnostics.sort_by_key(|diagnostic| diagnostic.labels.first().map_or(0, |label| label.span.start));
+        Refused { diagnostics: self.diagnostics, environment: !self.definition }
+    }
+}
+
+/// Everything planned so far, by stage number.
+struct Builder<'a> {
+    pipeline: &'a Pipeline,
+    connections: &'a crate::connectors::Connections,
+    numbers: BTreeMap<&'a str, usize>,
+    edges: Vec<(usize, usize)>,
+    consumers: Vec<Vec<usize>>,
+    planned: Vec<Option<StagePlan>>,
+    problems: Problems<'a>,
+}
+
+pub(super) async fn stages(plan: &Plan<Open>) -> Result<Vec<StagePlan>, Refused> {
+    let mut builder = Builder::new(&plan.pipeline, &plan.connections, &plan.document);
+    for segment in order(plan) {
+        let stage = builder.stage(segment, false).await;
+        builder.planned[segment] = stage;
+    }
+    if builder.problems.diagnostics.is_empty() && builder.planned.iter().all(Option::is_some) {
+        Ok(builder.planned.into_iter().flatten().collect())
+    } else {
+        Err(builder.problems.refused())
+    }
+}
+
+pub(super) async fn refresh(plan: &Plan<Sealed>, number: usize) -> Result<StagePlan, Refused> {
+    let mut builder = Builder::new(&plan.pipeline, &plan.connections, &plan.document);
+    builder.planned = plan.stages.iter().cloned().map(Some).collect();
+    match builder.stage(number, true).await {
+        Some(stage) if builder.problems.diagnostics.is_empty() => Ok(stage),
+        _ => Err(builder.problems.refused()),
+    }
+}
+
+/// Stage numbers, producers and awaited stages first.
+fn order(plan: &Plan<Open>) -> Vec<usize> {
+    let edges = Edges::of(&plan.pipeline).all();
+    // `Plan::open` refused cycles.
+    graph::order(plan.pipeline.stages.len(), &edges).unwrap_or_default()
+}
+
+pub(super) fn hash<'a>(parts: impl Iterator<Item = &'a str>) -> String {
+    let mut hasher = Xxh3::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    format!("{:016x}", hasher.digest())
+}
+
+impl<'a> Builder<'a> {
+    fn new(pipeline: &'a Pipeline, connections: &'a crate::connectors::Connections, document: &'a Document) -> Self {
+        let edges = Edges::of(pipeline);
+        let mut consumers = vec![Vec::new(); pipeline.stages.len()];
+        for &(from, to) in &edges.data {
+            consumers[from].push(to);
+        }
+        Self {
+            pipeline,
+            connections,
+            numbers: pipeline.stages.iter().enumerate().map(|(number, stage)| (stage.name.as_str(), number)).collect(),
+            edges: edges.all(),
+            consumers,
+            planned: vec![None; pipeline.stages.len()],
+            problems: Problems { document, diagnostics: Vec::new(), definition: false },
+        }
+    }
+
+    /// Plans one stage; `None` when something is in the way, which is then among the problems.
+    async fn stage(&mut self, number: usize, fresh: bool) -> Option<StagePlan> {
+        let stage: &Stage = &self.pipeline.stages[number];
+        let Kind::Batch(batch) = &stage.kind;
+        let mut late = false;
+        let mut inputs = Vec::with_capacity(batch.from.len());
+        for input in &batch.from {
+            let (input, predicted) = self.input(number, input, &batch.to, fresh).await?;
+            late |= predicted;
+            inputs.push(input);
+        }
+        let transform = self.compile(&mut inputs, &batch.transform, &stage.at).await?;
+        let schema = transform.schema().clone();
+        let key = output_key(&inputs, batch, &schema);
+        let mut outputs = Vec::with_capacity(batch.to.len());
+        for output in &batch.to {
+            outputs.push(self.output(number, output, &key, &schema).await);
+        }
+        let outputs: Vec<OutputPlan> = outputs.into_iter().collect::<Option<_>>()?;
+        let consumers = self.consumers[number].clone();
+        let raw = consumers.is_empty() && passes_raw(&inputs, &transform, &outputs);
+        let hash = self.hash(stage, &inputs, &schema);
+        Some(StagePlan {
+            stage: Arc::new(stage.clone()),
+            inputs,
+            transform: Arc::new(transform),
+            schema,
+            key,
+            outputs,
+            consumers,
+            raw,
+            hash,
+            late,
+        })
+    }
+
+    /// An input, and whether its columns are predicted from what an earlier stage will write.
+    async fn input(&mut self, number: usize, input: &Input, outputs: &[Output], fresh: bool) -> Option<(InputPlan, bool)> {
+        if let SourceSpec::Stage(name) = &input.source {
+            let from = *self.numbers.get(name.as_str())?;
+            let schema = self.planned[from].as_ref()?.schema.clone();
+            return Some((
+                InputPlan { name: input.name.clone(), label: format!("stage {name}"), schema, origin: Origin::Stage(from) },
+                false,
+            ));
+        }
+        let source = match self.connections.source(&input.source) {
+            Ok(source) => source,
+            Err(Unusable::Failure(failure)) => {
+                self.problems.failure(&input.at, "source-unusable", &failure);
+                return None;
+            }
+            Err(Unusable::Expressions(problems)) => {
+                self.problems.transform(&input.at, problems);
+                return None;
+            }
+        };
+        let predicted = if fresh { None } else { self.predicted(number, input)? };
+        let late = predicted.is_some();
+        let description = match predicted {
+            Some(schema) => Ok(Description {
+                schema,
+                key: Vec::new(),
+                rows: None,
+                bytes: None,
+                wire: None,
+                consistency: "described when the stage starts: an earlier stage writes it".to_owned(),
+            }),
+            None => source.describe().await,
+        };
+        match description {
+            Ok(description) => {
+                let mut schema = description.schema.clone();
+                let mut request = ReadRequest { limit: self.limit(number), ..ReadRequest::default() };
+                for column in &mut schema.columns {
+                    if let Type::Native { engine, .. } = column.ty
+                        && !(self.consumers[number].is_empty() && outputs.iter().all(|output| self.engine(output) == Some(engine)))
+                    {
+                        request.as_text.push(column.name.clone());
+                        column.ty = Type::Text;
+                    }
+                }
+                let label = input.source.label();
+                let origin = Origin::Source(Box::new(SourcePlan { source, description, request }));
+                Some((InputPlan { name: input.name.clone(), label, schema, origin }, late))
+            }
+            Err(failure) => {
+                self.problems.failure(&input.at, "source-unreadable", &failure);
+                None
+            }
+        }
+    }
+
+    /// How large the batches of a stage may grow: what it asks for, or less where all splits at once would pass the memory limit. A batch is
+    /// held up to four times: while it is built, twice in the queue, and while it is written.
+    fn limit(&self, number: usize) -> crate::data::BatchLimit {
+        let Kind::Batch(batch) = &self.pipeline.stages[number].kind;
+        let limits = &self.pipeline.limits;
+        let share = limits.memory / (4 * limits.splits.max(1) as u64);
+        crate::data::BatchLimit {
+            rows: batch.batch.rows,
+            bytes: batch.batch.bytes.min(usize::try_from(share).unwrap_or(usize::MAX)).max(64 << 10),
+        }
+    }
+
+    /// The columns of a table or file that another stage of the pipeline writes. Reading it without waiting for that stage is a problem.
+    fn predicted(&mut self, number: usize, input: &Input) -> Option<Option<Schema>> {
+        let before = graph::ancestors(number, &self.edges);
+        let mut found = None;
+        for (other, stage) in self.pipeline.stages.iter().enumerate() {
+            let Kind::Batch(batch) = &stage.kind;
+            let Some(place) = batch.to.iter().position(|output| writes(&output.sink, &input.source)) else { continue };
+            if before.contains(&other) {
+                // A planned stage without outputs here failed to plan, and said why.
+                found = Some(self.planned[other].as_ref()?.outputs.get(place)?.target.reads_as.clone());
+            } else if other != number {
+                let diagnostic =
+                    Diagnostic::error("unordered-read", format!("this reads what stage `{}` writes, but does not wait for it", stage.name))
+                        .help(format!("add `after: [{}]` to `{}`", stage.name, self.pipeline.stages[number].name));
+                self.problems.definition(&input.at, diagnostic);
+                return None;
+            }
+        }
+        Some(found)
+    }
+
+    /// The engine of an output's connection, by the name that native types use.
+    fn engine(&self, output: &Output) -> Option<&'static str> {
+        let SinkSpec::Sql(sink) = &output.sink else { return None };
+        match self.pipeline.connections.get(&sink.connection)?.engine? {
+            Engine::Postgres => Some("postgres"),
+            Engine::Sqlite => Some("sqlite"),
+            Engine::File | Engine::S3 => None,
+        }
+    }
+
+    /// Compiles the transform, and asks of a single source what was pushed down to it.
+    async fn compile(&mut self, inputs: &mut [InputPlan], steps: &[Step], at: &str) -> Option<Compiled> {
+        let columns: Vec<InputColumns> =
+            inputs.iter().map(|input| InputColumns { name: input.name.clone(), schema: input.schema.clone() }).collect();
+        let push = match inputs {
+            [InputPlan { origin: Origin::Source(from), .. }] => from.source.dialect(),
+            _ => None,
+        };
+        let compiled = match transform::compile(&columns, steps, push).await {
+            Ok(compiled) => compiled,
+            Err(problems) => {
+                self.problems.transform(at, problems);
+                return None;
+            }
+        };
+        if let [InputPlan { origin: Origin::Source(from), .. }] = inputs {
+            let request = &mut from.request;
+            request.columns = compiled.pushed().columns.clone();
+            request.filter = compiled.pushed().filter.clone();
+            if let Some(columns) = &request.columns {
+                request.as_text.retain(|name| columns.contains(name));
+            }
+        }
+        Some(compiled)
+    }
+
+    async fn output(&mut self, number: usize, output: &Output, key: &[String], schema: &Schema) -> Option<OutputPlan> {
+        let mut spec = output.sink.clone();
+        if let SinkSpec::Sql(sink) = &mut spec
+            && sink.primary_key.is_none()
+            && !key.is_empty()
+        {
+            sink.primary_key = Some(key.to_vec());
+        }
+        let sink = match self.connections.sink(&spec) {
+            Ok(sink) => sink,
+            Err(failure) => {
+                self.problems.failure(&output.at, "target-unusable", &failure);
+                return None;
+            }
+        };
+        let target = match sink.plan(schema).await {
+            Ok(Ok(target)) => target,
+            Ok(Err(problems)) => {
+                for problem in problems {
+                    let at = if problem.field.is_empty() { output.at.clone() } else { format!("{}/{}", output.at, problem.field) };
+                    self.problems.definition(&at, Diagnostic::error(problem.code, problem.message).help(problem.help));
+                }
+                return None;
+            }
+            Err(failure) => {
+                self.problems.failure(&output.at, "target-unusable", &failure);
+                return None;
+            }
+        };
+        self.lossy(number, output, schema, &target);
+        Some(OutputPlan { output: output.clone(), sink, target, label: spec.label() })
+    }
+
+    /// A lossy mapping is an error until the pipeline says that it is wanted; and what it says must exist.
+    fn lossy(&mut self, number: usize, output: &Output, schema: &Schema, target: &crate::connectors::Target) {
+        let allowed = |name: &str| output.allow_lossy.iter().any(|(allowed, _)| allowed == name);
+        for (column, mapped) in schema.columns.iter().zip(&target.columns) {
+            if mapped.grade == Grade::Lossy && !allowed(&column.name) {
+                let stage = &self.pipeline.stages[number].name;
+                let message =
+                    format!("`{}` of `{stage}` would lose values: {} → {}: {}", column.name, column.ty, mapped.native, mapped.reason);
+                let help = format!("cast the column in `transform`, or say that it is wanted: `allow_lossy: [{}]`", column.name);
+                self.problems.definition(&output.at, Diagnostic::error("lossy-column", message).help(help));
+            }
+        }
+        for (name, at) in &output.allow_lossy {
+            if schema.find(name).is_none() {
+                let names: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
+                let diagnostic =
+                    Diagnostic::error("unknown-column", format!("`allow_lossy` names `{name}`, which the stage does not write"))
+                        .help(format!("the columns are {}", names.join(", ")));
+                self.problems.definition(at, diagnostic);
+            }
+        }
+    }
+
+    /// Everything that decides which rows are written where: the definition, the columns, and the same of the stages it reads.
+    fn hash(&self, stage: &Stage, inputs: &[InputPlan], schema: &Schema) -> String {
+        let Kind::Batch(batch) = &stage.kind;
+        let mut parts = vec![stage.name.clone(), format!("{:?}", batch.from), format!("{:?}", batch.transform), format!("{:?}", batch.to)];
+        parts.push(format!("{schema:?}"));
+        for input in inputs {
+            if let Origin::Stage(from) = &input.origin
+                && let Some(producer) = &self.planned[*from]
+            {
+                parts.push(producer.hash.clone());
+            }
+        }
+        hash(parts.iter().map(String::as_str))
+    }
+}

@@ -1,0 +1,67 @@
+//! Which columns name a row, who writes what somebody else reads, and where rows may pass undecoded. Pure.
+
+use super::{InputPlan, Origin, OutputPlan, SourcePlan};
+use crate::data::{Column, Schema, WireFormat};
+use crate::define::pipeline::{Batch, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
+use crate::transform::Compiled;
+
+/// Whether a sink writes what a source reads.
+pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
+    match (sink, source) {
+        (SinkSpec::Sql(sink), SourceSpec::Sql(source)) => {
+            sink.connection == source.connection && matches!(&source.read, SqlRead::Table { name, .. } if *name == sink.table)
+        }
+        (SinkSpec::Files(sink), SourceSpec::Files(source)) => {
+            let inside = || source.path.strip_prefix(sink.path.as_str()).is_some_and(|rest| sink.path.ends_with('/') && !rest.is_empty());
+            sink.connection == source.connection && (sink.path == source.path || inside())
+        }
+        _ => false,
+    }
+}
+
+/// The columns that name a row of what comes out: the key or primary key an output names, else the source's key where it survives.
+pub(super) fn output_key(inputs: &[InputPlan], batch: &Batch, schema: &Schema) -> Vec<String> {
+    for output in &batch.to {
+        let SinkSpec::Sql(sink) = &output.sink else { continue };
+        if let WriteMode::Upsert { key } = &sink.mode {
+            return key.clone();
+        }
+        if let Some(key) = &sink.primary_key {
+            return key.clone();
+        }
+    }
+    let [InputPlan { origin: Origin::Source(from), .. }] = inputs else { return Vec::new() };
+    let untouched = |name: &str| {
+        batch.transform.iter().all(|step| match step {
+            Step::Set(columns) => columns.iter().all(|(column, _)| column != name),
+            Step::Cast(columns) => columns.iter().all(|(column, ..)| column != name),
+            Step::Mask(columns) => columns.iter().all(|(column, ..)| column != name),
+            Step::Rename(columns) => columns.iter().all(|(_, new, _)| new != name),
+            Step::Sql(_) => false,
+            Step::Filter(_) | Step::Select(_) | Step::Drop(_) | Step::Dedupe { .. } => true,
+        })
+    };
+    surviving_key(&from.description.key, schema, untouched)
+}
+
+/// Rows pass undecoded when one source feeds outputs that all speak its wire format for these columns, with nothing to do in between.
+pub(super) fn passes_raw(inputs: &[InputPlan], transform: &Compiled, outputs: &[OutputPlan]) -> bool {
+    let [InputPlan { origin: Origin::Source(from), .. }] = inputs else { return false };
+    let SourcePlan { description, request, .. } = &**from;
+    if outputs.is_empty() || !transform.is_identity() || !request.as_text.is_empty() {
+        return false;
+    }
+    let Some(WireFormat::PgCopyBinary(types)) = &description.wire else { return false };
+    let wire = match &request.columns {
+        None => Some(types.clone()),
+        Some(names) => names.iter().map(|name| types.get(description.schema.find(name)?.0).cloned()).collect(),
+    };
+    let Some(wire) = wire.map(WireFormat::PgCopyBinary) else { return false };
+    outputs.iter().all(|output| output.target.wire.as_ref() == Some(&wire))
+}
+
+/// The columns of a source's key that come out of a stage under their own names, or nothing when one of them does not.
+fn surviving_key(key: &[String], schema: &Schema, untouched: impl Fn(&str) -> bool) -> Vec<String> {
+    let survives = |name: &String| untouched(name) && schema.columns.iter().any(|column: &Column| column.name == *name);
+    if key.iter().all(survives) { key.to_vec() } else { Vec::new() }
+}
