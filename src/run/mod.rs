@@ -1,3 +1,103 @@
 //! Runs a sealed plan.
+//!
+//! One dispatcher owns the state of the run; everything else is a task that answers with one message. A segment of the DAG goes through
+//! `begin` (claim its outputs, open its sources), `work` (its splits, or the whole of it), and `finish` (prove and publish); each of these
+//! steps is retried by itself. Nothing here knows an engine.
 
+mod dispatcher;
+mod edge;
 pub mod progress;
+mod recorder;
+mod rejects;
+mod replay;
+mod retry;
+mod stage;
+mod unit;
+pub mod verify;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::progress::{Progress, StageCounters};
+use self::recorder::Recorder;
+use self::stage::RunContext;
+use crate::failure::Failure;
+use crate::journal::{Journal, Outcome, OutputReport};
+use crate::plan::{Plan, Sealed};
+
+/// Events that may wait for a slow reader.
+const EVENT_QUEUE: usize = 1024;
+
+/// What a run is asked to do.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The run's id.
+    pub run: String,
+    /// When it began, in milliseconds since 1970: what `run.started_at` is rendered from, in every process that works on it.
+    pub started_at_ms: i64,
+    /// Whether an earlier process began it.
+    pub resumed: bool,
+    /// Abandon unfinished loads and start over.
+    pub fresh: bool,
+    /// Only these stages, and those that stream with them; `None` runs all.
+    pub only: Option<BTreeSet<String>>,
+    /// For the journal, in their text form.
+    pub params: BTreeMap<String, String>,
+}
+
+/// How a run is stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// Start nothing new; commit what has begun, within the pipeline's drain limit.
+    pub drain: CancellationToken,
+    /// Stop at once.
+    pub abort: CancellationToken,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// All stages done, one failed, or interrupted.
+    pub outcome: Outcome,
+}
+
+/// Starts a run. The events of `Progress` must be read to their end; the handle gives the report.
+pub fn start(
+    plan: Plan<Sealed>,
+    journal: Arc<Journal>,
+    options: Options,
+    control: Control,
+) -> (Progress, JoinHandle<Result<Report, Failure>>) {
+    let counters: Vec<(String, Arc<StageCounters>)> =
+        plan.stages.iter().map(|stage| (stage.stage.name.clone(), Arc::new(StageCounters::default()))).collect();
+    let (sender, events) = mpsc::channel(EVENT_QUEUE);
+    let recorder = Recorder::start(journal, options.run.clone(), sender);
+    let context = Arc::new(RunContext {
+        spill: plan.pipeline.base.join(".haul").join("tmp").join(&options.run),
+        run: options.run.clone(),
+        fresh: options.fresh,
+        plan,
+    });
+    let stages = counters.iter().map(|(_, counters)| Arc::clone(counters)).collect();
+    let handle = tokio::spawn(dispatcher::run(context, stages, recorder, options, control));
+    (Progress { stages: counters, events }, handle)
+}
+
+/// Compares every output of a pipeline with its sources as they are now. `run` names the run whose rows the targets hold.
+pub async fn verify_again(plan: Plan<Sealed>, run: String) -> Result<Vec<(String, OutputReport)>, Failure> {
+    let spill = plan.pipeline.base.join(".haul").join("tmp").join("verify");
+    let context = RunContext { plan, run, fresh: false, spill };
+    let mut reports = Vec::new();
+    for (number, stage) in context.plan.stages.iter().enumerate() {
+        for (place, output) in stage.outputs.iter().enumerate() {
+            let report = replay::compare(&context, number, place).await;
+            let report = report.map_err(|failure| failure.during(format!("comparing {}", output.label)))?;
+            reports.push((stage.stage.name.clone(), report));
+        }
+    }
+    Ok(reports)
+}

@@ -1,7 +1,7 @@
 //! Counters that units add to and a renderer reads, without locks on the way of the rows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -28,11 +28,77 @@ pub struct StageCounters {
     pub rows_expected: AtomicU64,
 }
 
-impl StageCounters {
-    /// Adds what a batch brought.
+/// What one attempt adds to its stage's counters. Dropping it without [`Attempt::keep`] takes it back, so that rows of a failed attempt are
+/// not counted twice.
+#[derive(Debug)]
+pub struct Attempt {
+    stage: Arc<StageCounters>,
+    rows_in: AtomicU64,
+    rows_out: AtomicU64,
+    bytes: AtomicU64,
+    rejects: AtomicU64,
+    kept: AtomicBool,
+}
+
+impl Attempt {
+    /// Begins with nothing.
+    pub fn new(stage: &Arc<StageCounters>) -> Arc<Self> {
+        Arc::new(Self {
+            stage: Arc::clone(stage),
+            rows_in: AtomicU64::new(0),
+            rows_out: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            rejects: AtomicU64::new(0),
+            kept: AtomicBool::new(false),
+        })
+    }
+
+    /// Rows and bytes that came in.
     pub fn read(&self, rows: u64, bytes: u64) {
-        self.rows_in.fetch_add(rows, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        add(&self.rows_in, &self.stage.rows_in, rows);
+        add(&self.bytes, &self.stage.bytes, bytes);
+    }
+
+    /// Rows that went on to the outputs.
+    pub fn wrote(&self, rows: u64) {
+        add(&self.rows_out, &self.stage.rows_out, rows);
+    }
+
+    /// Rows that were refused.
+    pub fn refused(&self, rows: u64) {
+        add(&self.rejects, &self.stage.rejects, rows);
+    }
+
+    /// Bytes that came in so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The attempt is committed.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+}
+
+fn add(own: &AtomicU64, all: &AtomicU64, count: u64) {
+    own.fetch_add(count, Ordering::Relaxed);
+    all.fetch_add(count, Ordering::Relaxed);
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if *self.kept.get_mut() {
+            return;
+        }
+        let stage = &self.stage;
+        for (own, all) in [
+            (&mut self.rows_in, &stage.rows_in),
+            (&mut self.rows_out, &stage.rows_out),
+            (&mut self.bytes, &stage.bytes),
+            (&mut self.rejects, &stage.rejects),
+        ] {
+            all.fetch_sub(*own.get_mut(), Ordering::Relaxed);
+        }
     }
 }
 

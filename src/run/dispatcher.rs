@@ -1,0 +1,366 @@
+//! The one loop that owns the state of a run.
+
+mod segment;
+mod steps;
+mod tell;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+
+use self::segment::{Phase, Segment, Try};
+use super::progress::StageCounters;
+use super::recorder::Recorder;
+use super::stage::{RunContext, StageRun, WHOLE};
+use super::unit::{self, Done};
+use super::{Control, Options, Report, retry};
+use crate::clock::{self, Stopwatch};
+use crate::failure::Failure;
+use crate::journal::{Cause, Outcome, OutputReport, What};
+
+/// What a task is asked to do for a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    /// Claim, open, cut.
+    Begin,
+    /// One split of its only stage, by number; or all of it.
+    Work(usize),
+    /// Prove and publish.
+    Finish,
+}
+
+/// What a task answers.
+enum Answer {
+    Begun(Vec<(usize, Arc<StageRun>)>),
+    Worked(Vec<Done>),
+    Finished(Vec<Vec<OutputReport>>),
+}
+
+struct Dispatcher {
+    context: Arc<RunContext>,
+    counters: Vec<Arc<StageCounters>>,
+    recorder: Recorder,
+    segments: Vec<Segment>,
+    tasks: JoinSet<Result<Answer, Failure>>,
+    owners: HashMap<Id, (usize, Step)>,
+    /// Steps that wait, and until when.
+    resting: Vec<(Instant, usize, Step)>,
+    draining: bool,
+    watch: Stopwatch,
+}
+
+pub(super) async fn run(
+    context: Arc<RunContext>,
+    counters: Vec<Arc<StageCounters>>,
+    recorder: Recorder,
+    options: Options,
+    control: Control,
+) -> Result<Report, Failure> {
+    let segments = context.plan.segments.iter().map(|_| Segment::new()).collect();
+    let mut dispatcher = Dispatcher {
+        counters,
+        recorder,
+        segments,
+        tasks: JoinSet::new(),
+        owners: HashMap::new(),
+        resting: Vec::new(),
+        draining: false,
+        watch: Stopwatch::start(),
+        context,
+    };
+    dispatcher.announce(&options).await;
+    dispatcher.leave_out(&options).await;
+    dispatcher.turn(&control).await;
+    let spill = dispatcher.context.spill.clone();
+    let _ = std::fs::remove_dir(&spill); // Empty: spill files have no names by now.
+    dispatcher.close().await
+}
+
+impl Dispatcher {
+    /// Ends the segments that `--only` does not name before they begin.
+    async fn leave_out(&mut self, options: &Options) {
+        let Some(only) = &options.only else { return };
+        for number in 0..self.segments.len() {
+            let named = self.members(number).iter().any(|&stage| only.contains(&self.context.plan.stages[stage].stage.name));
+            if !named {
+                self.end(number, Outcome::Skipped, None).await;
+            }
+        }
+        // A segment that was left out holds nobody up.
+        for segment in &mut self.segments {
+            if segment.phase == Phase::Over(Outcome::Skipped) {
+                segment.phase = Phase::Over(Outcome::Done);
+            }
+        }
+    }
+
+    fn members(&self, segment: usize) -> Vec<usize> {
+        self.context.plan.segments[segment].stages.clone()
+    }
+
+    /// Starts what may start, waits for something to happen, takes it in; until everything is over.
+    async fn turn(&mut self, control: &Control) {
+        let mut deadline: Option<Instant> = None;
+        loop {
+            self.advance().await;
+            if self.tasks.is_empty() && (self.draining || self.resting.is_empty()) {
+                break;
+            }
+            let wake = self.resting.iter().map(|(until, ..)| *until).min();
+            tokio::select! {
+                Some(joined) = self.tasks.join_next_with_id() => self.take(joined).await,
+                () = sleep_until(wake), if wake.is_some() => self.wake(),
+                () = control.drain.cancelled(), if !self.draining => {
+                    self.draining = true;
+                    deadline = Some(clock::instant() + self.context.plan.pipeline.limits.drain);
+                    self.rest_no_more();
+                }
+                () = control.abort.cancelled() => self.abort().await,
+                () = sleep_until(deadline), if deadline.is_some() => self.abort().await,
+            }
+            if self.recorder.broken() && !self.draining {
+                self.draining = true;
+                self.rest_no_more();
+            }
+        }
+        for number in 0..self.segments.len() {
+            if !matches!(self.segments[number].phase, Phase::Over(_)) {
+                self.end(number, Outcome::Interrupted, None).await;
+            }
+        }
+    }
+
+    async fn abort(&mut self) {
+        self.draining = true;
+        self.rest_no_more();
+        self.tasks.shutdown().await;
+    }
+
+    /// Steps that wait for their next attempt are given up when the run stops.
+    fn rest_no_more(&mut self) {
+        for (_, number, _) in self.resting.drain(..) {
+            self.segments[number].resting -= 1;
+        }
+    }
+
+    /// Puts steps whose wait is over back in line.
+    fn wake(&mut self) {
+        let now = clock::instant();
+        let (due, rest) = std::mem::take(&mut self.resting).into_iter().partition::<Vec<_>, _>(|(until, ..)| *until <= now);
+        self.resting = rest;
+        for (_, number, step) in due {
+            self.segments[number].resting -= 1;
+            self.segments[number].ready.push_back(step);
+        }
+    }
+
+    /// Opens segments whose turn has come, skips those that wait for a failed one, and fills the free slots.
+    async fn advance(&mut self) {
+        for number in 0..self.segments.len() {
+            if self.segments[number].phase != Phase::Waiting {
+                continue;
+            }
+            let before: Vec<(usize, Phase)> =
+                self.context.plan.segments[number].after.iter().map(|&other| (other, self.segments[other].phase)).collect();
+            let broken = before.iter().find(|(_, phase)| matches!(phase, Phase::Over(outcome) if *outcome != Outcome::Done));
+            if let Some((other, _)) = broken {
+                let name = self.context.plan.stages[self.context.plan.segments[*other].stages[0]].stage.name.clone();
+                self.end(number, Outcome::Skipped, Some(Failure::permanent(format!("stage {name} is not done")))).await;
+            } else if before.iter().all(|(_, phase)| *phase == Phase::Over(Outcome::Done)) {
+                self.segments[number].phase = Phase::Active;
+                self.segments[number].ready.push_back(Step::Begin);
+            }
+        }
+        if self.draining {
+            return;
+        }
+        let limits = self.context.plan.pipeline.limits.clone();
+        let mut active = self.segments.iter().filter(|segment| segment.running > 0).count();
+        let mut working = self.owners.values().filter(|(_, step)| matches!(step, Step::Work(_))).count();
+        for number in 0..self.segments.len() {
+            while let Some(&step) = self.segments[number].ready.front() {
+                let segment = &self.segments[number];
+                let new = segment.running == 0;
+                let most = segment.stages.first().map_or(1, |(_, stage)| stage.plan.batch().splits.concurrency);
+                let full = (new && active >= limits.stages) || segment.running >= most.max(1);
+                if full || (matches!(step, Step::Work(_)) && working >= limits.splits) {
+                    break;
+                }
+                self.segments[number].ready.pop_front();
+                active += usize::from(new);
+                working += usize::from(matches!(step, Step::Work(_)));
+                self.launch(number, step);
+            }
+        }
+    }
+
+    fn launch(&mut self, number: usize, step: Step) {
+        let segment = &mut self.segments[number];
+        segment.running += 1;
+        if step == Step::Begin && segment.tries.is_empty() {
+            segment.watch = Stopwatch::start();
+        }
+        segment.tries.entry(step).or_insert_with(|| Try { attempt: 0, watch: Stopwatch::start() }).attempt += 1;
+        let context = Arc::clone(&self.context);
+        let members = context.plan.segments[number].stages.clone();
+        let timeout = members.iter().filter_map(|&stage| context.plan.stages[stage].stage.timeout).min();
+        let counters: Vec<Arc<StageCounters>> = members.iter().map(|&stage| Arc::clone(&self.counters[stage])).collect();
+        let stages = segment.stages.clone();
+        let task = async move {
+            match step {
+                Step::Begin => steps::begin(&context, &members, counters).await.map(Answer::Begun),
+                Step::Work(split) => steps::work(&context, &stages, split).await.map(Answer::Worked),
+                Step::Finish => steps::finish(&stages).await.map(Answer::Finished),
+            }
+        };
+        let handle = self.tasks.spawn(async move {
+            match timeout {
+                None => task.await,
+                Some(limit) => tokio::time::timeout(limit, task)
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::transient(format!("the attempt took longer than its timeout of {limit:?}")))),
+            }
+        });
+        self.owners.insert(handle.id(), (number, step));
+    }
+
+    async fn take(&mut self, joined: Result<(Id, Result<Answer, Failure>), JoinError>) {
+        let (id, result) = match joined {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Err(unit::internal(&error))),
+        };
+        let Some((number, step)) = self.owners.remove(&id) else { return };
+        self.segments[number].running -= 1;
+        match result {
+            Ok(answer) => self.succeeded(number, step, answer).await,
+            Err(failure) => self.failed(number, step, failure).await,
+        }
+        let segment = &self.segments[number];
+        if segment.failure.is_some() && segment.running == 0 && !matches!(segment.phase, Phase::Over(_)) {
+            let failure = self.segments[number].failure.take();
+            self.end(number, Outcome::Failed, failure).await;
+        }
+    }
+
+    async fn succeeded(&mut self, number: usize, step: Step, answer: Answer) {
+        match answer {
+            Answer::Begun(stages) => {
+                for (_, stage) in &stages {
+                    self.started(stage).await;
+                }
+                let pending: Vec<usize> = match stages.as_slice() {
+                    [(_, only)] => only.pending(),
+                    // A segment is one unit, and is done when no stage lacks anything.
+                    several => {
+                        let done = |stage: &StageRun| stage.loads.is_empty() || stage.is_done(WHOLE);
+                        if several.iter().all(|(_, stage)| done(stage)) { Vec::new() } else { vec![0] }
+                    }
+                };
+                let segment = &mut self.segments[number];
+                segment.stages = stages;
+                segment.left = pending.len();
+                segment.ready.extend(pending.into_iter().map(Step::Work));
+                self.finish_when_ready(number);
+            }
+            Answer::Worked(done) => {
+                self.worked(number, step, &done).await;
+                self.segments[number].left -= 1;
+                self.finish_when_ready(number);
+            }
+            Answer::Finished(reports) => self.done(number, reports).await,
+        }
+    }
+
+    fn finish_when_ready(&mut self, number: usize) {
+        let segment = &mut self.segments[number];
+        if segment.left == 0 && segment.failure.is_none() && segment.idle() {
+            segment.ready.push_back(Step::Finish);
+        }
+    }
+
+    async fn failed(&mut self, number: usize, step: Step, failure: Failure) {
+        if self.draining && failure.kind == crate::failure::FailureKind::Cancelled {
+            return;
+        }
+        let stage = &self.context.plan.stages[self.context.plan.segments[number].stages[0]].stage;
+        let Some(tried) = self.segments[number].tries.get(&step).copied() else { return };
+        let given_up = self.segments[number].failure.is_some() || self.draining;
+        let wait =
+            if given_up { None } else { retry::next_wait(&stage.retry, &failure, tried.attempt, tried.watch.elapsed(), fastrand::f64()) };
+        let split = match step {
+            Step::Work(split) => {
+                self.segments[number].stages.first().and_then(|(_, stage)| stage.splits.get(split)).map(|split| split.id.clone())
+            }
+            Step::Begin | Step::Finish => None,
+        };
+        let what = What::AttemptFailed {
+            stage: stage.name.clone(),
+            split: split.unwrap_or_else(|| WHOLE.to_owned()),
+            attempt: tried.attempt,
+            failure: Cause::from(&failure),
+            retry_in_ms: wait.map(tell::millis),
+        };
+        self.recorder.record(what).await;
+        let segment = &mut self.segments[number];
+        match wait {
+            Some(wait) => {
+                segment.resting += 1;
+                self.resting.push((clock::instant() + wait, number, step));
+                for &stage in &self.context.plan.segments[number].stages {
+                    self.counters[stage].retries.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            None => {
+                // Splits under way may still commit: a rerun has less to do.
+                segment.ready.clear();
+                segment.failure.get_or_insert(failure);
+                self.resting.retain(|(_, other, _)| *other != number);
+                self.segments[number].resting = 0;
+            }
+        }
+    }
+
+    async fn done(&mut self, number: usize, reports: Vec<Vec<OutputReport>>) {
+        let stages = std::mem::take(&mut self.segments[number].stages);
+        for ((place, stage), outputs) in stages.iter().zip(reports) {
+            self.report(number, *place, Outcome::Done, stage.rejected(), outputs, None).await;
+        }
+        self.segments[number].phase = Phase::Over(Outcome::Done);
+    }
+
+    /// Ends a segment that did not come through.
+    async fn end(&mut self, number: usize, outcome: Outcome, failure: Option<Failure>) {
+        self.segments[number].ready.clear();
+        self.segments[number].stages.clear(); // Gives connections back.
+        let cause = failure.as_ref().map(Cause::from);
+        for place in self.members(number) {
+            let rejects = self.counters[place].rejects.load(Ordering::Relaxed);
+            self.report(number, place, outcome, rejects, Vec::new(), cause.clone()).await;
+        }
+        self.segments[number].phase = Phase::Over(outcome);
+    }
+
+    async fn close(self) -> Result<Report, Failure> {
+        let has = |outcome| self.segments.iter().any(|segment| segment.phase == Phase::Over(outcome));
+        let outcome = if has(Outcome::Failed) {
+            Outcome::Failed
+        } else if has(Outcome::Interrupted) {
+            Outcome::Interrupted
+        } else {
+            Outcome::Done
+        };
+        self.recorder.record(What::RunFinished { outcome, elapsed_ms: tell::millis(self.watch.elapsed()) }).await;
+        self.recorder.finish().await?;
+        Ok(Report { outcome })
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,61 @@
+//! Hands events to the journal in groups, and to the reader of the progress once the journal has them.
+
+use std::sync::Arc;
+
+use futures::future;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::EVENT_QUEUE;
+use crate::clock;
+use crate::failure::Failure;
+use crate::journal::{Event, Journal, What};
+
+/// The way into the journal. Events are written in order; those that come while a write is under way go together in the next.
+pub struct Recorder {
+    run: String,
+    queue: mpsc::Sender<Event>,
+    task: AbortOnDropHandle<Result<(), Failure>>,
+}
+
+impl Recorder {
+    /// Starts the task that writes.
+    pub fn start(journal: Arc<Journal>, run: String, reader: mpsc::Sender<Event>) -> Self {
+        let (queue, mut events) = mpsc::channel::<Event>(EVENT_QUEUE);
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut group = Vec::new();
+            while events.recv_many(&mut group, EVENT_QUEUE).await > 0 {
+                // Recorded together, they share the wait for the disk; the journal keeps the order of the calls.
+                future::try_join_all(group.iter().map(|event| journal.record(event))).await?;
+                for event in group.drain(..) {
+                    // A reader that went away does not stop the run.
+                    let _ = reader.send(event).await;
+                }
+            }
+            Ok(())
+        }));
+        Self { run, queue, task }
+    }
+
+    /// Queues an event; waits when the journal is far behind. A journal that cannot be written ends the run at [`Recorder::finish`].
+    pub async fn record(&self, what: What) {
+        self.record_at(clock::now_ms(), what).await;
+    }
+
+    /// The same, with a time of its own.
+    pub async fn record_at(&self, at_ms: i64, what: What) {
+        let event = Event { at_ms, run: self.run.clone(), what };
+        let _ = self.queue.send(event).await;
+    }
+
+    /// Whether the journal can no longer be written.
+    pub fn broken(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Waits until everything is written.
+    pub async fn finish(self) -> Result<(), Failure> {
+        drop(self.queue);
+        self.task.await.map_err(|error| super::unit::internal(&error))?
+    }
+}

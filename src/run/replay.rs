@@ -1,0 +1,85 @@
+//! Reads a stage's rows again, without writing any: what `haul verify` compares a target with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+
+use super::stage::RunContext;
+use super::verify::{self, Sides};
+use crate::connectors::{Load, LoadKey};
+use crate::data::{BatchStream, Digest, RowHasher};
+use crate::define::pipeline::{SinkSpec, Verify, WriteMode};
+use crate::failure::Failure;
+use crate::journal::{OutputReport, Verdict};
+use crate::plan::{Origin, OutputPlan, Plan, Sealed};
+
+/// The rows of a stage as its sources have them now, through every transform on the way.
+pub fn rows<'a>(plan: &'a Plan<Sealed>, number: usize, spill: &'a PathBuf) -> BoxFuture<'a, Result<BatchStream, Failure>> {
+    Box::pin(async move {
+        let stage = &plan.stages[number];
+        let mut streams = Vec::with_capacity(stage.inputs.len());
+        for input in &stage.inputs {
+            streams.push(match &input.origin {
+                Origin::Source(from) => verify::all_rows(from.source.open(from.request.clone()).await?),
+                Origin::Stage(producer) => rows(plan, *producer, spill).await?,
+            });
+        }
+        if stage.transform.rowwise() && streams.len() == 1 {
+            let transform = Arc::clone(&stage.transform);
+            return Ok(Box::pin(streams.remove(0).map(move |chunk| transform.apply(chunk?))) as BatchStream);
+        }
+        stage.transform.run(streams, plan.pipeline.limits.memory, stage.batch().batch, spill)
+    })
+}
+
+/// Compares one output with the stage's rows as its sources have them now, down to the keys that differ.
+pub async fn compare(context: &RunContext, number: usize, place: usize) -> Result<OutputReport, Failure> {
+    let stage = &context.plan.stages[number];
+    let output = &stage.outputs[place];
+    if matches!(output.output.sink, SinkSpec::Discard) {
+        return Ok(OutputReport { target: output.label.clone(), rows: 0, verdict: Verdict::NotChecked });
+    }
+    let key = LoadKey {
+        pipeline: context.plan.pipeline.name.clone(),
+        stage: stage.stage.name.clone(),
+        output: place,
+        run: context.run.clone(),
+        plan_hash: stage.hash.clone(),
+    };
+    let load = Load { key, epoch: 0, schema: stage.schema.clone(), verify: Verify::Digest };
+    let limit = stage.batch().batch;
+    let found = digest(output.sink.read_back(&load, limit).await?).await?;
+    let extra_allowed = holds_other_rows(output);
+    if !extra_allowed && digest(rows(&context.plan, number, &context.spill).await?).await? == found {
+        return Ok(report(output, Verdict::Identical { rows: found.rows, digest: found.to_string() }));
+    }
+    let sides = Sides { schema: &stage.schema, key: &stage.key, extra_allowed };
+    let left = async || rows(&context.plan, number, &context.spill).await;
+    let right = async || output.sink.read_back(&load, limit).await;
+    Ok(report(output, sides.compare(found.rows, left, right).await?))
+}
+
+fn report(output: &OutputPlan, verdict: Verdict) -> OutputReport {
+    let rows = match &verdict {
+        Verdict::Identical { rows, .. } | Verdict::Counted { rows } => *rows,
+        Verdict::Different { found_rows, .. } => *found_rows,
+        Verdict::NotChecked => 0,
+    };
+    OutputReport { target: output.label.clone(), rows, verdict }
+}
+
+/// A table that is appended to or upserted into may hold rows that the pipeline knows nothing of.
+fn holds_other_rows(output: &OutputPlan) -> bool {
+    matches!(&output.output.sink, SinkSpec::Sql(sink) if sink.mode != WriteMode::Replace)
+}
+
+async fn digest(mut rows: BatchStream) -> Result<Digest, Failure> {
+    let mut total = Digest::default();
+    let mut hasher = RowHasher::default();
+    while let Some(chunk) = rows.next().await {
+        total += hasher.digest(&chunk?.batch);
+    }
+    Ok(total)
+}

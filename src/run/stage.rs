@@ -1,0 +1,378 @@
+//! One stage of a run: what was claimed, what is committed, what is left to do; its beginning and its end.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::progress::StageCounters;
+use super::rejects::RejectBudget;
+use super::verify;
+use crate::connectors::{FoundLoad, Load, LoadKey, Mark, Reading, Split, SplitGoal, Splits};
+use crate::data::Digest;
+use crate::define::pipeline::{SinkSpec, Verify, WriteMode};
+use crate::failure::Failure;
+use crate::journal::{OutputReport, Verdict};
+use crate::plan::{Origin, OutputPlan, Plan, Sealed, StagePlan};
+
+/// The split id of a stage that is one unit.
+pub const WHOLE: &str = "all";
+
+/// What every stage of a run shares.
+pub struct RunContext {
+    /// The plan.
+    pub plan: Plan<Sealed>,
+    /// The run's id.
+    pub run: String,
+    /// Whether unfinished loads are abandoned first.
+    pub fresh: bool,
+    /// Where joins and edges spill; below the project's `.haul` folder.
+    pub spill: PathBuf,
+}
+
+/// One stage that has been claimed and is ready to work.
+pub struct StageRun {
+    /// Its plan.
+    pub plan: StagePlan,
+    /// Its counters.
+    pub counters: Arc<StageCounters>,
+    /// One consistent view of each source, by input; `None` for inputs that are stages, and when nothing is left to read.
+    readings: Mutex<Vec<Option<Arc<dyn Reading>>>>,
+    /// One load for each output.
+    pub loads: Vec<LoadRun>,
+    /// Its splits; a single [`WHOLE`] one when it is not worked on by split.
+    pub splits: Vec<Split>,
+    /// Bad rows.
+    pub rejects: Arc<RejectBudget>,
+    /// Sentences for the journal.
+    pub notes: Vec<String>,
+    /// Rows and bytes that were written by this process.
+    pub written_bytes: AtomicU64,
+}
+
+/// One output of a stage that has been claimed.
+pub struct LoadRun {
+    /// What the sink knows it by.
+    pub load: Load,
+    /// Whether it is visible already.
+    pub published: bool,
+    /// The digest of what an appended-to target held before.
+    before: Option<Digest>,
+    marks: Mutex<BTreeMap<String, Mark>>,
+}
+
+/// What is kept beside each load in its sink, so that a later process can go on without the journal. Versioned.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    v: u32,
+    splits: Splits,
+    before: Option<String>,
+}
+
+const NOTE_VERSION: u32 = 1;
+
+impl LoadRun {
+    /// Whether a split is committed here.
+    pub fn has(&self, split: &str) -> bool {
+        self.published || self.marks.lock().unwrap_or_else(PoisonError::into_inner).contains_key(split)
+    }
+
+    /// Remembers a commit.
+    pub fn mark(&self, mark: Mark) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(mark.split.clone(), mark);
+    }
+
+    /// The sum of all commits.
+    pub fn total(&self) -> Digest {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).values().map(|mark| mark.digest).sum()
+    }
+
+    fn rejects(&self) -> u64 {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).values().map(|mark| mark.rejects).sum()
+    }
+
+    /// What the target held before an append began.
+    pub fn before(&self) -> Digest {
+        self.before.unwrap_or_default()
+    }
+}
+
+impl StageRun {
+    /// The splits that some output still lacks.
+    pub fn pending(&self) -> Vec<usize> {
+        (0..self.splits.len()).filter(|&at| !self.is_done(&self.splits[at].id)).collect()
+    }
+
+    /// Whether every output has a split.
+    pub fn is_done(&self, split: &str) -> bool {
+        !self.loads.is_empty() && self.loads.iter().all(|load| load.has(split))
+    }
+
+    /// Claims every output, opens the sources, and decides what is left to do.
+    pub async fn begin(context: &RunContext, number: usize, counters: Arc<StageCounters>) -> Result<Self, Failure> {
+        let plan = &context.plan.stages[number];
+        let plan = if plan.late { refreshed(context, number).await? } else { plan.clone() };
+        let mut claims = Vec::with_capacity(plan.outputs.len());
+        for (place, output) in plan.outputs.iter().enumerate() {
+            claims.push(claim(context, &plan, place, output).await?);
+        }
+        let mut stage = Self {
+            readings: Mutex::new(vec![None; plan.inputs.len()]),
+            loads: Vec::new(),
+            splits: Vec::new(),
+            rejects: RejectBudget::new(None, 0),
+            notes: Vec::new(),
+            written_bytes: AtomicU64::new(0),
+            counters,
+            plan,
+        };
+        let published = !claims.is_empty() && claims.iter().all(|(_, found)| found.as_ref().is_some_and(|found| found.published));
+        if !published {
+            stage.open().await?;
+        }
+        stage.take_up(claims).await?;
+        stage.open_rejects(context)?;
+        stage.count();
+        Ok(stage)
+    }
+
+    async fn open(&mut self) -> Result<(), Failure> {
+        let mut readings = Vec::with_capacity(self.plan.inputs.len());
+        for input in &self.plan.inputs {
+            readings.push(match &input.origin {
+                Origin::Source(from) => {
+                    let reading = from.source.open(from.request.clone()).await;
+                    Some(reading.map_err(|failure| failure.during(format!("reading {}", input.label)))?)
+                }
+                Origin::Stage(_) => None,
+            });
+        }
+        self.readings = Mutex::new(readings);
+        Ok(())
+    }
+
+    /// The view of the source of one input.
+    pub fn reading(&self, input: usize) -> Option<Arc<dyn Reading>> {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).get(input).cloned().flatten()
+    }
+
+    /// Ends the views: nothing is read any more, and a source should not hold its snapshot while a target is proved.
+    fn release(&self) {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Goes on with what was found, or starts loads from nothing.
+    async fn take_up(&mut self, claims: Vec<(Load, Option<FoundLoad>)>) -> Result<(), Failure> {
+        let mut recorded = None;
+        for (load, found) in &claims {
+            if let Some(found) = found {
+                let note = read_note(&found.note, load)?;
+                recorded.get_or_insert(note.splits);
+            }
+        }
+        let stale = match &recorded {
+            Some(splits) => self.source_changed(splits).await?,
+            None => false,
+        };
+        if stale {
+            self.refuse_mixing(&claims)?;
+            self.notes.push(
+                "the source changed since this load began; it starts again from nothing, so that it holds one state of it".to_owned(),
+            );
+            recorded = None;
+        }
+        let splits = match recorded {
+            Some(splits) => splits,
+            None => self.cut().await?,
+        };
+        for (place, (load, found)) in claims.into_iter().enumerate() {
+            let found = found.filter(|found| !stale || found.published);
+            let run = match found {
+                Some(found) => resumed(load, &found)?,
+                None => self.fresh_load(place, load, &splits).await?,
+            };
+            self.loads.push(run);
+        }
+        self.splits = splits.splits;
+        Ok(())
+    }
+
+    /// Whether recorded splits no longer mean the rows they meant.
+    async fn source_changed(&self, recorded: &Splits) -> Result<bool, Failure> {
+        match (&recorded.fingerprint, self.reading(0)) {
+            (Some(then), Some(reading)) => Ok(reading.fingerprint().await?.as_ref() != Some(then)),
+            _ => Ok(false),
+        }
+    }
+
+    /// A load whose rows are visible already cannot start again by itself.
+    fn refuse_mixing(&self, claims: &[(Load, Option<FoundLoad>)]) -> Result<(), Failure> {
+        for ((_, found), output) in claims.iter().zip(&self.plan.outputs) {
+            let rows: u64 = found.iter().filter(|found| !found.published).flat_map(|found| &found.marks).map(|mark| mark.rows).sum();
+            if rows > 0 && !output.sink.staged() {
+                let message = format!("the source changed since the run began, and {rows} of its rows are in {} already", output.label);
+                return Err(Failure::permanent(message)
+                    .help("`--fresh` starts over: an upsert converges, an append writes the rows that are there already a second time"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn cut(&self) -> Result<Splits, Failure> {
+        let whole = || Splits {
+            splits: vec![Split { id: WHOLE.to_owned(), range: serde_json::Value::Null, label: "all rows".to_owned(), rows: None }],
+            fingerprint: None,
+        };
+        match self.reading(0) {
+            Some(reading) if self.plan.by_split() => {
+                let policy = &self.plan.batch().splits;
+                reading.splits(SplitGoal { most: policy.most, bytes: policy.bytes }).await
+            }
+            _ => Ok(whole()),
+        }
+    }
+
+    async fn fresh_load(&self, place: usize, load: Load, splits: &Splits) -> Result<LoadRun, Failure> {
+        let output = &self.plan.outputs[place];
+        let appends = matches!(&output.output.sink, SinkSpec::Sql(sink) if sink.mode == WriteMode::Append);
+        let before = if appends && self.plan.batch().verify != Verify::None && output.target.exists {
+            Some(verify::read_back(&self.plan, output, &load).await?)
+        } else {
+            None
+        };
+        let note = Note { v: NOTE_VERSION, splits: splits.clone(), before: before.map(|digest| digest.to_string()) };
+        let note = serde_json::to_string(&note).map_err(|error| Failure::permanent("failed to write down the splits").cause(error))?;
+        output.sink.prepare(&load, &note).await.map_err(|failure| failure.during(format!("preparing {}", output.label)))?;
+        Ok(LoadRun { load, published: false, before, marks: Mutex::default() })
+    }
+
+    fn open_rejects(&mut self, context: &RunContext) -> Result<(), Failure> {
+        let used = self.rejected();
+        let log = match &self.plan.batch().rejects {
+            None => None,
+            Some(rejects) => {
+                let root = context.plan.connections.files(&rejects.connection)?;
+                Some((root.rejects(&rejects.path)?, rejects.at_most))
+            }
+        };
+        self.rejects = RejectBudget::new(log, used);
+        Ok(())
+    }
+
+    /// Rows refused by committed splits, in this process and earlier ones.
+    pub fn rejected(&self) -> u64 {
+        self.loads.iter().map(LoadRun::rejects).max().unwrap_or(0)
+    }
+
+    /// Tells the counters what is known before any work.
+    fn count(&self) {
+        let done = self.splits.len() - self.pending().len();
+        self.counters.splits.store(self.splits.len() as u64, Ordering::Relaxed);
+        self.counters.splits_done.store(done as u64, Ordering::Relaxed);
+        self.counters.rows_expected.store(self.rows_estimated().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The rows that its sources are thought to hold.
+    pub fn rows_estimated(&self) -> Option<u64> {
+        self.plan
+            .inputs
+            .iter()
+            .map(|input| match &input.origin {
+                Origin::Source(from) => from.description.rows,
+                Origin::Stage(_) => None,
+            })
+            .sum()
+    }
+
+    /// Proves and publishes every output. What stages its rows is proved before anybody sees them.
+    pub async fn finish(&self) -> Result<Vec<OutputReport>, Failure> {
+        self.release();
+        let mut reports = Vec::with_capacity(self.loads.len());
+        for (output, run) in self.plan.outputs.iter().zip(&self.loads) {
+            let verdict = if run.published {
+                verify::trusted(&self.plan, output, run)
+            } else if output.sink.staged() {
+                let verdict = self.proved(output, run).await?;
+                self.publish(output, run).await?;
+                verdict
+            } else {
+                self.publish(output, run).await?;
+                self.proved(output, run).await?
+            };
+            reports.push(OutputReport { target: output.label.clone(), rows: run.total().rows, verdict });
+        }
+        self.rejects.publish().await?;
+        Ok(reports)
+    }
+
+    async fn proved(&self, output: &OutputPlan, run: &LoadRun) -> Result<Verdict, Failure> {
+        let verdict = verify::output(&self.plan, output, run).await?;
+        if let Verdict::Different { expected_rows, found_rows, examples } = &verdict {
+            let mut message = format!("{} does not hold what was sent: {expected_rows} rows sent, {found_rows} found", output.label);
+            for example in examples {
+                message.push_str("; ");
+                message.push_str(example);
+            }
+            let help = if output.sink.staged() {
+                "nothing was published; `--fresh` loads it again"
+            } else {
+                "something else may have written to the target; `haul verify` compares again, `--fresh` loads again"
+            };
+            return Err(Failure::permanent(message).help(help));
+        }
+        Ok(verdict)
+    }
+
+    async fn publish(&self, output: &OutputPlan, run: &LoadRun) -> Result<(), Failure> {
+        output.sink.publish(&run.load).await.map_err(|failure| failure.during(format!("publishing {}", output.label)))
+    }
+}
+
+async fn refreshed(context: &RunContext, number: usize) -> Result<StagePlan, Failure> {
+    context.plan.refresh(number).await.map_err(|refused| {
+        let problems: Vec<String> = refused.diagnostics.iter().map(|problem| format!("{}: {}", problem.code, problem.message)).collect();
+        let message = format!("the plan does not fit what the earlier stage made: {}", problems.join("; "));
+        if refused.environment { Failure::transient(message) } else { Failure::permanent(message) }
+    })
+}
+
+async fn claim(context: &RunContext, plan: &StagePlan, place: usize, output: &OutputPlan) -> Result<(Load, Option<FoundLoad>), Failure> {
+    let key = LoadKey {
+        pipeline: context.plan.pipeline.name.clone(),
+        stage: plan.stage.name.clone(),
+        output: place,
+        run: context.run.clone(),
+        plan_hash: plan.hash.clone(),
+    };
+    let during = |failure: Failure| failure.during(format!("claiming {}", output.label));
+    if context.fresh {
+        output.sink.abandon(&key).await.map_err(during)?;
+    }
+    let claim = output.sink.claim(&key).await.map_err(during)?;
+    if claim.left_behind > 0 && claim.found.is_none() && !context.fresh {
+        let message =
+            format!("an unfinished load of another definition has already written {} rows to {}", claim.left_behind, output.label);
+        return Err(Failure::permanent(message)
+            .help("finish it with the old definition, or pass `--fresh` to leave its rows where they are and start over"));
+    }
+    Ok((Load { key, epoch: claim.epoch, schema: plan.schema.clone(), verify: plan.batch().verify }, claim.found))
+}
+
+fn read_note(note: &str, load: &Load) -> Result<Note, Failure> {
+    let note: Note = serde_json::from_str(note)
+        .map_err(|error| Failure::permanent(format!("the record of the load of `{}` cannot be read", load.key.stage)).cause(error))?;
+    if note.v == NOTE_VERSION {
+        return Ok(note);
+    }
+    Err(Failure::permanent(format!("the load of `{}` was begun by another version of haul (record version {})", load.key.stage, note.v))
+        .help("finish it with that version, or pass `--fresh` to start over"))
+}
+
+fn resumed(load: Load, found: &FoundLoad) -> Result<LoadRun, Failure> {
+    let note = read_note(&found.note, &load)?;
+    let before = note.before.map(|text| text.parse::<Digest>()).transpose().map_err(Failure::permanent)?;
+    let marks = found.marks.iter().map(|mark| (mark.split.clone(), mark.clone())).collect();
+    Ok(LoadRun { load, published: found.published, before, marks: Mutex::new(marks) })
+}

@@ -1,0 +1,237 @@
+//! Proof of arrival: what was sent against what is there, and, where they differ, which keys.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::stage::LoadRun;
+use crate::connectors::{Load, Reading, SplitGoal};
+use crate::data::{BatchStream, Digest, RowHasher, Schema};
+use crate::define::pipeline::{SinkSpec, SqlSink, Verify, WriteMode};
+use crate::failure::Failure;
+use crate::journal::Verdict;
+use crate::plan::{OutputPlan, StagePlan};
+
+/// Differences that are printed; the counts say how many rows there are in all.
+const EXAMPLES: usize = 20;
+
+/// Keys that one pass of the comparison holds in memory, at about 64 bytes each.
+const KEYS_PER_PASS: u64 = 1 << 20;
+
+/// Everything a reading holds, split after split, in order.
+pub fn all_rows(reading: Arc<dyn Reading>) -> BatchStream {
+    let splits = {
+        let reading = Arc::clone(&reading);
+        async move { reading.splits(SplitGoal { most: 1, bytes: u64::MAX }).await }
+    };
+    Box::pin(
+        stream::once(splits)
+            .map_ok(move |splits| {
+                let reading = Arc::clone(&reading);
+                stream::iter(splits.splits).then(move |split| {
+                    let reading = Arc::clone(&reading);
+                    async move { reading.read(&split).await }
+                })
+            })
+            .try_flatten()
+            .try_flatten(),
+    )
+}
+
+fn upserts(output: &OutputPlan) -> bool {
+    matches!(&output.output.sink, SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }))
+}
+
+fn keeps_nothing(output: &OutputPlan) -> bool {
+    matches!(output.output.sink, SinkSpec::Discard)
+}
+
+/// The digest of what a sink holds of a load: staged rows, or the whole target.
+pub async fn read_back(plan: &StagePlan, output: &OutputPlan, load: &Load) -> Result<Digest, Failure> {
+    let mut found = Digest::default();
+    let during = |failure: Failure| failure.during(format!("reading {} back", output.label));
+    if plan.raw && load.verify == Verify::Digest {
+        let mut rows = output.sink.read_back_raw(load).await.map_err(during)?;
+        while let Some(chunk) = rows.next().await {
+            found += chunk.map_err(during)?.digest;
+        }
+        return Ok(found);
+    }
+    let mut rows = output.sink.read_back(load, plan.batch().batch).await.map_err(during)?;
+    let mut hasher = RowHasher::default();
+    while let Some(chunk) = rows.next().await {
+        let batch = chunk.map_err(during)?.batch;
+        found += if load.verify == Verify::Digest { hasher.digest(&batch) } else { Digest { rows: batch.num_rows() as u64, sum: 0 } };
+    }
+    Ok(found)
+}
+
+/// The verdict of an output that an earlier process proved and published.
+pub fn trusted(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Verdict {
+    let total = run.total();
+    match plan.batch().verify {
+        _ if keeps_nothing(output) => Verdict::NotChecked,
+        Verify::None => Verdict::NotChecked,
+        Verify::Count => Verdict::Counted { rows: total.rows },
+        Verify::Digest => Verdict::Identical { rows: total.rows, digest: total.to_string() },
+    }
+}
+
+/// Compares the sum of the commits with what the sink holds. An upsert was compared in the transaction of each split.
+pub async fn output(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Result<Verdict, Failure> {
+    if keeps_nothing(output) || plan.batch().verify == Verify::None || upserts(output) {
+        return Ok(match plan.batch().verify {
+            // Counting a table that also holds other rows would prove nothing.
+            Verify::Count if upserts(output) => Verdict::NotChecked,
+            _ => trusted(plan, output, run),
+        });
+    }
+    let expected = run.total();
+    let found = read_back(plan, output, &run.load).await? - run.before();
+    Ok(if expected == found {
+        trusted(plan, output, run)
+    } else {
+        Verdict::Different { expected_rows: expected.rows, found_rows: found.rows, examples: Vec::new() }
+    })
+}
+
+/// Two sides to compare row by row. Each can be read any number of times.
+pub struct Sides<'a> {
+    /// The columns of both.
+    pub schema: &'a Schema,
+    /// The columns that name a row; when empty, a row is named by all of its values.
+    pub key: &'a [String],
+    /// Rows that are only on the right are no difference: the target holds other rows too.
+    pub extra_allowed: bool,
+}
+
+/// One row of either side during a pass.
+struct Row {
+    hash: u128,
+    /// How many times more often the left side has it.
+    balance: i64,
+}
+
+impl Sides<'_> {
+    /// Compares and names up to 20 keys that differ. Memory is bounded: keys are dealt into as many passes as they need, and each pass
+    /// reads both sides and holds only its share.
+    pub async fn compare<L, R>(&self, rows: u64, left: L, right: R) -> Result<Verdict, Failure>
+    where
+        L: AsyncFn() -> Result<BatchStream, Failure>,
+        R: AsyncFn() -> Result<BatchStream, Failure>,
+    {
+        let key: Vec<usize> = self.key.iter().filter_map(|name| self.schema.find(name).map(|(place, _)| place)).collect();
+        let whole: Vec<usize> = (0..self.schema.columns.len()).collect();
+        let key = if key.is_empty() { whole.clone() } else { key };
+        let passes = rows.div_ceil(KEYS_PER_PASS).max(1);
+        let (mut expected, mut found) = (Digest::default(), Digest::default());
+        let mut examples = Vec::new();
+        for pass in 0..passes {
+            let mine = |hash: u128| (hash >> 64) as u64 % passes == pass;
+            let mut open: HashMap<u128, Row> = HashMap::new();
+            let mut hasher = (RowHasher::default(), RowHasher::default());
+            let mut rows = left().await?;
+            while let Some(chunk) = rows.next().await {
+                let batch = chunk?.batch;
+                for (name, hash) in hasher.0.hashes(&batch, &key).zip(hasher.1.hashes(&batch, &whole)).filter(|(name, _)| mine(*name)) {
+                    expected.add_row(hash);
+                    let row = open.entry(name).or_insert(Row { hash: 0, balance: 0 });
+                    row.hash = row.hash.wrapping_add(hash);
+                    row.balance += 1;
+                }
+            }
+            let mut rows = right().await?;
+            while let Some(chunk) = rows.next().await {
+                let batch = chunk?.batch;
+                let names: Vec<(usize, (u128, u128))> = hasher
+                    .0
+                    .hashes(&batch, &key)
+                    .zip(hasher.1.hashes(&batch, &whole))
+                    .enumerate()
+                    .filter(|(_, (name, _))| mine(*name))
+                    .collect();
+                for (at, (name, hash)) in names {
+                    match open.get_mut(&name) {
+                        Some(row) => {
+                            row.hash = row.hash.wrapping_sub(hash);
+                            row.balance -= 1;
+                            found.add_row(hash);
+                            if row.balance == 0 && row.hash == 0 {
+                                open.remove(&name);
+                            }
+                        }
+                        None if self.extra_allowed => {}
+                        None => {
+                            found.add_row(hash);
+                            if examples.len() < EXAMPLES {
+                                examples.push(format!("{}: only in the target", self.describe(&batch, at, &key)?));
+                            }
+                        }
+                    }
+                }
+            }
+            if !open.is_empty() && examples.len() < EXAMPLES {
+                self.name_open(&open, &key, &left, &mut hasher.0, &mut examples).await?;
+            }
+            if !open.is_empty() && examples.is_empty() {
+                examples.push("some rows differ".to_owned());
+            }
+        }
+        Ok(if examples.is_empty() {
+            Verdict::Identical { rows: expected.rows, digest: expected.to_string() }
+        } else {
+            Verdict::Different { expected_rows: expected.rows, found_rows: found.rows, examples }
+        })
+    }
+
+    /// Reads the left side once more to name the keys that did not come out even.
+    async fn name_open<L>(
+        &self,
+        open: &HashMap<u128, Row>,
+        key: &[usize],
+        left: &L,
+        hasher: &mut RowHasher,
+        examples: &mut Vec<String>,
+    ) -> Result<(), Failure>
+    where
+        L: AsyncFn() -> Result<BatchStream, Failure>,
+    {
+        let mut named = std::collections::HashSet::new();
+        let mut rows = left().await?;
+        while let Some(chunk) = rows.next().await {
+            let batch = chunk?.batch;
+            let names: Vec<u128> = hasher.hashes(&batch, key).collect();
+            for (at, name) in names.into_iter().enumerate() {
+                let Some(row) = open.get(&name) else { continue };
+                if examples.len() >= EXAMPLES {
+                    return Ok(());
+                }
+                if named.insert(name) {
+                    let what = match row.balance {
+                        0 => "its values differ",
+                        1.. => "missing in the target",
+                        _ => "more often in the target",
+                    };
+                    examples.push(format!("{}: {what}", self.describe(&batch, at, key)?));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `id=42, region=emea`, cut to a readable length.
+    fn describe(&self, batch: &RecordBatch, row: usize, key: &[usize]) -> Result<String, Failure> {
+        let options = FormatOptions::default().with_null("NULL");
+        let mut parts = Vec::new();
+        for &column in key {
+            let formatter = ArrayFormatter::try_new(batch.column(column), &options)
+                .map_err(|error| Failure::permanent("failed to print a differing row").cause(error))?;
+            let value: String = formatter.value(row).to_string().chars().take(80).collect();
+            parts.push(format!("{}={value}", self.schema.columns[column].name));
+        }
+        Ok(parts.join(", "))
+    }
+}
