@@ -9,13 +9,17 @@ mod exit;
 mod graph;
 mod init;
 mod new;
+mod plan;
 mod project;
+mod ready;
 pub mod render;
+mod run;
 mod runs;
 mod schema;
 mod show;
 pub mod signals;
 mod validate;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +69,12 @@ pub enum Verb {
     New(new::Args),
     /// Check pipelines offline: no environment, secret or server is needed
     Validate(validate::Args),
+    /// Show what a run would do: stages, DDL, type grades, splits, guarantees
+    Plan(plan::Args),
+    /// Run a pipeline, or go on with a run that was cut
+    Run(run::Args),
+    /// Compare sources and targets again, down to the keys that differ
+    Verify(verify::Args),
     /// List past runs, latest first
     Runs(runs::Args),
     /// Show what happened in a run
@@ -107,6 +117,9 @@ impl Verb {
             Self::Init(args) => init::run(global, args),
             Self::New(args) => new::run(global, args),
             Self::Validate(args) => validate::run(global, args),
+            Self::Plan(args) => plan::run(global, args),
+            Self::Run(args) => run::run(global, args),
+            Self::Verify(args) => verify::run(global, args),
             Self::Runs(args) => runs::run(global, args),
             Self::Show(args) => show::run(global, args),
             Self::Graph(args) => graph::run(global, args),

@@ -1,12 +1,14 @@
 //! The integration tests: one binary, one module a subject. They drive the built `haul` and look at what it left with other tools.
 
 mod cli;
+mod examples;
 mod files;
 mod front;
 mod ground;
 mod journal;
 mod postgres;
 mod rendering;
+mod run;
 mod sqlite;
 mod support;
 mod tidy;

@@ -16,6 +16,7 @@ mod paint;
 pub mod progress;
 pub mod summary;
 mod table;
+pub mod verification;
 pub mod words;
 
 pub use paint::Paint;

@@ -1,0 +1,25 @@
+//! `haul plan NAME`: what a run would do.
+
+use super::ready::{Facts, Which};
+use super::{CliError, Exit, Global, render, signals};
+use crate::plan::{explain, explain_json};
+
+/// The arguments of `haul plan`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Runs the verb.
+pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
+    let found = args.which.find(global)?;
+    let facts = Facts::new(args.which.given()?);
+    let plan = signals::block_on(|_| async { found.plan(global, &facts).await })??;
+    if global.json {
+        render::json(&explain_json(&plan));
+    } else {
+        render::out(explain(&plan).trim_end());
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,127 @@
+//! From a pipeline's name to a sealed plan: what `run`, `plan` and `verify` share.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::render::{self, diagnostics};
+use super::{CliError, Exit, Global};
+use crate::clock;
+use crate::define::{self, Given, Project, RunFacts};
+use crate::diagnostic::{Diagnostic, SourceText};
+use crate::journal::{self, Journal};
+use crate::plan::{Plan, Sealed};
+
+/// How a pipeline is named and what it is given, on the command line.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// The pipeline's name, or the path of its file
+    pub name: String,
+    /// A param's value; may be repeated
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<String>,
+}
+
+/// A pipeline's text, found but not read yet.
+pub struct Found {
+    /// The project it belongs to.
+    pub project: Project,
+    /// Its name.
+    pub name: String,
+    source: Arc<SourceText>,
+}
+
+/// What a run is called and given.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The run's id.
+    pub run: String,
+    /// When it began, in milliseconds since 1970.
+    pub started_at_ms: i64,
+    /// Params, in their text form.
+    pub params: BTreeMap<String, String>,
+}
+
+impl Facts {
+    /// A run that begins now.
+    pub fn new(params: BTreeMap<String, String>) -> Self {
+        Self { run: clock::new_id(), started_at_ms: clock::now_ms(), params }
+    }
+}
+
+impl Which {
+    /// The params that were given, by name.
+    pub fn given(&self) -> Result<BTreeMap<String, String>, CliError> {
+        let mut given = BTreeMap::new();
+        for pair in &self.params {
+            let Some((name, value)) = pair.split_once('=') else {
+                return Err(CliError::new(Exit::Definition, format!("`--param {pair}` is no NAME=VALUE pair")));
+            };
+            if given.insert(name.to_owned(), value.to_owned()).is_some() {
+                return Err(CliError::new(Exit::Definition, format!("the param `{name}` is given twice")));
+            }
+        }
+        Ok(given)
+    }
+
+    /// Finds the pipeline and reads its text.
+    pub fn find(&self, global: &Global) -> Result<Found, CliError> {
+        let project = Project::find(&super::project::find(global)?)?;
+        let path = project.pipeline_path(&self.name)?;
+        let name = path.file_stem().map_or_else(|| self.name.clone(), |stem| stem.to_string_lossy().into_owned());
+        let source = read(&path)?;
+        Ok(Found { project, name, source })
+    }
+}
+
+fn read(path: &Path) -> Result<Arc<SourceText>, CliError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| CliError::new(Exit::Environment, format!("failed to read {}: {error}", path.display())))?;
+    Ok(Arc::new(SourceText { path: path.display().to_string(), text }))
+}
+
+impl Found {
+    /// The journal of its project.
+    pub async fn journal(&self) -> Result<Journal, CliError> {
+        let url = define::state_url(&self.project, &environment).map_err(|diagnostics| {
+            CliError::new(Exit::Definition, diagnostics.first().map_or_else(String::new, |first| first.message.clone()))
+        })?;
+        let url = url.as_ref().map_or(journal::DEFAULT_URL, |url| url.reveal());
+        Ok(Journal::open(url, &self.project.base).await?)
+    }
+
+    /// Resolves the definition and asks the real systems. Warnings and problems are printed; the error is how the command ends.
+    pub async fn plan(&self, global: &Global, facts: &Facts) -> Result<Plan<Sealed>, CliError> {
+        let planned = self.try_plan(facts).await;
+        let (diagnostics, exit) = match &planned {
+            Ok(plan) => (&plan.warnings, Exit::Done),
+            Err((diagnostics, exit)) => (diagnostics, *exit),
+        };
+        if !diagnostics.is_empty() {
+            let paint = render::paint_err(global);
+            let report = if global.json { diagnostics::json(diagnostics, 1) } else { diagnostics::human(diagnostics, 1, paint) };
+            render::say(report.trim_end());
+        }
+        planned.map_err(|_| CliError::new(exit, format!("pipeline `{}` cannot run as it is; nothing was started", self.name)))
+    }
+
+    /// The same, without a word.
+    pub async fn try_plan(&self, facts: &Facts) -> Result<Plan<Sealed>, (Vec<Diagnostic>, Exit)> {
+        let given = Given {
+            params: facts.params.clone(),
+            env: &environment,
+            run: Some(RunFacts { id: facts.run.clone(), started_at: clock::rfc3339(facts.started_at_ms) }),
+        };
+        let definition = |diagnostics| (diagnostics, Exit::Definition);
+        let resolved = define::resolve(&self.name, &self.source, &self.project, &given).map_err(definition)?;
+        let open = Plan::open(resolved.pipeline, Arc::new(resolved.document), resolved.warnings).map_err(definition)?;
+        open.seal().await.map_err(|refused| {
+            let exit = if refused.environment { Exit::Environment } else { Exit::Definition };
+            (refused.diagnostics, exit)
+        })
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

@@ -1,0 +1,39 @@
+//! `haul verify NAME`: compares sources and targets again, down to the differing keys.
+
+use super::ready::{Facts, Which};
+use super::{CliError, Exit, Global, render, signals};
+use crate::journal::Verdict;
+use crate::run;
+
+/// The arguments of `haul verify`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Runs the verb.
+pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
+    let found = args.which.find(global)?;
+    let given = args.which.given()?;
+    let reports = signals::block_on(|_| async {
+        let journal = found.journal().await?;
+        let mut facts = Facts::new(given.clone());
+        // The params of the latest run decide what the target holds, unless others are given.
+        if let Some(last) = journal.runs(Some(&found.name), 1).await?.into_iter().next() {
+            let state = journal.show(&last.run).await?;
+            facts = Facts { run: state.run.clone(), started_at_ms: state.started_ms, params: state.params.clone() };
+            facts.params.extend(given);
+        }
+        let plan = found.plan(global, &facts).await?;
+        Ok::<_, CliError>(run::verify_again(plan, facts.run).await?)
+    })??;
+    let differs = reports.iter().any(|(_, report)| matches!(report.verdict, Verdict::Different { .. }));
+    if global.json {
+        let outputs: Vec<_> = reports.iter().map(|(stage, report)| serde_json::json!({ "stage": stage, "output": report })).collect();
+        render::json(&serde_json::json!({ "pipeline": found.name, "different": differs, "outputs": outputs }));
+    } else {
+        render::out(&render::verification::reports(&found.name, &reports, render::paint_out(global)));
+    }
+    Ok(if differs { Exit::Failed } else { Exit::Done })
+}

@@ -1,0 +1,101 @@
+//! Every file below `pipelines/` is validated, planned (pinned as a golden) and run, on real systems.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{self, Project};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The repository's pipelines and data, in a project of their own.
+fn project() -> Project {
+    let project = Project::new();
+    copy(&repository("pipelines"), Path::new("pipelines"), &project);
+    project
+}
+
+fn copy(from: &Path, to: &Path, project: &Project) {
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target, project);
+        } else {
+            project.file(&target.to_string_lossy(), std::fs::read(entry.path()).expect("a file"));
+        }
+    }
+}
+
+/// Plans and runs one example, and verifies it again.
+fn check(name: &str, environment: &[(&str, &str)]) -> Project {
+    let project = project();
+    let haul = |arguments: &[&str]| {
+        let mut command: Command = project.command(arguments);
+        command.envs(environment.iter().copied());
+        let output = command.output().expect("haul can be started");
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+        assert_eq!(output.status.code(), Some(0), "haul {arguments:?}\nstandard output:\n{stdout}\nstandard error:\n{stderr}");
+        stdout
+    };
+    haul(&["validate", &format!("pipelines/{name}.yaml")]);
+    support::golden(&format!("plans/{name}.txt"), &haul(&["plan", name]));
+    haul(&["run", name]);
+    haul(&["verify", name]);
+    project
+}
+
+#[test]
+fn every_example_has_a_test() {
+    let mut names: Vec<String> = std::fs::read_dir(repository("pipelines"))
+        .expect("pipelines/")
+        .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.strip_suffix(".yaml").map(str::to_owned))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["nightly_extract", "postgres_copy", "quickstart"], "write a test for the new one below");
+}
+
+#[test]
+fn quickstart() {
+    check("quickstart", &[]);
+}
+
+/// Rows in the shape of TPC-H, made in the database.
+const SHOP: &str = "
+    create table public.lineitem (
+        l_orderkey bigint not null, l_linenumber integer not null, l_quantity numeric(15,2) not null, l_extendedprice numeric(15,2) not null,
+        l_shipdate date not null, l_comment varchar(44) not null, primary key (l_orderkey, l_linenumber));
+    insert into public.lineitem
+        select i / 4, i % 4, i % 50, i * 1.01, date '1995-01-01' + (i % 1000)::int, 'comment ' || i from generate_series(0, 19999) i;
+    create table public.orders (
+        o_orderkey bigint primary key, o_orderdate date not null, o_totalprice numeric(15,2) not null, o_clerk char(15) not null);
+    insert into public.orders
+        select i, date '1994-12-01' + (i % 1000)::int, i * 1.25, 'Clerk#' || lpad(i::text, 9, '0') from generate_series(1, 5000) i;
+    analyze;
+";
+
+#[test]
+fn postgres_copy() {
+    let (source, target) = (support::postgres().fresh_database(), support::postgres().fresh_database());
+    support::postgres().sql(&source, SHOP);
+    check("postgres_copy", &[("SOURCE_URL", &source), ("TARGET_URL", &target)]);
+    let sum = "select count(*), sum(l_orderkey * l_linenumber), sum(l_extendedprice), max(l_comment), min(l_shipdate) from public.lineitem";
+    assert_eq!(support::postgres().sql(&source, sum), support::postgres().sql(&target, sum));
+    let constraints = "select count(*) from pg_constraint where conrelid = 'public.lineitem'::regclass and contype = 'p'";
+    assert_eq!(support::postgres().sql(&target, constraints).trim(), "1", "the primary key came along");
+}
+
+#[test]
+fn nightly_extract() {
+    let source = support::postgres().fresh_database();
+    support::postgres().sql(&source, SHOP);
+    let project = check("nightly_extract", &[("SOURCE_URL", &source)]);
+    let database = rusqlite::Connection::open(project.path("target/reporting.db")).expect("the database");
+    let found: (i64, i64) =
+        database.query_row("select count(*), sum(total_cents) from orders", [], |row| Ok((row.get(0)?, row.get(1)?))).expect("orders");
+    let expected = support::postgres()
+        .sql(&source, "select count(*), sum((o_totalprice * 100)::bigint) from orders where o_orderdate >= '1995-01-01'");
+    assert_eq!(format!("{}|{}", found.0, found.1), expected.trim());
+    assert!(project.read("target/lake/daily.csv").starts_with("day,orders,total_cents\n"));
+}
