@@ -55,7 +55,7 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
     if let Some(number) = rewrite::unbounded_decimal(&logical, &is_unbounded) {
         return Err(unbounded(&number).span(words.place(&number)));
     }
-    let logical = rewrite::keep_micros(logical, &columns).map_err(fault)?.data;
+    let logical = rewrite::compare_as_meant(logical, &columns).map_err(fault)?.data;
     let context =
         SimplifyContext::builder().with_schema(Arc::new(columns.clone())).with_config_options(Arc::clone(state.config_options())).build();
     let simplifier = ExprSimplifier::new(context);

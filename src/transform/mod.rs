@@ -18,6 +18,7 @@ mod rewrite;
 mod rows;
 mod session;
 mod sql;
+mod sum;
 mod values;
 
 use std::ops::Range;

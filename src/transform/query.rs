@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::input::{Aside, Input, cut};
 use super::memory::HalfForSpilling;
 use super::sql::{self, Aliases, Fault, Names, Words};
-use super::{InputColumns, expression, rewrite, session};
+use super::{InputColumns, expression, rewrite, session, values};
 use crate::data::{BatchLimit, BatchStream, Column, Schema, Type, normalize};
 use crate::dialect::Dialect;
 use crate::failure::{Failure, FailureKind};
@@ -278,7 +278,11 @@ impl Query {
         let schema = self.schema;
         let empty = arrow::record_batch::RecordBatch::new_empty(schema.to_arrow());
         let batches = result.map(move |batch| match batch {
-            Ok(batch) => normalize(&batch, &schema),
+            Ok(batch) => {
+                let batch = normalize(&batch, &schema)?;
+                let checked = batch.columns().iter().try_for_each(values::in_range);
+                checked.map(|()| batch).map_err(|reason| Failure::bad_rows(format!("the query failed on a value: {reason}")))
+            }
             Err(error) => Err(failure(error, memory_bytes)),
         });
         Ok(aside.join(batches.boxed(), empty))

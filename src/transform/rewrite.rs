@@ -1,5 +1,5 @@
-//! What haul changes in DataFusion's typed expressions: instants stay in microseconds, integers never wrap, and a decimal that is carried as
-//! text is not mistaken for one.
+//! What haul changes in DataFusion's typed expressions: instants stay in microseconds, a uuid is compared with its text form, integers never
+//! wrap, and a decimal that is carried as text is not mistaken for one.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,27 +13,29 @@ use datafusion::logical_expr::expr_fn::cast;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    AggregateUDF, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility, WindowFunctionDefinition,
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::sum;
 use crate::data::Type;
 
-/// [`keep_micros`] over every expression of a query.
+/// [`compare_as_meant`] over every expression of a query.
 #[derive(Debug)]
-pub(super) struct KeepMicros;
+pub(super) struct CompareAsMeant;
 
 /// [`check_overflow`] over every expression of a query.
 #[derive(Debug)]
 pub(super) struct CheckOverflow;
 
-impl AnalyzerRule for KeepMicros {
+impl AnalyzerRule for CompareAsMeant {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        everywhere(plan, keep_micros)
+        everywhere(plan, compare_as_meant)
     }
 
     fn name(&self) -> &str {
-        "keep_micros"
+        "compare_as_meant"
     }
 }
 
@@ -61,9 +63,9 @@ fn everywhere(plan: LogicalPlan, rewrite: fn(Expr, &DFSchema) -> Result<Transfor
     Ok(rewritten.data)
 }
 
-/// Before types are made to agree: what is compared with an instant in microseconds becomes one, and so do casts to timestamps. DataFusion
+/// Before types are made to agree: what is compared with an instant in microseconds becomes one, and so do casts to timestamps; DataFusion
 /// would compare in nanoseconds, which reach from 1677 to 2262 only.
-pub(super) fn keep_micros(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+pub(super) fn compare_as_meant(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     expr.transform_up(|expr| {
         Ok(match expr {
             Expr::Cast(Cast { expr, field }) => match micros(field.data_type()) {
@@ -75,17 +77,17 @@ pub(super) fn keep_micros(expr: Expr, schema: &DFSchema) -> Result<Transformed<E
                 None => Transformed::no(Expr::TryCast(TryCast { expr, field })),
             },
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => {
-                let (left, right) = (to_instant_like(*left, &right, schema), right);
-                let right = to_instant_like(*right, &left, schema);
+                let left = to_type_of(&right, *left, schema);
+                let right = to_type_of(&left, *right, schema);
                 Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: Box::new(left), op, right: Box::new(right) }))
             }
             Expr::Between(Between { expr, negated, low, high }) => {
-                let low = Box::new(to_instant_like(*low, &expr, schema));
-                let high = Box::new(to_instant_like(*high, &expr, schema));
+                let low = Box::new(to_type_of(&expr, *low, schema));
+                let high = Box::new(to_type_of(&expr, *high, schema));
                 Transformed::yes(Expr::Between(Between { expr, negated, low, high }))
             }
             Expr::InList(InList { expr, list, negated }) => {
-                let list = list.into_iter().map(|item| to_instant_like(item, &expr, schema)).collect();
+                let list = list.into_iter().map(|item| to_type_of(&expr, item, schema)).collect();
                 Transformed::yes(Expr::InList(InList { expr, list, negated }))
             }
             other => Transformed::no(other),
@@ -107,12 +109,24 @@ fn micros(ty: &DataType) -> Option<DataType> {
     }
 }
 
-fn to_instant_like(expr: Expr, other: &Expr, schema: &DFSchema) -> Expr {
+/// Makes an expression agree with what it is compared with, where DataFusion would choose another type.
+fn to_type_of(other: &Expr, expr: Expr, schema: &DFSchema) -> Expr {
     let (Ok(ty), Ok(like)) = (expr.get_type(schema), other.get_type(schema)) else { return expr };
-    let needs = matches!(ty, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Date32)
-        || matches!(ty, DataType::Timestamp(TimeUnit::Nanosecond, _));
     match like {
-        DataType::Timestamp(TimeUnit::Microsecond, _) if needs => cast(expr, like),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => match ty {
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Date32 | DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+                cast(expr, like)
+            }
+            _ => expr,
+        },
+        // A uuid is compared with its text form. A text that is none stays, and is a type error.
+        DataType::FixedSizeBinary(16) => match &expr {
+            Expr::Literal(ScalarValue::Utf8(Some(text)), _) => match uuid::Uuid::parse_str(text) {
+                Ok(uuid) => Expr::Literal(ScalarValue::FixedSizeBinary(16, Some(uuid.into_bytes().to_vec())), None),
+                Err(_) => expr,
+            },
+            _ => expr,
+        },
         _ => expr,
     }
 }
@@ -167,9 +181,26 @@ pub(super) fn check_overflow(expr: Expr, schema: &DFSchema) -> Result<Transforme
                     Transformed::no(Expr::Negative(inner))
                 }
             }
+            Expr::AggregateFunction(mut function) if sums(&function.func, &function.params.args, function.params.distinct, schema) => {
+                function.func = sum::checked();
+                Transformed::yes(Expr::AggregateFunction(function))
+            }
+            Expr::WindowFunction(mut function) => match &function.fun {
+                WindowFunctionDefinition::AggregateUDF(func) if sums(func, &function.params.args, function.params.distinct, schema) => {
+                    function.fun = WindowFunctionDefinition::AggregateUDF(sum::checked());
+                    Transformed::yes(Expr::WindowFunction(function))
+                }
+                _ => Transformed::no(Expr::WindowFunction(function)),
+            },
             other => Transformed::no(other),
         })
     })
+}
+
+/// Whether an aggregate is a sum that could wrap. One of distinct values is left as it is.
+fn sums(function: &AggregateUDF, args: &[Expr], distinct: bool, schema: &DFSchema) -> bool {
+    let wide = |arg: &Expr| arg.get_type(schema).is_ok_and(|ty| matches!(ty, DataType::Int64 | DataType::UInt64));
+    function.name() == "sum" && !distinct && args.len() == 1 && wide(&args[0])
 }
 
 fn is_integer(expr: &Expr, schema: &DFSchema) -> bool {

@@ -8,7 +8,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use super::rewrite::{CheckOverflow, KeepMicros};
+use super::rewrite::{CheckOverflow, CompareAsMeant};
 
 /// Threads one query works on. More would only cut the memory into smaller shares.
 const PARTITIONS: usize = 2;
@@ -32,7 +32,7 @@ fn config() -> SessionConfig {
 }
 
 fn builder() -> SessionStateBuilder {
-    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(KeepMicros)];
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(CompareAsMeant)];
     rules.extend(Analyzer::new().rules);
     rules.push(Arc::new(CheckOverflow));
     SessionStateBuilder::new_with_default_features().with_analyzer_rules(rules)

@@ -138,6 +138,7 @@ async fn filters_keep_true_rows_only() {
     check(&[filter("status <> 'test'"), Step::Select(names(&["id", "status"]))], &["|1|new|", "|2|été|"]).await;
     check(&[filter("orders.id in (1, 3) and input.PAID is not false"), Step::Select(names(&["id"]))], &["|1|", "|3|"]).await;
     check(&[filter("id > 100")], &[]).await;
+    check(&[filter("ref = '07070707-0707-0707-0707-070707070707'"), Step::Select(names(&["id"]))], &["|1|", "|3|"]).await;
     check(&[filter("\"Total\" > 2"), Step::Select(names(&["id"]))], &["|1|"]).await;
 }
 
@@ -295,11 +296,20 @@ async fn integers_never_wrap() {
         assert!(rejects.iter().all(|reject| reject.reason.to_lowercase().contains("overflow")), "{sql}: {rejects:?}");
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>() + rejects.len(), 4, "{sql}");
     }
-    let compiled = compiled(&[query("select id + 9223372036854775805 as n from orders")]).await;
-    let spill = tempfile::tempdir().expect("a folder");
-    let run = compiled.run(vec![stream(vec![orders().1])], 64 << 20, BatchLimit::default(), spill.path()).expect("a stream");
-    let failure = run.try_collect::<Vec<Chunk>>().await.expect_err("an overflow");
-    assert_eq!(failure.kind, FailureKind::BadRows);
+    for sql in [
+        "select id + 9223372036854775805 as n from orders",
+        "select sum(id + 4611686018427387900) as n from orders",
+        "select sum(id + 4611686018427387900) over (order by id) as n from orders",
+    ] {
+        let compiled = compiled(&[query(sql)]).await;
+        let spill = tempfile::tempdir().expect("a folder");
+        let run = compiled.run(vec![stream(vec![orders().1])], 64 << 20, BatchLimit::default(), spill.path()).expect("a stream");
+        let failure = run.try_collect::<Vec<Chunk>>().await.expect_err(sql);
+        assert_eq!(failure.kind, FailureKind::BadRows, "{failure}");
+        assert!(failure.to_string().to_lowercase().contains("overflow"), "{failure}");
+    }
+    check(&[query("select sum(id) as n, sum(id) filter (where id > 9) as none from orders")], &["|10||"]).await;
+    check(&[query("select sum(id) over (order by id rows 1 preceding) as n from orders order by id")], &["|1|", "|3|", "|5|", "|7|"]).await;
 }
 
 #[tokio::test]
