@@ -8,6 +8,7 @@
 //! Names: a quoted name means exactly the column of that spelling. A bare name means the column of that spelling, else the only column
 //! that differs from it by case; more than one is a problem.
 
+mod builder;
 mod compile;
 mod expression;
 mod input;

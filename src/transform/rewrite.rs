@@ -82,6 +82,7 @@ pub(super) fn compare_as_meant(expr: Expr, schema: &DFSchema) -> Result<Transfor
                 Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: Box::new(left), op, right: Box::new(right) }))
             }
             Expr::Between(Between { expr, negated, low, high }) => {
+                let expr = Box::new(to_type_of(&low, *expr, schema));
                 let low = Box::new(to_type_of(&expr, *low, schema));
                 let high = Box::new(to_type_of(&expr, *high, schema));
                 Transformed::yes(Expr::Between(Between { expr, negated, low, high }))

@@ -1,0 +1,105 @@
+//! What is known before the run: problems, and what moves into the source.
+
+use super::*;
+
+async fn problems(steps: &[Step]) -> Vec<String> {
+    let problems = compile(&inputs(&orders().0), steps, None).await.expect_err("problems");
+    let place = |problem: &Problem, sql: Option<&str>| match (&problem.span, sql) {
+        (Some(span), Some(sql)) => format!("{} `{}`", problem.at, &sql[span.clone()]),
+        _ => problem.at.clone(),
+    };
+    let sql = steps.iter().find_map(|step| match step {
+        Step::Filter(expr) | Step::Sql(expr) => Some(expr.sql.as_str()),
+        Step::Set(columns) => columns.first().map(|(_, expr)| expr.sql.as_str()),
+        _ => None,
+    });
+    let said = |problem: &Problem| {
+        let help = problem.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+        format!("{}: {}: {}{help}", problem.code, place(problem, sql), problem.message)
+    };
+    problems.iter().map(said).collect()
+}
+
+#[tokio::test]
+async fn problems_say_what_where_and_how() {
+    let check = |steps: Vec<Step>, expected: &'static [&'static str]| async move { assert_eq!(problems(&steps).await, expected) };
+    check(vec![filter("statsu = 'a'")], &["transform-column: /step `statsu`: unknown column `statsu`; did you mean `status`?"]).await;
+    check(vec![filter("\"total\" > 1")], &["transform-column: /step `\"total\"`: unknown column `total`; did you mean `Total`?"]).await;
+    check(vec![filter("id + 1")], &["transform-type: /step: a filter is true or false; this is int64; compare it with something"]).await;
+    check(vec![filter("id = ")], &["transform-syntax: /step ``: the SQL does not parse: expected: an expression, found: EOF"]).await;
+    check(vec![filter("uper(status) = 'A'")], &["transform-function: /step `uper`: unknown function `uper`; did you mean `upper`?"]).await;
+    check(
+        vec![filter("number > 1")],
+        &["transform-type: /step `number`: column `number` is a decimal without precision, which an expression cannot compute with; \
+           write `cast(number as decimal(38,10))`, with the digits it needs"],
+    )
+    .await;
+    check(
+        vec![filter("placed_at < now()")],
+        &["transform-function: /step `now`: `now` gives another value each time, so a retried split would not give the same rows; \
+           for the time of the run write `cast({{ run.started_at }} as timestamptz)`"],
+    )
+    .await;
+    check(
+        vec![set(&[("n", "count(*)")])],
+        &["transform-function: /step `count`: `count` looks at more than one row; use a `sql` step, such as `select …, count(*) from input group by …`"],
+    )
+    .await;
+    check(vec![filter("exists (select 1)")], &["transform-syntax: /step: a subquery cannot stand here; use a `sql` step"]).await;
+    check(vec![query("select nme from ordrs")], &["transform-table: /step `ordrs`: unknown table `ordrs`; did you mean `orders`?"]).await;
+    check(vec![query("select statsu from orders")], &["transform-column: /step `statsu`: unknown column `statsu`; did you mean `status`?"])
+        .await;
+    check(
+        vec![query("select id, id from orders a")],
+        &["transform-type: /step: projections require unique expression names but the expression \"a.id\" at position 0 and \"a.id\" at position 1 have the same name. Consider aliasing (\"AS\") one of them."],
+    )
+    .await;
+    check(
+        vec![Step::Select(names(&["id", "nope"])), Step::Drop(names(&["id"])), cast(&[("status", Type::Int(8))])],
+        &[
+            "transform-column: /step/nope: unknown column `nope`; the columns are `id`, `Total`, `status`, `placed_at`, `day`, `number`, `ref`, `doc`, `paid`",
+            "transform-column: /step/id: no column is left; drop fewer columns",
+            "transform-column: /step/status: unknown column `status`; the columns are ",
+        ],
+    )
+    .await;
+    check(
+        vec![cast(&[("ref", Type::Int(8))])],
+        &["transform-type: /step/ref: there is no cast from uuid to int8; cast to text first, or leave the column as it is"],
+    )
+    .await;
+    // What follows from a problem is not a problem of its own.
+    check(
+        vec![set(&[("x", "nope + 1")]), filter("x > 1"), cast(&[("x", Type::Uuid)])],
+        &["transform-column: /step `nope`: unknown column `nope`; the columns are `id`, `Total`, `status`, `placed_at`, `day`, `number`, `ref`, `doc`, `paid`"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn leading_steps_move_into_the_source() {
+    let compiled = async |steps: &[Step]| compile(&inputs(&orders().0), steps, Some(Dialect::Postgres)).await.expect("compiled");
+    let all =
+        compiled(&[filter("total > 1"), Step::Drop(names(&["doc", "ref"])), filter("paid"), Step::Select(names(&["total", "id"]))]).await;
+    assert!(all.is_identity() && all.rowwise());
+    assert_eq!(all.pushed().filter.as_deref(), Some("\"Total\" > 1 AND \"paid\""));
+    assert_eq!(all.pushed().columns.as_deref(), Some(["Total".to_owned(), "id".to_owned()].as_slice()));
+    assert_eq!(all.pushed().text, ["filter: \"Total\" > 1", "filter: \"paid\"", "columns: Total, id"]);
+    assert_eq!(all.schema().columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["Total", "id"]);
+    assert_eq!(all.describe()[0], "filter: total > 1 (by the source)");
+    // What the source cannot decide ends it, and is done here.
+    let part = compiled(&[filter("id > 1 and status like 'n%'"), filter("id > 2"), Step::Select(names(&["id"]))]).await;
+    assert!(!part.is_identity());
+    assert_eq!(
+        part.pushed(),
+        &Pushed { columns: None, filter: Some("\"id\" > 1".to_owned()), text: vec!["filter: \"id\" > 1".to_owned()] }
+    );
+    assert_eq!(part.describe(), ["filter: id > 1 and status like 'n%'", "filter: id > 2", "select: id"]);
+    // Behind a step that changes columns or rows, nothing is the source's any more.
+    for first in [set(&[("id", "id * 2")]), Step::Rename(Vec::new()), query("select * from orders limit 1"), dedupe(&["ref"])] {
+        assert_eq!(compiled(&[first, filter("id > 1")]).await.pushed(), &Pushed::default());
+    }
+    let several = [inputs(&orders().0), vec![InputColumns { name: "b".to_owned(), schema: orders().0 }]].concat();
+    let join = compile(&several, &[query("select a.id from orders a, b")], Some(Dialect::Postgres)).await.expect("compiled");
+    assert_eq!(join.pushed(), &Pushed::default());
+}

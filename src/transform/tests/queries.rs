@@ -1,0 +1,146 @@
+//! Steps that look at many rows: `sql` and `dedupe`.
+
+use super::*;
+
+#[tokio::test]
+async fn dedupe_keeps_the_first_that_arrived() {
+    check(&[dedupe(&["REF"]), Step::Select(names(&["id"])), query("select id from input order by id")], &["|1|", "|2|", "|4|"]).await;
+    let steps = [dedupe(&["ref"])];
+    assert_eq!(compiled(&steps).await.schema(), &orders().0);
+    assert!(!compiled(&steps).await.rowwise());
+}
+
+#[tokio::test]
+async fn queries_join_group_and_look_around() {
+    check(&[query("select count(*) as n, sum(total) as total, min(placed_at) as first from orders")], &["|4|11.51|1970-01-01T00:00:00Z|"])
+        .await;
+    check(&[query("select a.id, b.id as other from orders a join orders b on a.ref = b.ref and a.id < b.id order by 1")], &["|1|3|"]).await;
+    check(&[query("select id, sum(id) over (order by id) as running from input order by id desc")], &["|4|10|", "|3|6|", "|2|3|", "|1|1|"])
+        .await;
+    check(
+        &[
+            filter("id < 4"),
+            query("select paid, count(*) as n from input group by paid order by paid nulls last"),
+            set(&[("twice", "n * 2")]),
+            query("select twice from input where paid is null"),
+        ],
+        &["|2|"],
+    )
+    .await;
+    check(&[query("select id from orders order by id limit 1")], &["|1|"]).await;
+    check(&[query("select id as Nr from orders order by nr limit 1"), Step::Select(names(&["Nr"]))], &["|1|"]).await;
+    let compiled = compiled(&[query("select *, doc as copy from orders")]).await;
+    let mut expected = orders().0;
+    expected.columns.push(Column::new("copy", Type::Json));
+    assert_eq!(compiled.schema(), &expected);
+}
+
+#[tokio::test]
+async fn several_inputs_meet_in_the_first_query() {
+    let (schema, batch) = orders();
+    let names = Schema { columns: vec![Column::new("Id", Type::Int(64)), Column::new("name", Type::Text)] };
+    let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 3])), Arc::new(StringArray::from(vec!["a", "ç"]))];
+    let people = RecordBatch::try_new(names.to_arrow(), columns).expect("a batch");
+    let inputs = [InputColumns { name: "orders".to_owned(), schema }, InputColumns { name: "people".to_owned(), schema: names }];
+    let sql = "select o.id, p.name from Orders o join people p on o.id = p.\"Id\" order by o.id";
+    let compiled = compile(&inputs, &[query(sql)], None).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let spill = tempfile::tempdir().expect("a folder");
+    let streams = vec![stream(vec![batch]), stream(vec![people])];
+    let run = compiled.run(streams, 64 << 20, BatchLimit::default(), spill.path()).expect("a stream");
+    let chunks: Vec<Chunk> = run.try_collect().await.expect("rows");
+    assert_eq!(chunks.iter().map(|chunk| chunk.batch.num_rows()).sum::<usize>(), 2);
+    assert!(chunks.iter().map(|chunk| chunk.bytes).sum::<u64>() > 0);
+    let unread = compile(&inputs, &[query("select id from orders")], None).await.expect_err("an unread input");
+    assert_eq!(unread[0].message, "the input `people` is not read by the query");
+}
+
+#[tokio::test]
+async fn rejects_and_failures_of_the_inputs_come_through_a_query() {
+    let compiled = compiled(&[query("select count(*) as n from orders")]).await;
+    let spill = tempfile::tempdir().expect("a folder");
+    let reject = |number: usize| Reject { origin: format!("a.csv:{number}"), reason: "ragged".to_owned(), row: String::new() };
+    let chunks = (0..100).map(move |number| Ok(Chunk { rejects: vec![reject(number)], ..Chunk::of(orders().1) }));
+    let run = compiled.run(vec![futures::stream::iter(chunks).boxed()], 64 << 20, BatchLimit::default(), spill.path()).expect("a stream");
+    let done: Vec<Chunk> = run.try_collect().await.expect("rows");
+    assert_eq!(done.iter().map(|chunk| chunk.rejects.len()).sum::<usize>(), 100);
+    assert_eq!(done.iter().map(|chunk| chunk.batch.num_rows()).sum::<usize>(), 1);
+    let broken = futures::stream::iter([Ok(Chunk::of(orders().1)), Err(Failure::transient("the connection was lost").help("wait"))]);
+    let run = compiled.run(vec![broken.boxed()], 64 << 20, BatchLimit::default(), spill.path()).expect("a stream");
+    let failure = run.try_collect::<Vec<Chunk>>().await.expect_err("a failure");
+    assert_eq!((failure.kind, failure.to_string().as_str()), (FailureKind::Transient, "the connection was lost"));
+    assert_eq!(failure.help.as_deref(), Some("wait"));
+}
+
+/// Rows of a fact table, made on the way: ids, a key that repeats, and some text to fill memory.
+fn facts(rows: i64) -> BatchStream {
+    const BATCH: i64 = 4096;
+    let batch = move |start: i64| {
+        let end = rows.min(start + BATCH);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("id", Arc::new(Int64Array::from_iter_values(start..end))),
+            ("key", Arc::new(Int64Array::from_iter_values((start..end).map(|id| id * 7919 % 50_000)))),
+            ("text", Arc::new(StringArray::from_iter_values((start..end).map(|id| format!("{id:0>64}"))))),
+        ];
+        RecordBatch::try_from_iter(columns).expect("a batch")
+    };
+    futures::stream::iter((0..rows).step_by(BATCH as usize).map(move |start| Ok(Chunk::of(batch(start))))).boxed()
+}
+
+#[tokio::test]
+async fn what_does_not_fit_in_memory_spills() {
+    const ROWS: i64 = 120_000;
+    const MEMORY: u64 = 8 << 20;
+    let schema =
+        Schema { columns: vec![Column::new("id", Type::Int(64)), Column::new("key", Type::Int(64)), Column::new("text", Type::Text)] };
+    let table = |name: &str| InputColumns { name: name.to_owned(), schema: schema.clone() };
+    let sql = "with joined as (select a.id, a.key, b.text from a join b on a.id = b.id),
+                    placed as (select *, row_number() over (partition by key order by id) as place from joined)
+               select key, count(*) as n, max(place) as places, sum(id) as ids, max(text) as text from placed group by key";
+    let spill = tempfile::tempdir().expect("a folder");
+    let compiled = compile(&[table("a"), table("b")], &[query(sql)], None).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let mut run = compiled.run(vec![facts(ROWS), facts(ROWS)], MEMORY, BatchLimit::default(), spill.path()).expect("a stream");
+    let (mut keys, mut rows, mut ids, mut most) = (0, 0, 0, 0_u64);
+    while let Some(chunk) = run.try_next().await.expect("rows") {
+        use arrow::array::AsArray;
+        use arrow::datatypes::Int64Type;
+        most = most.max(bytes_below(spill.path()));
+        keys += chunk.batch.num_rows();
+        rows += chunk.batch.column(1).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+        ids += chunk.batch.column(3).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+    }
+    assert_eq!((keys, rows, ids), (50_000, ROWS, ROWS * (ROWS - 1) / 2));
+    assert!(most > MEMORY, "only {most} bytes were spilled");
+    drop(run);
+    assert_eq!(bytes_below(spill.path()), 0, "spill files stay behind");
+    // The same rows, deduplicated, in less memory than their keys take.
+    let compiled = compile(&[table("a")], &[dedupe(&["key"]), query("select count(*) as n, max(id) as last from input")], None)
+        .await
+        .expect("compiled");
+    let run = compiled.run(vec![facts(ROWS)], MEMORY, BatchLimit::default(), spill.path()).expect("a stream");
+    let chunks: Vec<Chunk> = run.try_collect().await.expect("rows");
+    let batches: Vec<RecordBatch> = chunks.into_iter().map(|chunk| chunk.batch).collect();
+    let shown = pretty_format_batches(&batches).expect("a table").to_string();
+    assert!(shown.contains("| 50000 | 49999 |"), "{shown}");
+}
+
+fn bytes_below(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| if entry.path().is_dir() { bytes_below(&entry.path()) } else { entry.metadata().map_or(0, |data| data.len()) })
+        .sum()
+}
+
+#[tokio::test]
+async fn a_query_that_cannot_spill_says_what_it_needs() {
+    let schema =
+        Schema { columns: vec![Column::new("id", Type::Int(64)), Column::new("key", Type::Int(64)), Column::new("text", Type::Text)] };
+    let input = InputColumns { name: "a".to_owned(), schema };
+    let compiled =
+        compile(&[input], &[query("select array_agg(text) as all from a")], None).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let spill = tempfile::tempdir().expect("a folder");
+    let run = compiled.run(vec![facts(200_000)], 4 << 20, BatchLimit::default(), spill.path()).expect("a stream");
+    let failure = run.try_collect::<Vec<Chunk>>().await.expect_err("too much");
+    assert_eq!(failure.kind, FailureKind::Permanent);
+    assert!(failure.to_string().starts_with("the query needs more than the 4194304 bytes it may use"), "{failure}");
+    assert!(failure.help.is_some_and(|help| help.contains("limits: memory")));
+}
