@@ -80,6 +80,20 @@ async fn every_problem_of_a_target_is_named_at_once() {
             "target-privilege: this role may not insert on \"public\".\"u\""
         ]
     );
+
+    database.sql(
+        "grant create on schema public to reader; create table w (id bigint); grant select, insert on w to reader;
+         alter table w enable row level security; create policy sees on w for select using (id > 0)",
+    );
+    let evolve = SqlSink { schema: SchemaMode::Evolve, ..spec("w") };
+    let found = problems(&reader.sink(&evolve), &schema).await;
+    assert_eq!(
+        found,
+        [
+            "target-privilege: policies apply to this role on `public.w`, and COPY cannot write through them",
+            "target-privilege: only the owner of `public.w` may add columns to it"
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

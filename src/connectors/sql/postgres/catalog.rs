@@ -45,6 +45,8 @@ pub(super) struct Table {
     pub row_security: bool,
     /// Whether other tables inherit from it, partitions included.
     pub has_children: bool,
+    /// Whether this role owns it, or is in the role that does.
+    pub owned: bool,
 }
 
 /// What the catalog estimates of a table and all that inherits from it.
@@ -79,7 +81,8 @@ pub(super) async fn find_table(session: &mut Session, name: &[String]) -> Result
            has_schema_privilege(n.oid, 'usage') and (has_table_privilege(c.oid, 'select') or coalesce((
              select bool_and(has_column_privilege(c.oid, a.attnum, 'select'))
              from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), false)),
-           row_security_active(c.oid), exists (select from pg_catalog.pg_inherits i where i.inhparent = c.oid)
+           row_security_active(c.oid), exists (select from pg_catalog.pg_inherits i where i.inhparent = c.oid),
+           pg_has_role(c.relowner, 'usage')
          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
          where c.oid = to_regclass($1) and c.relkind in ('r', 'p', 'v', 'm', 'f')",
     )
@@ -98,6 +101,7 @@ pub(super) async fn find_table(session: &mut Session, name: &[String]) -> Result
             readable: row.try_get(4)?,
             row_security: row.try_get(5)?,
             has_children: row.try_get(6)?,
+            owned: row.try_get(7)?,
         })
     };
     let mut table = get().map_err(failure)?;

@@ -187,7 +187,13 @@ impl Ledger {
 
     /// The same for a writer that is about to commit, who shares the row with other writers.
     pub(super) async fn share(&self, session: &mut Session, load: &Load) -> Result<LoadRow, Failure> {
-        verify(self.row(session, &load.key, "for share").await?, load)
+        let row = verify(self.row(session, &load.key, "for share").await?, load)?;
+        // After its publication a staged load has no table of its own any more to write to.
+        if row.state == State::Writing {
+            Ok(row)
+        } else {
+            Err(Failure::permanent("the load is not being written: it is not prepared, or it has ended"))
+        }
     }
 
     /// Records that the load starts from nothing, and forgets the marks of the one before. The row is locked.

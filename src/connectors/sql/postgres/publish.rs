@@ -65,6 +65,20 @@ pub(super) async fn way(session: &mut Session, table: &Table) -> Result<Result<W
                 help: "give it a primary key, or write with `mode: upsert`".to_owned(),
             }));
         }
+        let updates: bool = sqlx::query_scalar("select has_table_privilege($1, 'update')")
+            .bind(Oid(table.oid))
+            .fetch_one(session.raw())
+            .await
+            .map_err(failure)?;
+        if !updates {
+            let name = quoted(&[table.schema.clone(), table.name.clone()])?;
+            return Ok(Err(TargetProblem {
+                code: "target-privilege",
+                field: "table",
+                message: format!("this role may not update {name}, whose rows are replaced by key"),
+                help: format!("grant it: `grant update on {name} to …`"),
+            }));
+        }
         return Ok(Ok(Way::Merge { key, reason: "foreign keys of other tables refer to it".to_owned() }));
     }
     Ok(Ok(reasons.into_iter().next().map_or(Way::Rename, Way::Refill)))

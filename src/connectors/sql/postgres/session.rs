@@ -207,7 +207,7 @@ fn is_local(options: &PgConnectOptions) -> bool {
 /// What every session is set to. Time zone, date style and encoding come with the connection itself.
 fn settings(version: u32) -> String {
     let mut settings = String::from(
-        "set intervalstyle = postgres; set standard_conforming_strings = on; set bytea_output = hex; set statement_timeout = 0; \
+        "set default_transaction_isolation = 'read committed'; set intervalstyle = postgres; set standard_conforming_strings = on; set bytea_output = hex; set statement_timeout = 0; \
          set lock_timeout = 0; set idle_in_transaction_session_timeout = '15min'; set jit = off; \
          set tcp_keepalives_idle = 60; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 6",
     );
@@ -216,4 +216,49 @@ fn settings(version: u32) -> String {
         settings.push_str("; select set_config('client_connection_check_interval', '10s', false) where version() like '%linux%'");
     }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn connection(url: &str, max_connections: u32) -> Connection {
+        Connection { name: "pg".to_owned(), engine: None, url: Secret::new(url.to_owned()), max_connections, at: String::new() }
+    }
+
+    #[test]
+    fn tls_is_verified_unless_the_host_is_this_one_or_the_url_says_otherwise() {
+        for (url, mode) in [
+            ("postgres://u@db.example.com/x", PgSslMode::VerifyFull),
+            ("postgres://u@10.1.2.3/x", PgSslMode::VerifyFull),
+            ("postgres://u@[2001:db8::1]:5433/x", PgSslMode::VerifyFull),
+            ("postgres://u@localhost.example.com/x", PgSslMode::VerifyFull),
+            ("postgres://u@localhost/x?host=db.example.com", PgSslMode::VerifyFull),
+            ("postgres://u@localhost/x", PgSslMode::Prefer),
+            ("postgres://u@127.0.0.2/x", PgSslMode::Prefer),
+            ("postgres://u@[::1]/x", PgSslMode::Prefer),
+            ("postgres://u@%2Fvar%2Frun%2Fpostgresql/x", PgSslMode::Prefer),
+            ("postgres:///x?host=/var/run/postgresql", PgSslMode::Prefer),
+            ("postgres://u@db.example.com/x?sslmode=disable", PgSslMode::Disable),
+            ("postgres://u@localhost/x?sslmode=verify-ca", PgSslMode::VerifyCa),
+        ] {
+            let options = options(&connection(url, 8)).expect(url);
+            assert_eq!(format!("{:?}", options.get_ssl_mode()), format!("{mode:?}"), "{url}");
+        }
+        let options = options(&connection("postgres://u@[2001:db8::1]:5433/x", 8)).expect("options");
+        assert_eq!((options.get_host(), options.get_port()), ("2001:db8::1", 5433));
+    }
+
+    #[test]
+    fn every_use_leaves_room_for_the_next() {
+        for most in 3..40 {
+            let pool = Pool::new(&connection("postgres://u@localhost/x", most)).map_err(|failure| failure.to_string()).expect("a pool");
+            let (views, readers, writers) =
+                (pool.views.available_permits(), pool.readers.available_permits(), pool.writers.available_permits());
+            assert!(views > 0 && readers > 0 && writers > 0);
+            assert!(views + readers < most as usize && views + writers < most as usize);
+        }
+        assert!(Pool::new(&connection("postgres://u@localhost/x", 2)).is_err());
+    }
 }

@@ -10,28 +10,31 @@ use super::target::Place;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
 
-/// Statements for `$1`, the old table, with `@staged` where the staging table's name goes. What has a name of its own gets one
-/// while the old table still holds the right one.
+/// The owner of `$1`, the old table. This query and those below give statements, with `@staged` where the staging table's name goes.
 const OWNER: &str = "
     select format('alter table @staged owner to %I', pg_get_userbyid(c.relowner)) from pg_catalog.pg_class c
     where c.oid = $1 and pg_get_userbyid(c.relowner) <> current_user";
 
+/// Sequences that would be dropped with the old table.
 const SEQUENCES: &str = "
     select format('alter sequence %s owned by @staged.%I', d.objid::regclass, a.attname)
     from pg_catalog.pg_depend d join pg_catalog.pg_class s on s.oid = d.objid and s.relkind = 'S'
       join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
     where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = $1 and d.deptype = 'a'";
 
+/// What default privileges have granted on `$1`, the staging table.
 const REVOKES: &str = "
     select distinct format('revoke all on @staged from %s', case when x.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end)
-    from pg_catalog.pg_class c cross join lateral aclexplode(c.relacl) x where c.oid = to_regclass($2) and $1::oid is not null";
+    from pg_catalog.pg_class c cross join lateral aclexplode(c.relacl) x where c.oid = $1";
 
+/// Grants on the old table.
 const GRANTS: &str = "
     select format('grant %s on @staged to %s%s', x.privilege_type,
       case when x.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end,
       case when x.is_grantable and x.grantee <> c.relowner then ' with grant option' else '' end)
     from pg_catalog.pg_class c cross join lateral aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) x where c.oid = $1";
 
+/// The comment on the old table; those on its columns came with the staging table's creation.
 const COMMENT: &str = "
     select format('comment on table @staged is %L', obj_description($1, 'pg_class')) where obj_description($1, 'pg_class') is not null";
 
@@ -43,13 +46,11 @@ pub(super) async fn swap(session: &mut Session, place: &Place, table: &Table, st
     renames.extend(identities(session, table, staged).await?);
     // Readers of the old table are waited for only now, when all the slow work is done.
     session.run(format!("lock table {target} in access exclusive mode")).await?;
-    for query in [OWNER, SEQUENCES, REVOKES, GRANTS, COMMENT] {
-        let query = if query == REVOKES {
-            sqlx::query_scalar::<_, String>(query).bind(Oid(table.oid)).bind(staged)
-        } else {
-            sqlx::query_scalar(query).bind(Oid(table.oid))
-        };
-        for statement in query.fetch_all(session.raw()).await.map_err(failure)? {
+    let staged_oid: Oid = sqlx::query_scalar("select to_regclass($1)::oid").bind(staged).fetch_one(session.raw()).await.map_err(failure)?;
+    let old = Oid(table.oid);
+    for (query, of) in [(OWNER, old), (SEQUENCES, old), (REVOKES, staged_oid), (GRANTS, old), (COMMENT, old)] {
+        let statements: Vec<String> = sqlx::query_scalar(query).bind(of).fetch_all(session.raw()).await.map_err(failure)?;
+        for statement in statements {
             session.run(statement.replace("@staged", staged)).await?;
         }
     }

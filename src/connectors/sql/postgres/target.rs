@@ -103,9 +103,18 @@ impl Blueprint {
         }
         if let Some(table) = &place.table {
             problems.extend(unfed(table, incoming));
+            if table.row_security {
+                let message =
+                    format!("policies apply to this role on `{}.{}`, and COPY cannot write through them", place.schema, place.name);
+                problems.push(problem("target-privilege", "table", message, "write as the table's owner, or as a role with `bypassrls`"));
+            }
         }
         problems.extend(key_problems(session, spec, &place, incoming).await?);
         problems.extend(privileges(session, spec, &place).await?);
+        if place.table.as_ref().is_some_and(|table| !table.owned) && columns.iter().any(|planned| !planned.exists) {
+            let message = format!("only the owner of `{}.{}` may add columns to it", place.schema, place.name);
+            problems.push(problem("target-privilege", "schema", message, "add the columns first, or write as the owner"));
+        }
         Ok(if problems.is_empty() { Ok(Self { place, columns }) } else { Err(problems) })
     }
 

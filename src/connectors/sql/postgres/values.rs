@@ -245,8 +245,15 @@ impl Values {
             Form::Decimal256(values, precision, scale) => {
                 Arc::new(primitive::<Decimal256Type>(values, nulls).with_data_type(DataType::Decimal256(*precision, *scale)))
             }
-            Form::Number(values, _) | Form::Text(values) | Form::Jsonb(values) => Arc::new(values.finish()),
-            Form::Bytes(values) => Arc::new(values.finish()),
+            Form::Number(values, _) | Form::Text(values) | Form::Jsonb(values) => {
+                // The next batch is likely to be as large.
+                let next = StringBuilder::with_capacity(values.offsets_slice().len(), values.values_slice().len());
+                Arc::new(std::mem::replace(values, next).finish())
+            }
+            Form::Bytes(values) => {
+                let next = BinaryBuilder::with_capacity(values.offsets_slice().len(), values.values_slice().len());
+                Arc::new(std::mem::replace(values, next).finish())
+            }
             Form::Date(values) => Arc::new(primitive::<Date32Type>(values, nulls)),
             Form::Time(values) => Arc::new(primitive::<Time64MicrosecondType>(values, nulls)),
             Form::Timestamp(values, zoned) => {
