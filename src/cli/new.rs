@@ -41,7 +41,8 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     }
     let (from, source) = end(&project, "source", &args.from)?;
     let (to, _) = end(&project, "target", &args.to)?;
-    let found = signals::block_on(|_| async { discover::discover(&source, &project.base).await })??;
+    let discover = async { Ok(discover::discover(&source, &project.base).await?) };
+    let found = signals::block_on(|stop| async move { stop.unless(discover).await })??;
     if found.usable.is_empty() {
         let help = "a pipeline can be written by hand as well; see the example that `haul init` writes";
         return Err(CliError::new(Exit::Environment, format!("nothing to read was found in `{}`", from.connection)).help(help));

@@ -15,7 +15,7 @@ pub struct Args {
 pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let found = args.which.find(global)?;
     let facts = Facts::new(args.which.given()?);
-    let plan = signals::block_on(|_| async { found.plan(global, &facts).await })??;
+    let plan = signals::block_on(|stop| async move { stop.unless(found.plan(global, &facts)).await })??;
     if global.json {
         render::json(&explain_json(&plan));
     } else {

@@ -1,15 +1,13 @@
 //! From a pipeline's name to a sealed plan: what `run`, `plan` and `verify` share.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::render::{self, diagnostics};
-use super::{CliError, Exit, Global};
+use super::{CliError, Exit, Global, project};
 use crate::clock;
 use crate::define::{self, Given, Project, RunFacts};
 use crate::diagnostic::{Diagnostic, SourceText};
-use crate::journal::{self, Journal};
 use crate::plan::{Plan, Sealed};
 
 /// How a pipeline is named and what it is given, on the command line.
@@ -66,30 +64,14 @@ impl Which {
 
     /// Finds the pipeline and reads its text.
     pub fn find(&self, global: &Global) -> Result<Found, CliError> {
-        let project = Project::find(&super::project::find(global)?)?;
-        let path = project.pipeline_path(&self.name)?;
-        let name = path.file_stem().map_or_else(|| self.name.clone(), |stem| stem.to_string_lossy().into_owned());
-        let source = read(&path)?;
+        let project = project::open(global)?;
+        let (name, path) = project::pipeline(&project, &self.name)?;
+        let source = project::text(&path)?;
         Ok(Found { project, name, source })
     }
 }
 
-fn read(path: &Path) -> Result<Arc<SourceText>, CliError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| CliError::new(Exit::Environment, format!("failed to read {}: {error}", path.display())))?;
-    Ok(Arc::new(SourceText { path: path.display().to_string(), text }))
-}
-
 impl Found {
-    /// The journal of its project.
-    pub async fn journal(&self) -> Result<Journal, CliError> {
-        let url = define::state_url(&self.project, &environment).map_err(|diagnostics| {
-            CliError::new(Exit::Definition, diagnostics.first().map_or_else(String::new, |first| first.message.clone()))
-        })?;
-        let url = url.as_ref().map_or(journal::DEFAULT_URL, |url| url.reveal());
-        Ok(Journal::open(url, &self.project.base).await?)
-    }
-
     /// Resolves the definition and asks the real systems. Warnings and problems are printed; the error is how the command ends.
     pub async fn plan(&self, global: &Global, facts: &Facts) -> Result<Plan<Sealed>, CliError> {
         let planned = self.try_plan(facts).await;

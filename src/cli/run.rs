@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::ready::{Facts, Found, Which};
-use super::{CliError, Exit, Global, render, signals};
+use super::{CliError, Exit, Global, project, render, signals};
 use crate::journal::{Journal, Outcome};
 use crate::plan::{Plan, Sealed};
 use crate::run::{self, Control, Options};
@@ -29,10 +29,10 @@ pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
 }
 
 async fn go(global: &Global, args: &Args, found: Found, stop: signals::Stop) -> Result<Exit, CliError> {
-    let journal = found.journal().await?;
+    let journal = project::journal(&found.project).await?;
     // Held until the end: two processes must not work on one pipeline.
     let _lease = journal.lease(&found.name).await?;
-    let (plan, facts, resumed) = plan(global, args, &found, &journal).await?;
+    let (plan, facts, resumed) = stop.unless(plan(global, args, &found, &journal)).await?;
     let only = only(args, &plan)?;
     let run = facts.run.clone();
     let options = Options { run: facts.run, started_at_ms: facts.started_at_ms, resumed, fresh: args.fresh, only, params: facts.params };
@@ -41,8 +41,12 @@ async fn go(global: &Global, args: &Args, found: Found, stop: signals::Stop) -> 
     render::progress::drive(progress, render::progress::Mode::of(global)).await;
     let report = handle.await.map_err(|error| CliError::new(Exit::Failed, format!("the run broke down: {error}")))??;
     journal.flush().await?;
-    if !global.json {
-        render::out(&render::summary::run(&journal.show(&run).await?, render::paint_out(global)));
+    let (state, paint) = (journal.show(&run).await?, render::paint_out(global));
+    match global {
+        // The events have said it.
+        Global { json: true, .. } => {}
+        Global { quiet: true, .. } => render::out(&render::summary::verdict(&state, paint)),
+        _ => render::out(&render::summary::run(&state, paint)),
     }
     Ok(match report.outcome {
         Outcome::Done | Outcome::Skipped => Exit::Done,

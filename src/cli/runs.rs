@@ -15,10 +15,11 @@ pub struct Args {
 /// Lists past runs, latest first.
 pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let project = project::open(global)?;
-    let runs = signals::block_on(|_| async {
+    let read = async {
         let journal = project::journal(&project).await?;
-        Ok::<_, CliError>(journal.runs(args.name.as_deref(), args.limit).await?)
-    })??;
+        Ok(journal.runs(args.name.as_deref(), args.limit).await?)
+    };
+    let runs = signals::block_on(|stop| async move { stop.unless(read).await })??;
     if global.json {
         render::json(&runs);
     } else {

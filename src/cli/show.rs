@@ -13,10 +13,11 @@ pub struct Args {
 /// Shows what happened in a run.
 pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let project = project::open(global)?;
-    let state = signals::block_on(|_| async {
+    let read = async {
         let journal = project::journal(&project).await?;
-        Ok::<_, CliError>(journal.show(&args.run).await?)
-    })??;
+        Ok(journal.show(&args.run).await?)
+    };
+    let state = signals::block_on(|stop| async move { stop.unless(read).await })??;
     if global.json {
         render::json(&state);
     } else {

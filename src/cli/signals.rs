@@ -29,6 +29,14 @@ impl Stop {
         [Exit::Interrupted, Exit::Terminated].into_iter().find(|exit| exit.code() == self.first.load(Ordering::Relaxed))
     }
 
+    /// Does work that a signal may simply end, since it changes nothing that would have to be finished.
+    pub async fn unless<T>(&self, work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+        tokio::select! {
+            result = work => result,
+            () = self.drain.cancelled() => Err(CliError::new(self.exit().unwrap_or(Exit::Interrupted), "stopped before anything was done")),
+        }
+    }
+
     fn signalled(&self, exit: Exit) {
         let first = self.first.compare_exchange(0, exit.code(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if first {
@@ -81,6 +89,15 @@ fn listen(stop: Stop) -> std::io::Result<impl Future<Output = ()>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_signal_ends_work_that_changes_nothing() {
+        let stop = Stop::default();
+        assert_eq!(stop.unless(async { Ok(7) }).await.map_err(|error| error.message), Ok(7));
+        stop.signalled(Exit::Terminated);
+        let stopped = stop.unless(std::future::pending::<Result<(), CliError>>()).await.map_err(|error| error.exit);
+        assert_eq!(stopped, Err(Exit::Terminated));
+    }
 
     #[test]
     fn the_first_signal_drains_the_second_aborts_and_the_first_names_the_exit() {

@@ -1,7 +1,7 @@
 //! `haul verify NAME`: compares sources and targets again, down to the differing keys.
 
 use super::ready::{Facts, Which};
-use super::{CliError, Exit, Global, render, signals};
+use super::{CliError, Exit, Global, project, render, signals};
 use crate::journal::Verdict;
 use crate::run;
 
@@ -16,8 +16,8 @@ pub struct Args {
 pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let found = args.which.find(global)?;
     let given = args.which.given()?;
-    let reports = signals::block_on(|_| async {
-        let journal = found.journal().await?;
+    let compare = async {
+        let journal = project::journal(&found.project).await?;
         let mut facts = Facts::new(given.clone());
         // The params of the latest run decide what the target holds, unless others are given.
         if let Some(last) = journal.runs(Some(&found.name), 1).await?.into_iter().next() {
@@ -26,8 +26,9 @@ pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
             facts.params.extend(given);
         }
         let plan = found.plan(global, &facts).await?;
-        Ok::<_, CliError>(run::verify_again(plan, facts.run).await?)
-    })??;
+        Ok(run::verify_again(plan, facts.run).await?)
+    };
+    let reports = signals::block_on(|stop| async move { stop.unless(compare).await })??;
     let differs = reports.iter().any(|(_, report)| matches!(report.verdict, Verdict::Different { .. }));
     if global.json {
         let outputs: Vec<_> = reports.iter().map(|(stage, report)| serde_json::json!({ "stage": stage, "output": report })).collect();

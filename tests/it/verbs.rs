@@ -59,6 +59,22 @@ fn a_new_project_validates_and_is_never_overwritten() {
     assert!(said.stdout.ends_with("next: cd first && haul run hello\n"), "{said:?}");
     project.haul(&["validate", "--project", "first"]).expect(0);
     assert!(project.read("first/schema/pipeline.schema.json").contains("\"$schema\""));
+    let said = project.haul(&["run", "hello", "--project", "first", "--param", "at_least=99"]).expect(0);
+    assert!(
+        said.stdout.contains("done: 3 stages, 1,013 rows in ") && said.stdout.contains("3 of 3 outputs verified identical"),
+        "{said:?}"
+    );
+    assert_eq!(project.read("first/out/countries.csv"), "country,customers,spent\nDE,334,16521\nFR,333,16479\nPL,333,16500\n");
+    assert!(project.haul(&["show", "--project", "first"]).expect(0).stdout.contains("params    at_least=99"));
+    let said = project.haul(&["run", "hello", "--project", "first", "-q"]).expect(0);
+    assert!(said.stderr.is_empty() && said.stdout.starts_with("done: ") && said.stdout.lines().count() == 1, "{said:?}");
+    let runs: serde_json::Value =
+        serde_json::from_str(&project.haul(&["runs", "--project", "first", "--json"]).expect(0).stdout).expect("JSON");
+    assert_eq!(runs.as_array().map(Vec::len), Some(2));
+    let said = project.haul(&["run", "hello", "--project", "first", "--json"]).expect(0);
+    let events: Vec<haul::journal::Event> = said.stdout.lines().map(|line| serde_json::from_str(line).expect("an event a line")).collect();
+    assert_eq!(events.first().map(|event| event.what.kind()), Some("run_started"));
+    assert_eq!(events.last().map(|event| event.what.kind()), Some("run_finished"));
     project.file("first/pipelines/hello.yaml", "mine");
     let said = project.haul(&["init", "first"]).expect(3);
     assert!(said.stderr.starts_with("error: first/haul.yaml, first/pipelines/hello.yaml, "), "{said:?}");
