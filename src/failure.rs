@@ -42,12 +42,14 @@ pub struct Failure {
     pub help: Option<String>,
     /// What lies beneath, when a library reported it.
     pub cause: Option<Box<dyn Error + Send + Sync>>,
+    /// The one view that all splits of a source were read through is gone: trying the split again is no use before a new view is opened.
+    pub view_lost: bool,
 }
 
 impl Failure {
     /// A failure without a cause beneath it.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), help: None, cause: None }
+        Self { kind, message: message.into(), help: None, cause: None, view_lost: false }
     }
 
     /// Worth trying again.
@@ -81,6 +83,13 @@ impl Failure {
     #[must_use]
     pub fn cause(mut self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.cause = Some(cause.into());
+        self
+    }
+
+    /// Says that the source's view is gone.
+    #[must_use]
+    pub fn view_lost(mut self) -> Self {
+        self.view_lost = true;
         self
     }
 

@@ -14,7 +14,7 @@ pub struct Args {
 /// Runs the verb.
 pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let found = args.which.find(global)?;
-    let facts = Facts::new(args.which.given()?);
+    let facts = Facts::example(args.which.given()?);
     let plan = signals::block_on(|stop| async move { stop.unless(found.plan(global, &facts)).await })??;
     if global.json {
         render::json(&explain_json(&plan));

@@ -26,7 +26,8 @@ pub struct Found {
     pub project: Project,
     /// Its name.
     pub name: String,
-    source: Arc<SourceText>,
+    /// Its text.
+    pub source: Arc<SourceText>,
 }
 
 /// What a run is called and given.
@@ -45,21 +46,17 @@ impl Facts {
     pub fn new(params: BTreeMap<String, String>) -> Self {
         Self { run: clock::new_id(), started_at_ms: clock::now_ms(), params }
     }
+
+    /// A run that will never be: the same each time, so that what is shown of it does not change by itself.
+    pub fn example(params: BTreeMap<String, String>) -> Self {
+        Self { run: "RUN".to_owned(), started_at_ms: 0, params }
+    }
 }
 
 impl Which {
     /// The params that were given, by name.
     pub fn given(&self) -> Result<BTreeMap<String, String>, CliError> {
-        let mut given = BTreeMap::new();
-        for pair in &self.params {
-            let Some((name, value)) = pair.split_once('=') else {
-                return Err(CliError::new(Exit::Definition, format!("`--param {pair}` is no NAME=VALUE pair")));
-            };
-            if given.insert(name.to_owned(), value.to_owned()).is_some() {
-                return Err(CliError::new(Exit::Definition, format!("the param `{name}` is given twice")));
-            }
-        }
-        Ok(given)
+        given(&self.params)
     }
 
     /// Finds the pipeline and reads its text.
@@ -69,6 +66,20 @@ impl Which {
         let source = project::text(&path)?;
         Ok(Found { project, name, source })
     }
+}
+
+/// Params of the form NAME=VALUE, by name.
+pub fn given(pairs: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+    let mut given = BTreeMap::new();
+    for pair in pairs {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(CliError::new(Exit::Definition, format!("`--param {pair}` is no NAME=VALUE pair")));
+        };
+        if given.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(CliError::new(Exit::Definition, format!("the param `{name}` is given twice")));
+        }
+    }
+    Ok(given)
 }
 
 impl Found {

@@ -5,8 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ready::{self, Facts, Found};
 use super::render::{self, diagnostics};
-use super::{CliError, Exit, Global};
+use super::{CliError, Exit, Global, signals};
 use crate::define::{check, check_project};
 use crate::diagnostic::{Diagnostic, Severity, SourceText};
 use crate::load::Project;
@@ -20,6 +21,12 @@ pub struct Args {
     /// How to show what was found
     #[arg(long, value_enum, default_value_t)]
     format: diagnostics::Format,
+    /// Also ask the real systems about tables, columns, types, keys and privileges
+    #[arg(long)]
+    online: bool,
+    /// A param's value, for --online; may be repeated
+    #[arg(long = "param", value_name = "NAME=VALUE", requires = "online")]
+    params: Vec<String>,
 }
 
 /// Checks every file that is named, and reports all of their problems at once.
@@ -32,12 +39,20 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     for path in &args.paths {
         checks.named(path)?;
     }
+    let mut unreachable = false;
+    if args.online {
+        unreachable = checks.ask(&ready::given(&args.params)?)?;
+    }
     let report = diagnostics::report(format, &checks.found, checks.files, render::paint_out(global));
     if !(report.is_empty() || global.quiet && checks.found.is_empty()) {
         render::out(report.trim_end());
     }
     let wrong = checks.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-    Ok(if wrong { Exit::Definition } else { Exit::Done })
+    Ok(match (wrong, unreachable) {
+        (true, false) => Exit::Definition,
+        (true, true) => Exit::Environment,
+        (false, _) => Exit::Done,
+    })
 }
 
 /// What has been checked so far.
@@ -49,6 +64,8 @@ struct Checks {
     projects: BTreeMap<PathBuf, Arc<Project>>,
     /// Project files that have been checked.
     checked: Vec<PathBuf>,
+    /// Pipelines without an error.
+    clean: Vec<Found>,
 }
 
 impl Checks {
@@ -121,8 +138,29 @@ impl Checks {
 
     fn pipeline(&mut self, name: &str, path: String, text: String, project: &Project) {
         let source = Arc::new(SourceText { path, text });
-        self.found.extend(check(name, &source, project).diagnostics);
+        let diagnostics = check(name, &source, project).diagnostics;
+        if diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error) {
+            self.clean.push(Found { project: project.clone(), name: name.to_owned(), source });
+        }
+        self.found.extend(diagnostics);
         self.files += 1;
+    }
+
+    /// Asks the real systems about every pipeline that is clean so far; says whether nothing but the environment was in the way.
+    fn ask(&mut self, params: &BTreeMap<String, String>) -> Result<bool, CliError> {
+        let offline = self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        let (clean, params) = (std::mem::take(&mut self.clean), params.clone());
+        let answers = signals::block_on(|_| async move {
+            let mut answers = Vec::new();
+            for found in clean {
+                answers.push(found.try_plan(&Facts::example(params.clone())).await.err());
+            }
+            answers
+        })?;
+        let refused: Vec<_> = answers.into_iter().flatten().collect();
+        let environment = !offline && !refused.is_empty() && refused.iter().all(|(_, exit)| *exit == Exit::Environment);
+        self.found.extend(refused.into_iter().flat_map(|(diagnostics, _)| diagnostics));
+        Ok(environment)
     }
 
     /// Checks a project's file once.

@@ -7,6 +7,7 @@ mod tell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -238,10 +239,41 @@ impl Dispatcher {
             Ok(answer) => self.succeeded(number, step, answer).await,
             Err(failure) => self.failed(number, step, failure).await,
         }
+        self.begin_again(number);
         let segment = &self.segments[number];
         if segment.failure.is_some() && segment.running == 0 && !matches!(segment.phase, Phase::Over(_)) {
             let failure = self.segments[number].failure.take();
             self.end(number, Outcome::Failed, failure).await;
+        }
+    }
+
+    /// Opens a new view for what is left, as soon as nothing reads through the old one. What was committed in between is known from the marks.
+    fn begin_again(&mut self, number: usize) {
+        let segment = &mut self.segments[number];
+        if segment.running > 0 || segment.failure.is_some() || self.draining {
+            return;
+        }
+        if let Some(wait) = segment.begin_again.take()
+            && segment.left > 0
+        {
+            segment.stages.clear();
+            self.rest(number, Step::Begin, wait);
+        }
+    }
+
+    /// Drops the steps of a segment that no task works on.
+    fn forget_waiting(&mut self, number: usize) {
+        self.resting.retain(|(_, other, _)| *other != number);
+        self.segments[number].resting = 0;
+        self.segments[number].ready.clear();
+    }
+
+    /// Puts a step to rest until its next attempt.
+    fn rest(&mut self, number: usize, step: Step, wait: Duration) {
+        self.resting.push((clock::instant() + wait, number, step));
+        self.segments[number].resting += 1;
+        for &stage in &self.context.plan.segments[number].stages {
+            self.counters[stage].retries.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -267,6 +299,8 @@ impl Dispatcher {
             }
             Answer::Worked(done) => {
                 self.worked(number, step, &done).await;
+                // Progress: views that were lost before it do not count against the next one.
+                self.segments[number].tries.remove(&Step::Begin);
                 self.segments[number].left -= 1;
                 self.finish_when_ready(number);
             }
@@ -304,21 +338,17 @@ impl Dispatcher {
             retry_in_ms: wait.map(tell::millis),
         };
         self.recorder.record(what).await;
-        let segment = &mut self.segments[number];
+        let again = matches!(step, Step::Work(_)) && (failure.view_lost || self.segments[number].begin_again.is_some());
         match wait {
-            Some(wait) => {
-                segment.resting += 1;
-                self.resting.push((clock::instant() + wait, number, step));
-                for &stage in &self.context.plan.segments[number].stages {
-                    self.counters[stage].retries.fetch_add(1, Ordering::Relaxed);
-                }
+            Some(wait) if again => {
+                self.forget_waiting(number);
+                self.segments[number].begin_again.get_or_insert(wait);
             }
+            Some(wait) => self.rest(number, step, wait),
             None => {
                 // Splits under way may still commit: a rerun has less to do.
-                segment.ready.clear();
-                segment.failure.get_or_insert(failure);
-                self.resting.retain(|(_, other, _)| *other != number);
-                self.segments[number].resting = 0;
+                self.forget_waiting(number);
+                self.segments[number].failure.get_or_insert(failure);
             }
         }
     }

@@ -9,6 +9,7 @@ mod journal;
 mod postgres;
 mod rendering;
 mod run;
+mod run_postgres;
 mod sqlite;
 mod support;
 mod tidy;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::stage::StageRun;
 use super::Step;
@@ -26,6 +27,8 @@ pub(super) struct Segment {
     pub(super) running: usize,
     /// Steps that wait for their next attempt.
     pub(super) resting: usize,
+    /// A source's view is gone: once nothing runs any more, the segment begins again, after this wait.
+    pub(super) begin_again: Option<Duration>,
     /// Splits that are not committed yet.
     pub(super) left: usize,
     pub(super) stages: Vec<(usize, Arc<StageRun>)>,
@@ -49,6 +52,7 @@ impl Segment {
             ready: VecDeque::new(),
             running: 0,
             resting: 0,
+            begin_again: None,
             left: 0,
             stages: Vec::new(),
             tries: HashMap::new(),

@@ -109,7 +109,9 @@ fn ready(programs: &Path, port: u16, log: &Path) -> bool {
             // Whoever took the port first would answer as well: only our own server writes this log.
             return std::fs::read_to_string(log).is_ok_and(|text| text.contains("ready to accept connections"));
         }
-        if std::fs::read_to_string(log).is_ok_and(|text| text.contains("FATAL:")) {
+        // It also says FATAL to whoever asks too early.
+        let ended = |line: &str| line.contains("FATAL:") && !line.contains("the database system is starting up");
+        if std::fs::read_to_string(log).is_ok_and(|text| text.lines().any(ended)) {
             return false;
         }
         std::thread::sleep(Duration::from_millis(50));

@@ -214,7 +214,7 @@ impl PgReading {
         let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{}'", self.snapshot);
         session.run(begin).await.map_err(|failure| {
             // The snapshot lives as long as the connection that holds it; the stage then starts again with a new one.
-            Failure::transient("the snapshot is gone: the connection that held it was lost").cause(failure)
+            Failure::transient("the snapshot is gone: the connection that held it was lost").view_lost().cause(failure)
         })?;
         Ok(session)
     }

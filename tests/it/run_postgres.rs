@@ -1,0 +1,159 @@
+//! Runs between real PostgreSQLs: lost connections, unreachable servers, sources that change under a cut run.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Project, postgres};
+
+/// A project that copies `public.numbers` from one database to another in many splits, one at a time.
+struct Copy {
+    project: Project,
+    source: String,
+    target: String,
+}
+
+impl Copy {
+    fn new(output: &str) -> Self {
+        let (source, target) = (postgres().fresh_database(), postgres().fresh_database());
+        postgres().sql(
+            &source,
+            "create table numbers (id bigint primary key, text text not null);
+             insert into numbers select i, repeat('x', 200) || i from generate_series(1, 60000) i; analyze numbers",
+        );
+        // Without a key, so that nothing but haul keeps rows from being there twice.
+        postgres().sql(&target, "create table numbers (id bigint not null, text text not null)");
+        let project = Project::new();
+        project.file(
+            "pipelines/copy.yaml",
+            format!(
+                "connections:
+  source: {{ url: '{source}' }}
+  target: {{ url: '{target}' }}
+stages:
+  numbers:
+    kind: batch
+    from: {{ sql: source, table: public.numbers }}
+    to: {{ sql: target, table: public.numbers, {output} }}
+    splits: {{ most: 1000, bytes: 64KiB, concurrency: 1 }}
+    retry: {{ attempts: 20, backoff: {{ initial: 20ms, max: 200ms }} }}
+"
+            ),
+        );
+        Self { project, source, target }
+    }
+
+    fn start(&self) -> Child {
+        self.project.command(&["run", "copy"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("haul can be started")
+    }
+
+    fn marks(&self) -> u64 {
+        let exists = postgres().sql(&self.target, "select count(*) from pg_class where relname = 'haul_marks'");
+        if exists == "0" {
+            return 0;
+        }
+        postgres().sql(&self.target, "select count(*) from haul_marks").parse().expect("a number")
+    }
+
+    /// Runs until some splits are committed, then kills it.
+    fn cut(&self) {
+        let mut child = self.start();
+        let begun = Instant::now();
+        while self.marks() < 5 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no split was ever committed");
+        }
+        child.kill().expect("a kill");
+        child.wait().expect("an end");
+        let done = self.marks();
+        assert!(done < 100, "{done} splits were committed before the kill: too late to be a cut run");
+    }
+
+    fn sums(&self, url: &str) -> String {
+        postgres().sql(url, "select count(*), count(distinct id), sum(id), sum(hashtext(text)::bigint) from numbers")
+    }
+}
+
+#[test]
+fn lost_connections_are_retried_and_nothing_is_lost_or_doubled() {
+    let copy = Copy::new("mode: append");
+    let mut child = copy.start();
+    let (mut cuts, mut committed) = (0, 0);
+    let exit = loop {
+        if let Some(exit) = child.try_wait().expect("a child") {
+            break exit;
+        }
+        // After every few commits, all of its connections: the one that holds the snapshot, readers, writers.
+        if copy.marks() >= committed + 20 {
+            committed = copy.marks();
+            let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'haul' and datname = current_database()";
+            for url in [&copy.source, &copy.target] {
+                cuts += postgres().sql(url, cut).parse::<u32>().expect("a number");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(exit.success(), "{}", copy.project.haul(&["show", "latest"]).stdout);
+    assert!(cuts >= 5, "only {cuts} connections were cut");
+    assert_eq!(copy.sums(&copy.source), copy.sums(&copy.target));
+    let shown = copy.project.haul(&["show", "latest", "--json"]).expect(0).stdout;
+    assert!(shown.contains("transient"), "{shown}");
+    let idle = "select count(*) from pg_stat_activity where application_name = 'haul' and datname = current_database()";
+    assert_eq!((postgres().sql(&copy.source, idle), postgres().sql(&copy.target, idle)), ("0".to_owned(), "0".to_owned()));
+}
+
+#[test]
+fn a_source_that_changed_under_a_cut_replace_is_loaded_anew() {
+    let copy = Copy::new("mode: replace");
+    copy.cut();
+    // Rows move to other blocks: the recorded block ranges no longer mean the same rows.
+    postgres().sql(&copy.source, "update numbers set text = text || '!' where id <= 30000; select pg_stat_force_next_flush()");
+    let said = copy.project.haul(&["run", "copy"]).expect(0);
+    assert!(said.stderr.contains("the source changed"), "{}", said.stderr);
+    assert_eq!(copy.sums(&copy.source), copy.sums(&copy.target));
+}
+
+#[test]
+fn a_source_that_changed_under_a_cut_append_needs_a_decision() {
+    let copy = Copy::new("mode: append");
+    copy.cut();
+    postgres().sql(&copy.source, "update numbers set text = text || '!' where id <= 30000; select pg_stat_force_next_flush()");
+    let said = copy.project.haul(&["run", "copy"]).expect(1);
+    assert!(said.stdout.contains("help: `--fresh` starts over"), "{}", said.stdout);
+}
+
+#[test]
+fn losing_the_journal_loses_no_rows_and_doubles_none() {
+    let copy = Copy::new("mode: append");
+    copy.cut();
+    std::fs::remove_dir_all(copy.project.path(".haul")).expect("the journal's folder");
+    copy.project.haul(&["run", "copy"]).expect(0);
+    assert_eq!(copy.sums(&copy.source), copy.sums(&copy.target));
+}
+
+#[test]
+fn another_definition_does_not_write_over_a_cut_append() {
+    let copy = Copy::new("mode: append");
+    copy.cut();
+    let text = copy.project.read("pipelines/copy.yaml").replace("table: public.numbers }", "table: public.numbers, where: 'id > 10' }");
+    copy.project.file("pipelines/copy.yaml", text);
+    let said = copy.project.haul(&["run", "copy"]).expect(1);
+    assert!(said.stderr.contains("an unfinished load of another definition"), "{}", said.stderr);
+}
+
+#[test]
+fn an_unreachable_server_is_the_environments_fault() {
+    let project = Project::new();
+    project.file(
+        "pipelines/copy.yaml",
+        "connections:
+  source: { url: 'postgres://nobody:secretpassword@127.0.0.1:1/none' }
+stages:
+  numbers:
+    kind: batch
+    from: { sql: source, table: public.numbers }
+    to: { discard: test }
+",
+    );
+    let said = project.haul(&["run", "copy"]).expect(3);
+    assert!(said.stderr.contains("refused") && said.stderr.contains("copy.yaml:6"), "{}", said.stderr);
+    assert!(!said.stderr.contains("secretpassword"), "{}", said.stderr);
+}
