@@ -144,26 +144,25 @@ impl Rows for CsvRows {
         while !out.is_full() {
             let Some(record) = self.next_record()? else { break };
             let raw = self.scanner.raw(&record);
-            let Ok(_) = std::str::from_utf8(raw) else {
+            let Ok(line) = std::str::from_utf8(raw) else {
                 let what = format!("the line is not {}", self.dialect.encoding);
                 out.reject(&self.path, record.line, what, &String::from_utf8_lossy(raw));
                 continue;
             };
             let fields = self.scanner.fields();
             if let Some(fault) = record.fault {
-                out.reject(&self.path, record.line, fault.to_owned(), &String::from_utf8_lossy(raw));
+                out.reject(&self.path, record.line, fault.to_owned(), line);
                 continue;
             }
             if fields.len() != width {
                 let what = format!("{} fields where the header has {width}", fields.len());
-                out.reject(&self.path, record.line, what, &String::from_utf8_lossy(raw));
+                out.reject(&self.path, record.line, what, line);
                 continue;
             }
             let mut fault = None;
             for (column, place) in out.columns.iter_mut().zip(&out.places) {
                 let field = &fields[*place];
-                // The record is valid UTF-8 and fields are cut at ASCII characters, so this only fails with the record.
-                let text = std::str::from_utf8(self.scanner.content(field)).unwrap_or_default();
+                let text = self.scanner.text(&record, line, field);
                 if !field.quoted && self.dialect.null.iter().any(|null| null == text) {
                     column.append_null();
                 } else if let Err(reason) = column.append(text) {
@@ -175,8 +174,7 @@ impl Rows for CsvRows {
                 None => out.good(raw.len()),
                 Some((place, text, reason)) => {
                     let what = rows::bad_value(&self.names[place], text, &reason);
-                    let raw = String::from_utf8_lossy(raw);
-                    out.bad(&self.path, record.line, what, &raw);
+                    out.bad(&self.path, record.line, what, line);
                 }
             }
         }

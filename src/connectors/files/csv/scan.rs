@@ -100,6 +100,17 @@ impl<R: Read> Scanner<R> {
         &self.buffer[record.start..record.end]
     }
 
+    /// The text of a field of the last record, whose own text has been found to be UTF-8: nothing is checked again but what was unescaped.
+    #[inline]
+    pub(super) fn text<'a>(&'a self, record: &Record, record_text: &'a str, field: &Field) -> &'a str {
+        if field.unescaped {
+            // Escapes are ASCII characters: without them the text is still UTF-8.
+            return std::str::from_utf8(self.content(field)).unwrap_or_default();
+        }
+        // Fields are cut at ASCII characters.
+        record_text.get(field.start - record.start..field.end - record.start).unwrap_or_default()
+    }
+
     /// The content of a field of the last record.
     #[inline]
     pub(super) fn content(&self, field: &Field) -> &[u8] {
@@ -115,7 +126,9 @@ impl<R: Read> Scanner<R> {
                 let text = format!("the record at line {} is longer than {MOST_RECORD_BYTES} bytes; is a quote never closed?", self.line);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
-            self.buffer.resize((self.buffer.len() * 2).max(BUFFER_BYTES), 0);
+            let mut larger = vec![0; (self.buffer.len() * 2).max(BUFFER_BYTES)];
+            larger[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
+            self.buffer = larger;
         }
         while self.filled < self.buffer.len() {
             match self.input.read(&mut self.buffer[self.filled..]) {

@@ -1,10 +1,11 @@
 //! A prefix of a bucket, through `object_store`. An object is there whole or not at all, and a small document is changed on condition
 //! that nobody changed it meanwhile (`If-Match`), which stands in for the lock and the rename of a file system.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -18,6 +19,10 @@ use crate::failure::Failure;
 const PART_BYTES: usize = 8 << 20;
 /// Parts of one object under way at the same time.
 const PARTS_UNDER_WAY: usize = 4;
+/// Bytes fetched at a time for a reader that goes here and there in an object.
+const BLOCK_BYTES: u64 = 1 << 20;
+/// Such blocks kept: about one a column of a wide Parquet file.
+const KEPT_BLOCKS: usize = 64;
 /// How often a small document is tried again when somebody else changed it first.
 const CHANGE_TRIES: usize = 64;
 
@@ -110,7 +115,7 @@ impl Store for Object {
     fn ranges(&self, path: &str) -> Result<Box<dyn Ranges>, Failure> {
         let key = self.key(path)?;
         let meta = wait(self.store.head(&key)).map_err(|error| self.failed("look at", path, error))?;
-        Ok(Box::new(Parts { store: Arc::clone(&self.store), meta }))
+        Ok(Box::new(Parts { store: Arc::clone(&self.store), meta, blocks: Mutex::default() }))
     }
 
     fn create(&self, path: &str) -> Result<Box<dyn Pending>, Failure> {
@@ -238,10 +243,32 @@ impl Read for Body {
     }
 }
 
-/// Ranges of one object, all of the version that was there first.
+/// Ranges of one object, all of the version that was there first. Readers ask for many small ones, here and there: whole blocks are
+/// fetched, and the last ones kept.
 struct Parts {
     store: Arc<dyn ObjectStore>,
     meta: ObjectMeta,
+    blocks: Mutex<VecDeque<(u64, Bytes)>>,
+}
+
+impl Parts {
+    /// The block of that number.
+    fn block(&self, number: u64) -> io::Result<Bytes> {
+        let kept = || self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, block)) = kept().iter().find(|(kept, _)| *kept == number) {
+            return Ok(block.clone());
+        }
+        let range = number * BLOCK_BYTES..((number + 1) * BLOCK_BYTES).min(self.meta.size);
+        let options = GetOptions::new().with_range(Some(range)).with_if_match(self.meta.e_tag.clone());
+        let read = async { self.store.get_opts(&self.meta.location, options).await?.bytes().await };
+        let block = wait(read).map_err(|error| io::Error::new(io::ErrorKind::ConnectionReset, error))?;
+        let mut blocks = kept();
+        if blocks.len() >= KEPT_BLOCKS {
+            blocks.pop_front();
+        }
+        blocks.push_back((number, block.clone()));
+        Ok(block)
+    }
 }
 
 impl Ranges for Parts {
@@ -250,9 +277,19 @@ impl Ranges for Parts {
     }
 
     fn get(&self, start: u64, length: usize) -> io::Result<Bytes> {
-        let options = GetOptions::new().with_range(Some(start..start + length as u64)).with_if_match(self.meta.e_tag.clone());
-        let read = async { self.store.get_opts(&self.meta.location, options).await?.bytes().await };
-        wait(read).map_err(|error| io::Error::new(io::ErrorKind::ConnectionReset, error))
+        let end = start + length as u64;
+        if end > self.meta.size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = BytesMut::with_capacity(length);
+        while bytes.len() < length {
+            let at = start + bytes.len() as u64;
+            let block = self.block(at / BLOCK_BYTES)?;
+            let from = (at % BLOCK_BYTES) as usize;
+            let part = block.get(from..(from + length - bytes.len()).min(block.len())).filter(|part| !part.is_empty());
+            bytes.extend_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+        }
+        Ok(bytes.freeze())
     }
 }
 

@@ -10,7 +10,7 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, i256};
 
-use super::number::{float_keeps, parts, plain, scaled};
+use super::number::{float_keeps, parts, plain, scaled, short_scaled};
 use super::parse::{self, Zone};
 use crate::data::Type;
 
@@ -141,6 +141,9 @@ impl Builder {
                 }
             }
             Cells::Decimal128(cells, precision, scale) => {
+                if !strict || as_printed(text) {
+                    keep!(cells, short_scaled(text, *precision, *scale));
+                }
                 if let Some(value) = decimal(text, |parts| scaled(parts, *precision, *scale)).filter(|_| !strict || as_printed(text)) {
                     cells.append_value(value.map_err(|reason| format!("{reason} than {}", self.ty))?);
                     return Ok(());

@@ -82,6 +82,40 @@ pub(super) fn plain(text: &str) -> Option<String> {
     Some(plain)
 }
 
+/// [`scaled`] for the common case: at most 18 digits, none of them beyond the scale. `None` is "look closer".
+pub(super) fn short_scaled(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() || digits.len() > 18 || digits.len() > usize::from(precision) || scale < 0 {
+        return None;
+    }
+    let mut value: i64 = 0;
+    let mut after_point = None;
+    for byte in digits {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + i64::from(byte - b'0'),
+            b'.' if after_point.is_none() => {
+                after_point = Some(0);
+                continue;
+            }
+            _ => return None,
+        }
+        after_point = after_point.map(|count| count + 1);
+    }
+    if !digits[0].is_ascii_digit() || after_point == Some(0) {
+        return None;
+    }
+    let missing = u32::try_from(i32::from(scale) - after_point.unwrap_or(0)).ok()?;
+    // With the zeros that the scale adds, the digits must still fit.
+    if digits.len() + missing as usize > usize::from(precision) {
+        return None;
+    }
+    let value = i128::from(value) * 10_i128.pow(missing);
+    Some(if negative { -value } else { value })
+}
+
 /// The value times ten to the scale, when it has no digit beyond the scale and no more than `precision` digits.
 pub(super) fn scaled(parts: &Parts<'_>, precision: u8, scale: i8) -> Result<i128, &'static str> {
     let scale = scale.max(0) as usize;
@@ -158,7 +192,15 @@ mod tests {
 
     #[test]
     fn decimals_are_exact_or_refused() {
-        let scaled = |text: &str, precision, scale| scaled(&parts(text.as_bytes()).expect("a number"), precision, scale);
+        let scaled = |text: &str, precision, scale| {
+            let found = scaled(&parts(text.as_bytes()).expect("a number"), precision, scale);
+            assert!(short_scaled(text, precision, scale).is_none_or(|short| Ok(short) == found), "{text}");
+            found
+        };
+        assert_eq!(short_scaled("-12.5", 18, 3), Some(-12_500));
+        for text in ["", "-", ".5", "5.", "1.2.3", "1e3", "+1", "1234567890123456789"] {
+            assert_eq!(short_scaled(text, 38, 9), None, "{text}");
+        }
         assert_eq!(scaled("12.5", 5, 2), Ok(1250));
         assert_eq!(scaled("-12.500", 5, 2), Ok(-1250));
         assert_eq!(scaled("000012.50", 4, 2), Ok(1250));
