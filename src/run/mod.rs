@@ -16,7 +16,7 @@ mod unit;
 pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -80,6 +80,7 @@ pub fn start(
         spill: plan.pipeline.base.join(".haul").join("tmp").join(&options.run),
         run: options.run.clone(),
         fresh: options.fresh,
+        abandoned: Mutex::default(),
         plan,
     });
     let stages = counters.iter().map(|(_, counters)| Arc::clone(counters)).collect();
@@ -90,7 +91,7 @@ pub fn start(
 /// Compares every output of a pipeline with its sources as they are now. `run` names the run whose rows the targets hold.
 pub async fn verify_again(plan: Plan<Sealed>, run: String) -> Result<Vec<(String, OutputReport)>, Failure> {
     let spill = plan.pipeline.base.join(".haul").join("tmp").join("verify");
-    let context = RunContext { plan, run, fresh: false, spill };
+    let context = RunContext { plan, run, fresh: false, abandoned: Mutex::default(), spill };
     let mut reports = Vec::new();
     for (number, stage) in context.plan.stages.iter().enumerate() {
         for (place, output) in stage.outputs.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! One stage of a run: what was claimed, what is committed, what is left to do; its beginning and its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +28,8 @@ pub struct RunContext {
     pub run: String,
     /// Whether unfinished loads are abandoned first.
     pub fresh: bool,
+    /// Outputs, by stage and place, whose earlier load this run has abandoned: what it finds there from then on is its own.
+    pub abandoned: Mutex<HashSet<(String, usize)>>,
     /// Where joins and edges spill; below the project's `.haul` folder.
     pub spill: PathBuf,
 }
@@ -347,8 +349,10 @@ async fn claim(context: &RunContext, plan: &StagePlan, place: usize, output: &Ou
         plan_hash: plan.hash.clone(),
     };
     let during = |failure: Failure| failure.during(format!("claiming {}", output.label));
-    if context.fresh {
+    let own = (key.stage.clone(), place);
+    if context.fresh && !context.abandoned.lock().unwrap_or_else(PoisonError::into_inner).contains(&own) {
         output.sink.abandon(&key).await.map_err(during)?;
+        context.abandoned.lock().unwrap_or_else(PoisonError::into_inner).insert(own);
     }
     let claim = output.sink.claim(&key).await.map_err(during)?;
     if claim.left_behind > 0 && claim.found.is_none() && !context.fresh {

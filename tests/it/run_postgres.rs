@@ -42,8 +42,8 @@ stages:
         Self { project, source, target }
     }
 
-    fn start(&self) -> Child {
-        self.project.command(&["run", "copy"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("haul can be started")
+    fn start(&self, arguments: &[&str]) -> Child {
+        self.project.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("haul can be started")
     }
 
     fn marks(&self) -> u64 {
@@ -56,7 +56,7 @@ stages:
 
     /// Runs until some splits are committed, then kills it.
     fn cut(&self) {
-        let mut child = self.start();
+        let mut child = self.start(&["run", "copy"]);
         let begun = Instant::now();
         while self.marks() < 5 {
             assert!(begun.elapsed() < Duration::from_secs(60), "no split was ever committed");
@@ -75,7 +75,8 @@ stages:
 #[test]
 fn lost_connections_are_retried_and_nothing_is_lost_or_doubled() {
     let copy = Copy::new("mode: append");
-    let mut child = copy.start();
+    // With `--fresh`, which must not abandon what the run itself has written when it begins a stage again.
+    let mut child = copy.start(&["run", "copy", "--fresh"]);
     let (mut cuts, mut committed) = (0, 0);
     let exit = loop {
         if let Some(exit) = child.try_wait().expect("a child") {
