@@ -21,7 +21,7 @@ use crate::define::pipeline::Compression;
 use crate::failure::Failure;
 
 /// Encoded bytes of a row group, all of which are in memory until it is complete.
-const ROW_GROUP_BYTES: usize = 64 << 20;
+const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 1 << 20;
 
