@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module a subject. They drive the built `haul` and look at what it left with other tools.
 
 mod cli;
+mod conformance;
 mod examples;
 mod files;
 mod front;
