@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::ready::{self, Facts, Found};
 use super::render::{self, diagnostics};
 use super::{CliError, Exit, Global, signals};
-use crate::define::{check, check_project};
-use crate::diagnostic::{Diagnostic, Severity, SourceText};
+use crate::define::{check_project, has_errors};
+use crate::diagnostic::{Diagnostic, SourceText};
 use crate::load::Project;
 use crate::load::project::{FILE, PIPELINES, pipeline_name, shown, yaml_files};
+use crate::plan::check;
 
 /// Arguments of `haul validate`.
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub struct Args {
     params: Vec<String>,
 }
 
+/// The fewest files that are worth a thread.
+const LEAST_SHARE: usize = 16;
+
 /// Checks every file that is named, and reports all of their problems at once.
 pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let format = if global.json { diagnostics::Format::Json } else { args.format };
@@ -39,27 +43,59 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     for path in &args.paths {
         checks.named(path)?;
     }
+    checks.check();
     let mut unreachable = false;
     if args.online {
         unreachable = checks.ask(&ready::given(&args.params)?)?;
     }
-    let report = diagnostics::report(format, &checks.found, checks.files, render::paint_out(global));
+    let report = diagnostics::report(format, &checks.found, checks.jobs.len(), render::paint_out(global));
     if !(report.is_empty() || global.quiet && checks.found.is_empty()) {
         render::out(report.trim_end());
     }
-    let wrong = checks.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-    Ok(match (wrong, unreachable) {
+    Ok(match (has_errors(&checks.found), unreachable) {
         (true, false) => Exit::Definition,
         (true, true) => Exit::Environment,
         (false, _) => Exit::Done,
     })
 }
 
-/// What has been checked so far.
+/// One file to check.
+enum Job {
+    /// A pipeline.
+    Pipeline { name: String, source: Arc<SourceText>, project: Arc<Project> },
+    /// A project file.
+    Project(Arc<Project>),
+    /// A file that cannot be looked into.
+    Unreadable(Diagnostic),
+}
+
+impl Job {
+    fn found(&self) -> Vec<Diagnostic> {
+        match self {
+            Self::Pipeline { name, source, project } => check(name, source, project).diagnostics,
+            Self::Project(project) => check_project(project),
+            Self::Unreadable(diagnostic) => vec![diagnostic.clone()],
+        }
+    }
+}
+
+/// What is found in each file, in their order; every core takes a share of them.
+fn found(jobs: &[Job]) -> Vec<Vec<Diagnostic>> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = jobs.len().div_ceil(workers).max(LEAST_SHARE);
+    std::thread::scope(|scope| {
+        let check_share = |share: &[Job]| share.iter().map(Job::found).collect::<Vec<_>>();
+        let threads: Vec<_> = jobs.chunks(share).map(|share| scope.spawn(move || check_share(share))).collect();
+        let found = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        found.flatten().collect()
+    })
+}
+
+/// The files to check, in the order they were named.
 #[derive(Default)]
 struct Checks {
+    jobs: Vec<Job>,
     found: Vec<Diagnostic>,
-    files: usize,
     /// Projects by the folder that was asked about.
     projects: BTreeMap<PathBuf, Arc<Project>>,
     /// Project files that have been checked.
@@ -128,27 +164,33 @@ impl Checks {
         let Ok(text) = String::from_utf8(bytes) else {
             let problem = Diagnostic::error("file-encoding", "the file is not UTF-8");
             let source = Arc::new(SourceText { path: shown(file), text: String::new() });
-            self.found.push(problem.label(&source, 0..0, "").help("save it as UTF-8"));
-            self.files += 1;
+            self.jobs.push(Job::Unreadable(problem.label(&source, 0..0, "").help("save it as UTF-8")));
             return Ok(());
         };
         self.pipeline(&pipeline_name(file), shown(file), text, &project);
         Ok(())
     }
 
-    fn pipeline(&mut self, name: &str, path: String, text: String, project: &Project) {
+    fn pipeline(&mut self, name: &str, path: String, text: String, project: &Arc<Project>) {
         let source = Arc::new(SourceText { path, text });
-        let diagnostics = check(name, &source, project).diagnostics;
-        if diagnostics.iter().all(|diagnostic| diagnostic.severity != Severity::Error) {
-            self.clean.push(Found { project: project.clone(), name: name.to_owned(), source });
+        self.jobs.push(Job::Pipeline { name: name.to_owned(), source, project: Arc::clone(project) });
+    }
+
+    /// Checks every file offline.
+    fn check(&mut self) {
+        for (job, diagnostics) in self.jobs.iter().zip(found(&self.jobs)) {
+            if let Job::Pipeline { name, source, project } = job
+                && !has_errors(&diagnostics)
+            {
+                self.clean.push(Found { project: (**project).clone(), name: name.clone(), source: Arc::clone(source) });
+            }
+            self.found.extend(diagnostics);
         }
-        self.found.extend(diagnostics);
-        self.files += 1;
     }
 
     /// Asks the real systems about every pipeline that is clean so far; says whether nothing but the environment was in the way.
     fn ask(&mut self, params: &BTreeMap<String, String>) -> Result<bool, CliError> {
-        let offline = self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        let offline = has_errors(&self.found);
         let (clean, params) = (std::mem::take(&mut self.clean), params.clone());
         let answers = signals::block_on(|_| async move {
             let mut answers = Vec::new();
@@ -164,14 +206,13 @@ impl Checks {
     }
 
     /// Checks a project's file once.
-    fn project_file(&mut self, project: &Project) {
+    fn project_file(&mut self, project: &Arc<Project>) {
         if self.checked.contains(&project.base) {
             return;
         }
         self.checked.push(project.base.clone());
         if project.base.join(FILE).is_file() {
-            self.files += 1;
-            self.found.extend(check_project(project));
+            self.jobs.push(Job::Project(Arc::clone(project)));
         }
     }
 

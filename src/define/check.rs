@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::conform::{self, Conformed};
-use super::pipeline::Pipeline;
-use super::reader::{Mode, Reader};
+use super::pipeline::{Expr, Pipeline};
+use super::reader::{Grammar, Mode, Reader};
 use super::{connections, graph, params, stages};
 use crate::diagnostic::{Diagnostic, Severity, SourceText};
 use crate::load::{Document, Project, file, yaml};
@@ -18,13 +18,15 @@ pub struct Checked {
     pub document: Option<Document>,
     /// Every problem, in file order.
     pub diagnostics: Vec<Diagnostic>,
+    /// The SQL of transforms that holds no templates: its syntax is checked by a higher rank, which knows the engine.
+    pub plain_sql: Vec<(Grammar, Expr)>,
     /// The environment variables its templates name, and those of the project's connections it uses.
     pub(super) env: Vec<String>,
 }
 
 impl Checked {
-    fn failed(document: Option<Document>, diagnostics: Vec<Diagnostic>) -> Self {
-        Self { pipeline: None, document, diagnostics, env: Vec::new() }
+    fn failed(diagnostics: Vec<Diagnostic>) -> Self {
+        Self { pipeline: None, document: None, diagnostics, plain_sql: Vec::new(), env: Vec::new() }
     }
 }
 
@@ -32,12 +34,12 @@ impl Checked {
 pub fn check(name: &str, source: &Arc<SourceText>, project: &Project) -> Checked {
     let document = match yaml::parse(source) {
         Ok(document) => document,
-        Err(problems) => return Checked::failed(None, problems),
+        Err(problems) => return Checked::failed(problems),
     };
-    let (pipeline, mut diagnostics, env) = read(name, &document, project, Mode::Check);
+    let Read { pipeline, mut diagnostics, plain_sql, env } = read(name, &document, project, Mode::Check);
     in_file_order(&mut diagnostics, source);
     let pipeline = pipeline.filter(|_| !has_errors(&diagnostics));
-    Checked { pipeline, document: Some(document), diagnostics, env }
+    Checked { pipeline, document: Some(document), diagnostics, plain_sql, env }
 }
 
 /// Checks a project file.
@@ -56,12 +58,22 @@ pub fn check_project(project: &Project) -> Vec<Diagnostic> {
     diagnostics
 }
 
-/// Reads what a document means. The pipeline is only complete when no diagnostic is an error.
-pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mode<'_>) -> (Option<Pipeline>, Vec<Diagnostic>, Vec<String>) {
+/// What a document means.
+#[derive(Default)]
+pub(super) struct Read {
+    /// Only complete when no diagnostic is an error.
+    pub pipeline: Option<Pipeline>,
+    pub diagnostics: Vec<Diagnostic>,
+    pub plain_sql: Vec<(Grammar, Expr)>,
+    pub env: Vec<String>,
+}
+
+/// Reads what a document means.
+pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mode<'_>) -> Read {
     let Conformed { value, broken, diagnostics } = conform::pipeline().conform(document);
     let said: file::Pipeline = match serde_json::from_value(value) {
         Ok(said) => said,
-        Err(error) => return (None, vec![unreadable(document, &error)], Vec::new()),
+        Err(error) => return Read { diagnostics: vec![unreadable(document, &error)], ..Read::default() },
     };
     let (shared, shared_broken) = shared(project);
     let mut reader = Reader::new(document, &broken, mode);
@@ -83,8 +95,12 @@ pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mod
         limits,
         base: project.base.clone(),
     };
-    let env = std::mem::take(&mut reader.env).into_iter().collect();
-    (graph.then_some(pipeline), reader.problems, env)
+    Read {
+        pipeline: graph.then_some(pipeline),
+        diagnostics: reader.problems,
+        plain_sql: reader.plain_sql,
+        env: reader.env.into_iter().collect(),
+    }
 }
 
 /// What the project file says where it follows its schema, and whether something in it does not.
@@ -102,12 +118,12 @@ fn unreadable(document: &Document, error: &serde_json::Error) -> Diagnostic {
 }
 
 /// Whether any of the diagnostics keeps the pipeline from running.
-pub(super) fn has_errors(diagnostics: &[Diagnostic]) -> bool {
+pub fn has_errors(diagnostics: &[Diagnostic]) -> bool {
     diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
 }
 
 /// Sorts by place; what points into other files comes last.
-pub(super) fn in_file_order(diagnostics: &mut [Diagnostic], source: &Arc<SourceText>) {
+pub fn in_file_order(diagnostics: &mut [Diagnostic], source: &Arc<SourceText>) {
     diagnostics.sort_by_key(|diagnostic| {
         let label = diagnostic.labels.first();
         label.map_or((true, 0), |label| (label.source != *source, label.span.start))

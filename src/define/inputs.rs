@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::connections::{Family, engine_of};
-use super::pipeline::{
-    Compression, CsvDialect, Engine, Expr, FileFormat, FilesSource, GenerateSource, Input, SourceSpec, SqlRead, SqlSource,
-};
-use super::reader::Reader;
+use super::pipeline::{Compression, CsvDialect, Engine, FileFormat, FilesSource, GenerateSource, Input, SourceSpec, SqlRead, SqlSource};
+use super::reader::{Grammar, Reader};
 use super::steps;
 use crate::data::Type;
 use crate::dialect::Dialect;
@@ -147,8 +145,8 @@ fn generate(reader: &mut Reader<'_>, at: &str, said: &file::GenerateInput) -> Op
     let mut columns = Vec::new();
     for (name, expression) in &said.columns.as_ref()?.0 {
         let at = child(&format!("{at}/columns"), name);
-        let sql = reader.sql(&at, expression, Dialect::DataFusion)?;
-        columns.push((name.clone(), Expr { sql, at }));
+        let expression = reader.datafusion(&at, expression, Grammar::Expression)?;
+        columns.push((name.clone(), expression));
     }
     Some(GenerateSource { rows, columns })
 }

@@ -20,5 +20,6 @@ mod steps;
 mod suggest;
 
 pub use crate::load::Project;
-pub use check::{Checked, check, check_project};
+pub use check::{Checked, check, check_project, has_errors, in_file_order};
+pub use reader::Grammar;
 pub use resolve::{Given, Resolved, RunFacts, resolve, state_url};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pipeline::{Connection, Param};
+use super::pipeline::{Connection, Expr, Param};
 use super::suggest::known_names;
 use crate::diagnostic::Diagnostic;
 use crate::dialect::Dialect;
@@ -19,6 +19,15 @@ pub enum Mode<'a> {
     Render(&'a Context),
 }
 
+/// What a SQL text has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grammar {
+    /// One expression.
+    Expression,
+    /// One query.
+    Query,
+}
+
 /// A pass over a document that collects problems.
 pub struct Reader<'a> {
     /// The document.
@@ -31,6 +40,8 @@ pub struct Reader<'a> {
     pub connections: BTreeMap<String, Connection>,
     /// Set when the project file is broken, so that connections may be missing which it was to declare.
     pub more_connections: bool,
+    /// DataFusion's SQL that holds no templates, so that its syntax can be checked.
+    pub plain_sql: Vec<(Grammar, Expr)>,
     /// The environment variables that templates name.
     pub env: BTreeSet<String>,
     /// The params that templates name.
@@ -49,6 +60,7 @@ impl<'a> Reader<'a> {
             params: Vec::new(),
             connections: BTreeMap::new(),
             more_connections: false,
+            plain_sql: Vec::new(),
             env: BTreeSet::new(),
             used_params: BTreeSet::new(),
             broken,
@@ -105,6 +117,15 @@ impl<'a> Reader<'a> {
     /// SQL of a dialect.
     pub fn sql(&mut self, pointer: &str, text: &str, dialect: Dialect) -> Option<String> {
         self.render(self.document, pointer, text, Target::Sql(dialect))
+    }
+
+    /// SQL of a transform or a generated column.
+    pub fn datafusion(&mut self, at: &str, text: &str, grammar: Grammar) -> Option<Expr> {
+        let expr = Expr { sql: self.sql(at, text, Dialect::DataFusion)?, at: at.to_owned() };
+        if !self.renders() && !template::is_template(text) {
+            self.plain_sql.push((grammar, expr.clone()));
+        }
+        Some(expr)
     }
 
     /// As [`Reader::text`], of another file.

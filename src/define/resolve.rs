@@ -62,7 +62,7 @@ pub fn resolve(name: &str, source: &Arc<SourceText>, project: &Project, given: &
     }
     let texts = values.iter().map(|(name, value)| (name.clone(), value.to_text())).collect();
     let context = context(name, project, given, &checked.env, values);
-    let (rendered, mut problems, _) = check::read(name, &document, project, Mode::Render(&context));
+    let check::Read { pipeline: rendered, diagnostics: mut problems, .. } = check::read(name, &document, project, Mode::Render(&context));
     problems.retain(|problem| problem.severity == crate::diagnostic::Severity::Error);
     in_file_order(&mut problems, source);
     match rendered.filter(|_| problems.is_empty()) {

@@ -1,10 +1,9 @@
 //! Transform steps, and the lists of columns that steps and outputs name.
 
 use super::inputs::column_type;
-use super::pipeline::{Expr, Mask, Step};
-use super::reader::Reader;
+use super::pipeline::{Mask, Step};
+use super::reader::{Grammar, Reader};
 use crate::diagnostic::Diagnostic;
-use crate::dialect::Dialect;
 use crate::load::document::child;
 use crate::load::file;
 use crate::load::shape::Entries;
@@ -18,7 +17,7 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &[file::Step]) -> Vec<Step>
 fn one(reader: &mut Reader<'_>, at: &str, said: &file::Step) -> Option<Step> {
     let file::Step { filter, select, drop, rename, set, cast, mask, dedupe, sql } = said;
     if let Some(condition) = filter {
-        return Some(Step::Filter(expression(reader, &format!("{at}/filter"), condition)?));
+        return Some(Step::Filter(reader.datafusion(&format!("{at}/filter"), condition, Grammar::Expression)?));
     }
     if let Some(columns) = select {
         return Some(Step::Select(names(reader, &format!("{at}/select"), columns)));
@@ -32,7 +31,7 @@ fn one(reader: &mut Reader<'_>, at: &str, said: &file::Step) -> Option<Step> {
     if let Some(columns) = set {
         let one = |(name, said): &(String, String)| {
             let at = child(&format!("{at}/set"), name);
-            Some((name.clone(), expression(reader, &at, said)?))
+            Some((name.clone(), reader.datafusion(&at, said, Grammar::Expression)?))
         };
         return columns.0.iter().map(one).collect::<Option<_>>().map(Step::Set);
     }
@@ -55,14 +54,7 @@ fn one(reader: &mut Reader<'_>, at: &str, said: &file::Step) -> Option<Step> {
         let key = names(reader, &at, columns).into_iter().map(|(name, _)| name).collect();
         return Some(Step::Dedupe { key, at });
     }
-    let at = format!("{at}/sql");
-    let text = reader.sql(&at, sql.as_ref()?, Dialect::DataFusion)?;
-    Some(Step::Sql(Expr { sql: text, at }))
-}
-
-fn expression(reader: &mut Reader<'_>, at: &str, said: &str) -> Option<Expr> {
-    let sql = reader.sql(at, said, Dialect::DataFusion)?;
-    Some(Expr { sql, at: at.to_owned() })
+    reader.datafusion(&format!("{at}/sql"), sql.as_ref()?, Grammar::Query).map(Step::Sql)
 }
 
 fn masked(reader: &mut Reader<'_>, at: &str, said: &file::Mask) -> Option<Mask> {

@@ -6,6 +6,7 @@
 mod build;
 mod explain;
 pub mod graph;
+mod offline;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::load::Document;
 use crate::transform::Compiled;
 
 pub use explain::{explain, explain_json};
+pub use offline::check;
 
 /// Marks a plan that has not been checked against the real systems.
 #[derive(Clone, Copy, Debug)]

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use haul::cli::render::{Paint, diagnostics};
-use haul::define::{Project, check, check_project, codes};
+use haul::define::{Given, Project, RunFacts, check_project, codes, resolve};
 use haul::diagnostic::{Diagnostic, SourceText};
 use haul::load::schema;
+use haul::plan::check;
 
 use crate::support::{Project as Folder, golden};
 
@@ -182,4 +183,83 @@ fn validate_takes_files_folders_globs_and_standard_input() {
     let output = command.stdin(file).output().expect("haul can be started");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stdout).contains("--> <stdin>:6:13"), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+const NEEDY: &str = "\
+params:
+  since: { type: date, description: The first day. }
+  region: { type: text, default: emea, allowed: [emea, apac] }
+connections:
+  shop: { url: \"postgres://{{ env.SHOP_USER }}@localhost/{{ params.region }}\" }
+stages:
+  orders:
+    kind: batch
+    from: { sql: shop, table: orders, where: \"placed_at >= {{ params.since }}\" }
+    to: { discard: \"not a template\" }
+";
+
+/// Resolves [`NEEDY`] and gives the filter and the URL, or every problem as `code: message`.
+fn resolved(params: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<(String, String), Vec<String>> {
+    use haul::define::pipeline::{Kind, SourceSpec, SqlRead};
+    let source = Arc::new(SourceText { path: "needy.yaml".to_owned(), text: NEEDY.to_owned() });
+    let mut project = Project::bare(".");
+    project.variables.insert("SHOP_USER".to_owned(), "from-env-file".to_owned());
+    let env = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    let given = Given {
+        params: params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        env: &env,
+        run: Some(RunFacts { id: "r1".to_owned(), started_at: "2026-01-01T00:00:00Z".to_owned() }),
+    };
+    let outcome = resolve("needy", &source, &project, &given);
+    let resolved = outcome.map_err(|found| found.iter().map(|found| format!("{}: {}", found.code, found.message)).collect::<Vec<_>>())?;
+    assert!(!format!("{resolved:?}").contains("localhost"), "a URL shows");
+    let Kind::Batch(batch) = &resolved.pipeline.stages[0].kind;
+    let SourceSpec::Sql(source) = &batch.from[0].source else { panic!("not a SQL source") };
+    let SqlRead::Table { filter: Some(filter), .. } = &source.read else { panic!("no filter") };
+    Ok((filter.clone(), resolved.pipeline.connections["shop"].url.reveal().clone()))
+}
+
+#[test]
+fn a_run_fills_in_params_and_environment() {
+    let since = ("since", "2026-02-03");
+    let filter = "placed_at >= DATE '2026-02-03'".to_owned();
+    let url = |text: &str| text.to_owned();
+    assert_eq!(resolved(&[since], &[]), Ok((filter.clone(), url("postgres://from-env-file@localhost/emea"))));
+    let told = resolved(&[since, ("region", "apac")], &[("SHOP_USER", "me")]);
+    assert_eq!(told, Ok((filter, url("postgres://me@localhost/apac"))));
+}
+
+#[test]
+fn what_a_run_is_not_given_rightly_is_told_at_once() {
+    let told = resolved(&[("region", "moon"), ("sicne", "x")], &[]).expect_err("three problems");
+    assert_eq!(
+        told,
+        [
+            "unknown-param: `--param sicne=…` is given, and there is no param `sicne`",
+            "missing-param: the param `since` has no value (The first day)",
+            "param-value: the param `region` cannot be `moon`",
+        ]
+    );
+    let told = resolved(&[("since", "today")], &[]).expect_err("a wrong date");
+    assert_eq!(told, ["param-value: the value of the param `since` does not fit its type: `today` is not a date such as `2026-01-31`"]);
+}
+
+#[test]
+fn a_variable_that_is_not_set_is_told_where_it_is_named() {
+    let folder = Folder::new();
+    folder.file("haul.yaml", "connections:\n  shop: { url: \"postgres://{{ env.HAUL_TEST_NOT_SET }}@localhost/x\" }\n");
+    folder.file("pipelines/a.yaml", "stages:\n  a:\n    kind: batch\n    from: { sql: shop, table: t }\n    to: { discard: x }\n");
+    folder.haul(&["validate"]).expect(0);
+    let project = Project::find(&folder.path("pipelines")).expect("the project");
+    let path = project.pipeline_path("a").expect("the pipeline");
+    let source = source(path, "a.yaml".to_owned()).expect("its text");
+    let none = |_: &str| None;
+    let found = resolve("a", &source, &project, &Given { params: Default::default(), env: &none, run: None }).expect_err("no variable");
+    assert_eq!(found[0].code, "template-undefined");
+    assert!(found[0].labels[0].source.path.ends_with("haul.yaml"), "{found:?}");
+    folder.file(".env", "HAUL_TEST_NOT_SET=me\n");
+    let project = Project::find(&folder.path("pipelines")).expect("the project");
+    resolve("a", &source, &project, &Given { params: Default::default(), env: &none, run: None }).expect("the variable of .env");
+    let failure = project.pipeline_path("aa").expect_err("no such pipeline");
+    assert_eq!(failure.help.as_deref(), Some("the pipelines are a"));
 }

@@ -22,7 +22,7 @@ const RANKS: [&[&str]; 10] = [
 const MOST_LINES: usize = 400;
 
 /// Files that are longer already, and how long they may be. Numbers here only ever shrink.
-const LONGER: [(&str, usize); 2] = [("src/define/pipeline.rs", 453), ("src/load/file.rs", 609)];
+const LONGER: [(&str, usize); 1] = [("src/define/pipeline.rs", 453)];
 
 /// A rule's name, and what it finds in a file: the line's number and what is wrong with it.
 type Rule = (&'static str, fn(&str, &str) -> Vec<(usize, String)>);
