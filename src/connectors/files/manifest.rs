@@ -88,8 +88,8 @@ pub(super) fn files(store: &dyn Store, folder: &str) -> Result<Option<Vec<Found>
     Ok(Some(files))
 }
 
-/// Files of a folder that are neither hidden nor in its manifest: not ours to replace or to mix with.
-pub(super) fn foreign(store: &dyn Store, folder: &str) -> Result<Option<String>, Failure> {
+/// Files of a folder that are neither hidden nor in its manifest, in order: not ours to replace or to mix with.
+pub(super) fn foreign(store: &dyn Store, folder: &str) -> Result<Vec<String>, Failure> {
     let manifest = read(store, folder)?.unwrap_or_default();
     let known: Vec<&str> = manifest.names().collect();
     let found = store.list(folder, 1)?.into_iter().map(|file| file.path);
@@ -97,5 +97,7 @@ pub(super) fn foreign(store: &dyn Store, folder: &str) -> Result<Option<String>,
         let name = path.strip_prefix(folder).map_or(path.as_str(), |name| name.trim_start_matches('/'));
         name.starts_with('.') || known.contains(&name)
     };
-    Ok(found.filter(|path| !own(path)).min())
+    let mut foreign: Vec<String> = found.filter(|path| !own(path)).collect();
+    foreign.sort();
+    Ok(foreign)
 }

@@ -161,7 +161,7 @@ fn publish_folder(target: &Target, work: &Work, load: &Load, current: &LoadRecor
         Ok(())
     })?;
     if !is_published(target, current)? {
-        if let Some(path) = manifest::foreign(store, folder)?.filter(|path| !is_own(path, target, current)) {
+        if let Some(path) = manifest::foreign(store, folder)?.iter().find(|path| !is_own(path, target, current)) {
             return Err(Failure::permanent(format!("`{path}` was not written by haul, and stands in the folder to be written"))
                 .help("move it away, or write to another folder"));
         }
@@ -187,6 +187,13 @@ pub(super) fn is_published(target: &Target, current: &LoadRecord) -> Result<bool
 fn is_own(path: &str, target: &Target, current: &LoadRecord) -> bool {
     let (_, name) = parent(path);
     current.parts.iter().any(|part| final_name(target, current, part) == name)
+}
+
+/// Whether a file is a part of a load that was cut while its parts were being moved into the folder: the next run goes on with it.
+pub(super) fn is_being_moved(path: &str, target: &Target) -> Result<bool, Failure> {
+    let records = Work::records_beside(&*target.store, &target.spec.path)?;
+    let mut moving = records.iter().filter_map(|record| record.load.as_ref()).filter(|load| load.stage == Stage::Moving);
+    Ok(moving.any(|load| is_own(path, target, load)))
 }
 
 /// Moves a part to its final name, unless it is there.

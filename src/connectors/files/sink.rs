@@ -252,7 +252,10 @@ fn there(target: &Target) -> Result<bool, Failure> {
     if !target.is_folder() {
         return Ok(store.stat(&target.spec.path)?.is_some());
     }
-    if let Some(path) = manifest::foreign(store, target.folder())? {
+    for path in manifest::foreign(store, target.folder())? {
+        if publish::is_being_moved(&path, target)? {
+            continue;
+        }
         return Err(Failure::permanent(format!("`{path}` was not written by haul, and stands in the folder to be written"))
             .help("move it away, or write to another folder"));
     }

@@ -121,6 +121,14 @@ impl Work {
         Self { folder: join(&join(beside, WORK_FOLDER), &format!("{hash:016x}")) }
     }
 
+    /// The records of all outputs whose targets stand beside this one.
+    pub(super) fn records_beside(store: &dyn Store, target: &str) -> Result<Vec<Record>, Failure> {
+        let (beside, _) = parent(target.trim_end_matches('/'));
+        let files = store.list(&join(beside, WORK_FOLDER), 1)?.into_iter().map(|file| file.path);
+        let works = files.filter_map(|path| path.strip_suffix("/load.json").map(|folder| Self { folder: folder.to_owned() }));
+        works.map(|work| work.read(store)).collect()
+    }
+
     /// A file in it.
     pub(super) fn file(&self, name: &str) -> String {
         join(&self.folder, name)

@@ -10,33 +10,33 @@ use super::target::Place;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
 
-/// The owner of `$1`, the old table. This query and those below give statements for `$2`, the staging table.
+/// The owner of `$1`, the old table. This query and those below give statements, with `@staged` where the staging table's name goes.
 const OWNER: &str = "
-    select format('alter table %s owner to %I', $2::text, pg_get_userbyid(c.relowner)) from pg_catalog.pg_class c
+    select format('alter table @staged owner to %I', pg_get_userbyid(c.relowner)) from pg_catalog.pg_class c
     where c.oid = $1 and pg_get_userbyid(c.relowner) <> current_user";
 
 /// Sequences that would be dropped with the old table.
 const SEQUENCES: &str = "
-    select format('alter sequence %s owned by %s.%I', d.objid::regclass, $2::text, a.attname)
+    select format('alter sequence %s owned by @staged.%I', d.objid::regclass, a.attname)
     from pg_catalog.pg_depend d join pg_catalog.pg_class s on s.oid = d.objid and s.relkind = 'S'
       join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
     where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = $1 and d.deptype = 'a'";
 
 /// What default privileges have granted on `$1`, the staging table.
 const REVOKES: &str = "
-    select distinct format('revoke all on %s from %s', $2::text, case when x.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end)
+    select distinct format('revoke all on @staged from %s', case when x.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end)
     from pg_catalog.pg_class c cross join lateral aclexplode(c.relacl) x where c.oid = $1";
 
 /// Grants on the old table.
 const GRANTS: &str = "
-    select format('grant %s on %s to %s%s', x.privilege_type, $2::text,
+    select format('grant %s on @staged to %s%s', x.privilege_type,
       case when x.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end,
       case when x.is_grantable and x.grantee <> c.relowner then ' with grant option' else '' end)
     from pg_catalog.pg_class c cross join lateral aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) x where c.oid = $1";
 
 /// The comment on the old table; those on its columns came with the staging table's creation.
 const COMMENT: &str = "
-    select format('comment on table %s is %L', $2::text, obj_description($1, 'pg_class')) where obj_description($1, 'pg_class') is not null";
+    select format('comment on table @staged is %L', obj_description($1, 'pg_class')) where obj_description($1, 'pg_class') is not null";
 
 /// Puts the staging table in the place of `table`.
 pub(super) async fn swap(session: &mut Session, place: &Place, table: &Table, staged: &str) -> Result<(), Failure> {
@@ -49,9 +49,9 @@ pub(super) async fn swap(session: &mut Session, place: &Place, table: &Table, st
     let staged_oid: Oid = sqlx::query_scalar("select to_regclass($1)::oid").bind(staged).fetch_one(session.raw()).await.map_err(failure)?;
     let old = Oid(table.oid);
     for (query, of) in [(OWNER, old), (SEQUENCES, old), (REVOKES, staged_oid), (GRANTS, old), (COMMENT, old)] {
-        let statements: Vec<String> = sqlx::query_scalar(query).bind(of).bind(staged).fetch_all(session.raw()).await.map_err(failure)?;
+        let statements: Vec<String> = sqlx::query_scalar(query).bind(of).fetch_all(session.raw()).await.map_err(failure)?;
         for statement in statements {
-            session.run(statement).await?;
+            session.run(statement.replace("@staged", staged)).await?;
         }
     }
     session.run(format!("drop table {target}; alter table {staged} rename to {}", ident(&place.name)?)).await?;
