@@ -7,6 +7,7 @@ mod files;
 mod front;
 mod ground;
 mod journal;
+mod kill;
 mod postgres;
 mod rendering;
 mod run;
