@@ -5,11 +5,12 @@ use std::fmt;
 /// The grade of one column's mapping. The order is from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Grade {
-    /// The same values and the same meaning.
+    /// The same values and the same meaning. A value that the target has no form for at all (an infinite date in Parquet) is refused as a
+    /// bad row, and never changed.
     Exact,
     /// Every value survives and reads back equal, in a wider or looser type.
     Widened,
-    /// Some values change or are refused: an error until the pipeline says that it is wanted.
+    /// Some values would change: an error until the pipeline says that it is wanted.
     Lossy,
 }
 

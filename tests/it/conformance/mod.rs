@@ -21,11 +21,14 @@ use haul::secret::Secret;
 
 use crate::support::{loads, postgres};
 
+type MakeSink = Box<dyn Fn(&WriteMode) -> Arc<dyn Sink>>;
+type MakeSource = Box<dyn Fn(&Schema) -> Arc<dyn Source>>;
+
 /// A connector and a fresh place of its own.
 struct System {
-    sink: Box<dyn Fn(&WriteMode) -> Arc<dyn Sink>>,
+    sink: MakeSink,
     /// A source of what the sink has published. Formats without types are told the columns.
-    source: Box<dyn Fn(&Schema) -> Arc<dyn Source>>,
+    source: MakeSource,
     /// The ways to write that the place knows, the one that stages first.
     modes: Vec<WriteMode>,
     /// Types of which the format has no form for every value: Parquet refuses infinite dates and the time 24:00, and in NDJSON the JSON

@@ -137,7 +137,11 @@ mod tests {
             let mut seen: Vec<Vec<u8>> = Vec::new();
             for (place, frame) in stream.chunks(size).enumerate() {
                 assert!(!cutter.ended(), "size {size}, frame {place}");
-                cutter.feed(frame, |tuple| Ok(seen.push(tuple.to_vec()))).expect("a well-formed stream");
+                let keep = |tuple: &[u8]| {
+                    seen.push(tuple.to_vec());
+                    Ok(())
+                };
+                cutter.feed(frame, keep).expect("a well-formed stream");
             }
             assert!(cutter.ended());
             assert_eq!(seen, tuples);
