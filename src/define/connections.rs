@@ -42,6 +42,8 @@ pub fn read(reader: &mut Reader<'_>, said: &file::Pipeline, shared: &file::Proje
             if !reader.renders() {
                 reader.problems.truncate(problems);
             }
+            // One that has a problem is there all the same: its uses are not unknown.
+            reader.more_connections |= connection.is_none();
             connections.extend(connection.map(|connection| (name.clone(), connection)));
         }
     }

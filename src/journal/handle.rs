@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::Stopwatch;
 use crate::failure::Failure;
 
 use super::event::Event;
@@ -16,6 +18,9 @@ use super::store::{Lock, Store};
 
 /// Requests that may wait for the keeper; a run that is faster waits for the disk.
 const QUEUE: usize = 1024;
+
+/// How long a lease waits for its holder to go.
+const LEASE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The history of runs. Clones share one store.
 #[derive(Clone, Debug)]
@@ -122,15 +127,22 @@ impl Journal {
         .await
     }
 
-    /// Takes the right to work on a pipeline. A permanent failure names the process that has it.
+    /// Takes the right to work on a pipeline. A permanent failure names the process that has it. A holder that is just going gets a moment:
+    /// a server notices the end of a session a little later than the session does.
     pub async fn lease(&self, pipeline: &str) -> Result<Lease, Failure> {
-        let alive = Arc::new(());
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Lock { pipeline: pipeline.to_owned(), alive: Arc::downgrade(&alive), reply }).await?;
-        match answer.await.map_err(|_| gone())?? {
-            Lock::Taken => Ok(Lease { alive: Some(alive), requests: self.requests.clone() }),
-            Lock::HeldBy(holder) => Err(Failure::permanent(format!("pipeline `{pipeline}` is being run by {holder}"))
-                .help("wait until it ends, or stop it: only one process may work on a pipeline at a time")),
+        let patience = Stopwatch::start();
+        loop {
+            let alive = Arc::new(());
+            let (reply, answer) = oneshot::channel();
+            self.send(Request::Lock { pipeline: pipeline.to_owned(), alive: Arc::downgrade(&alive), reply }).await?;
+            match answer.await.map_err(|_| gone())?? {
+                Lock::Taken => return Ok(Lease { alive: Some(alive), requests: self.requests.clone() }),
+                Lock::HeldBy(_) if patience.elapsed() < LEASE_PATIENCE => tokio::time::sleep(LEASE_PATIENCE / 10).await,
+                Lock::HeldBy(holder) => {
+                    return Err(Failure::permanent(format!("pipeline `{pipeline}` is being run by {holder}"))
+                        .help("wait until it ends, or stop it: only one process may work on a pipeline at a time"));
+                }
+            }
         }
     }
 

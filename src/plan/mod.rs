@@ -243,7 +243,7 @@ fn segments(pipeline: &Pipeline, document: &Document) -> Result<Vec<Segment>, Ve
     let name = |number: usize| &pipeline.stages[number].name;
     let order = graph::order(count, &edges.all()).map_err(|cycle| {
         let names: Vec<String> = cycle.iter().map(|&number| format!("`{}`", name(number))).collect();
-        vec![Diagnostic::error("cycle", format!("these stages wait for each other: {}", names.join(" → ")))]
+        vec![Diagnostic::error("stage-cycle", format!("these stages wait for each other: {}", names.join(" → ")))]
     })?;
     let groups = graph::groups(count, &edges.data);
     let mut group_of = vec![0; count];

@@ -237,8 +237,15 @@ async fn files_that_cannot_be_used_are_told_apart() {
     let failure = loads::read(&file.table("t"), ReadRequest::default(), 1).await.expect_err("a damaged file");
     assert!(failure.kind == FailureKind::Permanent && failure.to_string().contains("is damaged"), "{failure}");
     assert!(failure.help.expect("a way out").contains("backup"));
+}
 
-    let nowhere = database("sqlite:missing/shop.db", file.folder.path()).expect("a URL").sink(&spec("t", WriteMode::Append));
-    let problems = nowhere.plan(&loads::ids(0..1, "").0).await.expect("a plan").expect_err("no folder");
-    assert!(problems[0].message.contains("does not exist"), "{problems:?}");
+#[tokio::test]
+async fn missing_folders_are_made_with_the_file() {
+    let file = File::new();
+    let (schema, batch) = loads::ids(0..3, "");
+    let sink = database("sqlite:missing/deeper/shop.db", file.folder.path()).expect("a URL").sink(&spec("t", WriteMode::Append));
+    sink.plan(&schema).await.expect("a plan").expect("no problem");
+    assert!(!file.folder.path().join("missing").exists(), "a plan makes nothing");
+    loads::load(&sink, "r1", &schema, &batch).await.expect("loaded");
+    assert!(file.folder.path().join("missing/deeper/shop.db").is_file());
 }
