@@ -147,7 +147,7 @@ impl Sink for FileSink {
 fn claim(target: &Target, key: &LoadKey) -> Result<Claim, Failure> {
     let store = &*target.store;
     let work = Work::new(key, &target.spec.path);
-    work.change_any(store, |record| {
+    let claim = work.change_any(store, |record| {
         record.epoch += 1;
         let mut found = None;
         if let Some(load) = record.load.as_mut().filter(|load| load.plan_hash == key.plan_hash) {
@@ -165,7 +165,12 @@ fn claim(target: &Target, key: &LoadKey) -> Result<Claim, Failure> {
             }
         }
         Ok(Claim { epoch: record.epoch, found, left_behind: 0 })
-    })
+    })?;
+    // A load that is published is not published again: what a killed worker had no time to remove is removed here.
+    if claim.found.as_ref().is_some_and(|found| found.published) {
+        work.clean(store)?;
+    }
+    Ok(claim)
 }
 
 /// Forgets parts whose files are not as they were: a copy of the folder that left some out, or a disk that lost some.
