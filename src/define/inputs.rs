@@ -28,7 +28,10 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Inp
             };
             (said.name.clone().or(table), SourceSpec::Sql(source))
         }
-        file::Input::Files(said) => (said.name.clone(), SourceSpec::Files(files(reader, at, said)?)),
+        file::Input::Files(said) => {
+            let source = files(reader, at, said)?;
+            (said.name.clone().or_else(|| stem(&source.path)), SourceSpec::Files(source))
+        }
         file::Input::Generate(said) => (said.name.clone(), SourceSpec::Generate(generate(reader, at, said)?)),
         file::Input::Stage(said) => {
             let stage = said.stage.clone()?;
@@ -37,6 +40,14 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Inp
         file::Input::Unclear => return None,
     };
     Some(Input { name: name.unwrap_or_else(|| INPUT.to_owned()), source, at: at.to_owned() })
+}
+
+/// The name of a single file up to its first point, where that is a plain word: `airlines` of `in/airlines.csv.gz`.
+fn stem(path: &str) -> Option<String> {
+    let file = path.rsplit('/').next()?;
+    let stem = file.split('.').next()?;
+    let plain = !stem.is_empty() && stem.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+    plain.then(|| stem.to_owned())
 }
 
 fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput) -> Option<SqlSource> {

@@ -69,7 +69,8 @@ pub struct FilesInput {
     /// How many rows are looked at to infer types, over all files.
     #[schemars(range(min = 1, max = 1000000000), extend("default" = 10000))]
     pub sample: Option<usize>,
-    /// The name that `sql` steps use for these rows. By default `input`.
+    /// The name that `sql` steps use for these rows. By default that of a single file up to its first point (`airlines` of
+    /// `airlines.csv.gz`), and `input` for a glob.
     #[serde(rename = "as")]
     #[schemars(extend("pattern" = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: Option<String>,
