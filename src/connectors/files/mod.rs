@@ -1,11 +1,11 @@
 //! CSV, NDJSON and Parquet files, local or in an object store.
 //!
-//! - [`root`]: a connection: its URL, and what is read and written below it.
+//! - `root`: a connection: its URL, and what is read and written below it.
 //! - `store`: the two kinds of place, behind one set of blocking calls. `paths`: which paths may be named.
 //! - `source`, `look`, `reading`: which files, what columns, which splits. `csv`, `ndjson`, `parquet`: the formats, both ways. `value`: single
 //!   values between text and Arrow. `rows`: what text formats share. `encoding`, `codec`: characters and compression.
 //! - `sink`, `part`, `state`, `publish`, `manifest`: how rows get into files once. `grades`: what becomes of types.
-//! - [`rejects`]: the file of bad rows.
+//! - `rejects`: the file of bad rows.
 //!
 //! Everything that blocks runs on blocking threads. Nothing is ever written under its final name before it is whole.
 
