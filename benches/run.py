@@ -13,7 +13,9 @@ import argparse
 import datetime
 import os
 import platform
+import signal
 import statistics
+import sys
 import time
 
 import cases
@@ -44,6 +46,9 @@ def main():
     haul = os.path.abspath(options.haul) if options.haul else None
     jobs = [job for given in options.jobs for job in (small.JOBS if given == "small" else [given])]
 
+    # A stop, also of a background job that ignores Ctrl-C, must not leave the server running.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit("stopped"))
     os.makedirs(options.dir, exist_ok=True)
     ground = Ground(options.dir, options.scale)
     parts = [heading(options, haul)]
