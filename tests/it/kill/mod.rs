@@ -5,6 +5,9 @@
 //! see; at the end of each cycle it must hold exactly the expected rows, and nothing else may be left. All looks at the target are by `psql`, by
 //! SQLite's own library or by reading files, never through haul.
 //!
+//! Seen to be caught: rows of SQLite committed without their mark (rows doubled); a folder of files that took the half-moved parts of its own load
+//! for somebody else's (the load could never end); a published load of files whose rubbish nobody removed (files left behind).
+//!
 //! The seed of a failing run is in its message: `HAUL_KILL_SEED=… cargo test kill::` deals the same waits again. `HAUL_KILLS=…` sets their number.
 
 use std::collections::BTreeMap;
