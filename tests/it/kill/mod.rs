@@ -5,8 +5,15 @@
 //! see; at the end of each cycle it must hold exactly the expected rows, and nothing else may be left. All looks at the target are by `psql`, by
 //! SQLite's own library or by reading files, never through haul.
 //!
-//! Seen to be caught: rows of SQLite committed without their mark (rows doubled); a folder of files that took the half-moved parts of its own load
-//! for somebody else's (the load could never end); a published load of files whose rubbish nobody removed (files left behind).
+//! Breaks of the protocol, made by hand, that these tests were seen to catch:
+//!
+//! 1. rows of SQLite committed without their mark: rows doubled;
+//! 2. the mark committed before its rows: rows lost;
+//! 3. a load that was found ignored, and begun again over what it had committed: rows doubled;
+//! 4. splits cut anew when a load is gone on with, instead of those recorded at its start: rows lost;
+//! 5. commits of an older epoch let through: two workers wrote the same rows;
+//! 6. a folder of files that took the half-moved parts of its own load for somebody else's: the load could never end;
+//! 7. a published load of files whose rubbish nobody removed: files left behind.
 //!
 //! The seed of a failing run is in its message: `HAUL_KILL_SEED=… cargo test kill::` deals the same waits again. `HAUL_KILLS=…` sets their number.
 
