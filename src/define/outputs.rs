@@ -163,9 +163,9 @@ struct Target {
 pub fn same_targets(reader: &mut Reader<'_>, stages: &[super::pipeline::Stage]) {
     let mut targets: Vec<Target> = Vec::new();
     for (index, stage) in stages.iter().enumerate() {
-        let super::pipeline::Kind::Batch(batch) = &stage.kind;
-        let outputs = batch.to.iter().filter_map(|output| target(output, index));
-        let rejects = batch.rejects.iter().map(|rejects| Target {
+        let flow = &stage.flow;
+        let outputs = flow.to.iter().filter_map(|output| target(output, index));
+        let rejects = flow.rejects.iter().map(|rejects| Target {
             connection: rejects.connection.clone(),
             name: rejects.path.clone(),
             replaces: true,

@@ -107,22 +107,24 @@ pub struct Stage {
     pub timeout: Option<Duration>,
     /// What it does.
     pub kind: Kind,
+    /// The rows that go through it.
+    pub flow: Flow,
     /// For people.
     pub description: Option<String>,
     /// Where it stands.
     pub at: At,
 }
 
-/// What a stage does.
+/// What a stage does with its rows.
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// Bounded: reads its inputs to their end.
-    Batch(Batch),
+    Batch,
 }
 
-/// A bounded stage.
+/// Where a stage's rows come from, what happens to them, and where they go: the same shape for every kind of stage.
 #[derive(Clone, Debug)]
-pub struct Batch {
+pub struct Flow {
     /// One input, or several when the first step is `sql`.
     pub from: Vec<Input>,
     /// In order.

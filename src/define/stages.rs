@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::graph::items;
-use super::pipeline::{Batch, Input, Kind, Limits, Retry, SplitPolicy, Stage, Step, Verify};
+use super::pipeline::{Flow, Input, Kind, Limits, Retry, SplitPolicy, Stage, Step, Verify};
 use super::reader::Reader;
 use super::{inputs, outputs, steps};
 use crate::data::BatchLimit;
@@ -68,7 +68,7 @@ fn batch(reader: &mut Reader<'_>, name: &str, at: &str, said: &BatchStage, defau
     let after = said.after.iter().flatten().enumerate().map(|(index, name)| (name.clone(), format!("{at}/after/{index}"))).collect();
     let levels = [Some(&own), defaults[0], defaults[1]];
     let verify = first(&levels, |level| level.verify).unwrap_or(file::Verify::Digest);
-    let batch = Batch {
+    let flow = Flow {
         from,
         transform,
         to,
@@ -86,7 +86,8 @@ fn batch(reader: &mut Reader<'_>, name: &str, at: &str, said: &BatchStage, defau
         after,
         retry: retry(&levels),
         timeout: first(&levels, |level| level.timeout.as_ref()).and_then(shape::Duration::read),
-        kind: Kind::Batch(batch),
+        kind: Kind::Batch,
+        flow,
         description: said.description.clone(),
         at: at.to_owned(),
     })

@@ -9,7 +9,7 @@ use super::routes::{output_key, passes_raw, writes};
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
 use crate::connectors::{Description, ReadRequest, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Engine, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
+use crate::define::pipeline::{Engine, Input, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::failure::{Failure, FailureKind};
 use crate::load::Document;
@@ -136,19 +136,19 @@ impl<'a> Builder<'a> {
     /// Plans one stage; `None` when something is in the way, which is then among the problems.
     async fn stage(&mut self, number: usize, fresh: bool) -> Option<StagePlan> {
         let stage: &Stage = &self.pipeline.stages[number];
-        let Kind::Batch(batch) = &stage.kind;
+        let flow = &stage.flow;
         let mut late = false;
-        let mut inputs = Vec::with_capacity(batch.from.len());
-        for input in &batch.from {
-            let (input, predicted) = self.input(number, input, &batch.to, fresh).await?;
+        let mut inputs = Vec::with_capacity(flow.from.len());
+        for input in &flow.from {
+            let (input, predicted) = self.input(number, input, &flow.to, fresh).await?;
             late |= predicted;
             inputs.push(input);
         }
-        let transform = self.compile(&mut inputs, &batch.transform, &stage.at).await?;
+        let transform = self.compile(&mut inputs, &flow.transform, &stage.at).await?;
         let schema = transform.schema().clone();
-        let key = output_key(&inputs, batch, &schema);
-        let mut outputs = Vec::with_capacity(batch.to.len());
-        for output in &batch.to {
+        let key = output_key(&inputs, flow, &schema);
+        let mut outputs = Vec::with_capacity(flow.to.len());
+        for output in &flow.to {
             outputs.push(self.output(number, output, &key, &schema).await);
         }
         let outputs: Vec<OutputPlan> = outputs.into_iter().collect::<Option<_>>()?;
@@ -229,12 +229,12 @@ impl<'a> Builder<'a> {
     /// How large the batches of a stage may grow: what it asks for, or less where all splits at once would pass the memory limit. A batch is
     /// held up to four times: while it is built, twice in the queue, and while it is written.
     fn limit(&self, number: usize) -> crate::data::BatchLimit {
-        let Kind::Batch(batch) = &self.pipeline.stages[number].kind;
+        let flow = &self.pipeline.stages[number].flow;
         let limits = &self.pipeline.limits;
         let share = limits.memory / (4 * limits.splits.max(1) as u64);
         crate::data::BatchLimit {
-            rows: batch.batch.rows,
-            bytes: batch.batch.bytes.min(usize::try_from(share).unwrap_or(usize::MAX)).max(64 << 10),
+            rows: flow.batch.rows,
+            bytes: flow.batch.bytes.min(usize::try_from(share).unwrap_or(usize::MAX)).max(64 << 10),
         }
     }
 
@@ -243,8 +243,7 @@ impl<'a> Builder<'a> {
         let before = graph::ancestors(number, &self.edges);
         let mut found = None;
         for (other, stage) in self.pipeline.stages.iter().enumerate() {
-            let Kind::Batch(batch) = &stage.kind;
-            let Some(place) = batch.to.iter().position(|output| writes(&output.sink, &input.source)) else { continue };
+            let Some(place) = stage.flow.to.iter().position(|output| writes(&output.sink, &input.source)) else { continue };
             if before.contains(&other) {
                 // A planned stage without outputs here failed to plan, and said why.
                 found = Some(self.planned[other].as_ref()?.outputs.get(place)?.target.reads_as.clone());
@@ -353,8 +352,8 @@ impl<'a> Builder<'a> {
 
     /// Everything that decides which rows are written where: the definition, the columns, and the same of the stages it reads.
     fn hash(&self, stage: &Stage, inputs: &[InputPlan], schema: &Schema) -> String {
-        let Kind::Batch(batch) = &stage.kind;
-        let mut parts = vec![stage.name.clone(), format!("{:?}", batch.from), format!("{:?}", batch.transform), format!("{:?}", batch.to)];
+        let flow = &stage.flow;
+        let mut parts = vec![stage.name.clone(), format!("{:?}", flow.from), format!("{:?}", flow.transform), format!("{:?}", flow.to)];
         parts.push(format!("{schema:?}"));
         for input in inputs {
             if let Origin::Stage(from) = &input.origin

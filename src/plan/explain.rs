@@ -54,7 +54,7 @@ fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: u
         writeln!(text, "  do      {line}")?;
     }
     writeln!(text, "  work    {}", work(stage))?;
-    if let Some(rejects) = &stage.batch().rejects {
+    if let Some(rejects) = &stage.flow().rejects {
         writeln!(text, "  rejects up to {} to {}/{}", rejects.at_most, rejects.connection, rejects.path)?;
     }
     for output in &stage.outputs {
@@ -67,7 +67,7 @@ fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: u
 }
 
 fn work(stage: &StagePlan) -> String {
-    let policy = &stage.batch().splits;
+    let policy = &stage.flow().splits;
     let mut line = if stage.by_split() {
         format!("up to {} splits of {} or more, {} at a time", policy.most, size(policy.bytes), policy.concurrency)
     } else {
@@ -104,7 +104,7 @@ fn write_input(text: &mut String, input: &InputPlan) -> std::fmt::Result {
 }
 
 fn write_output(text: &mut String, stage: &StagePlan, output: &OutputPlan) -> std::fmt::Result {
-    writeln!(text, "  to      {}: {}, verify {}", output.label, mode(output), verify(stage.batch().verify))?;
+    writeln!(text, "  to      {}: {}, verify {}", output.label, mode(output), verify(stage.flow().verify))?;
     writeln!(text, "          {}", output.target.guarantee)?;
     let incoming = &stage.schema.columns;
     let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
@@ -225,7 +225,7 @@ fn output_json(stage: &StagePlan, output: &OutputPlan) -> Value {
     json!({
         "target": output.label,
         "mode": mode(output),
-        "verify": verify(stage.batch().verify),
+        "verify": verify(stage.flow().verify),
         "guarantee": output.target.guarantee,
         "columns": columns,
         "ddl": output.target.ddl,

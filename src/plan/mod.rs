@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::connectors::{Connections, Description, ReadRequest, Sink, Source, Target};
 use crate::data::Schema;
-use crate::define::pipeline::{Batch, Kind, Output, Pipeline, SourceSpec, Stage};
+use crate::define::pipeline::{Flow, Output, Pipeline, SourceSpec, Stage};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::Compiled;
@@ -140,10 +140,9 @@ pub struct Refused {
 }
 
 impl StagePlan {
-    /// Its batch definition.
-    pub fn batch(&self) -> &Batch {
-        let Kind::Batch(batch) = &self.stage.kind;
-        batch
+    /// The rows that go through it, as asked for.
+    pub fn flow(&self) -> &Flow {
+        &self.stage.flow
     }
 
     /// Whether its splits can be worked on one by one: one source, a transform that looks at a row at a time, outputs that commit by split,
@@ -213,8 +212,7 @@ impl Edges {
             pipeline.stages.iter().enumerate().map(|(number, stage)| (stage.name.as_str(), number)).collect();
         let mut edges = Self { data: Vec::new(), order: Vec::new() };
         for (number, stage) in pipeline.stages.iter().enumerate() {
-            let Kind::Batch(batch) = &stage.kind;
-            for input in &batch.from {
+            for input in &stage.flow.from {
                 if let SourceSpec::Stage(name) = &input.source
                     && let Some(&from) = numbers.get(name.as_str())
                 {

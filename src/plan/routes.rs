@@ -2,7 +2,7 @@
 
 use super::{InputPlan, Origin, OutputPlan, SourcePlan};
 use crate::data::{Column, Schema, WireFormat};
-use crate::define::pipeline::{Batch, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
+use crate::define::pipeline::{Flow, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
 use crate::transform::Compiled;
 
 /// Whether a sink writes what a source reads.
@@ -20,8 +20,8 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
 }
 
 /// The columns that name a row of what comes out: the key or primary key an output names, else the source's key where it survives.
-pub(super) fn output_key(inputs: &[InputPlan], batch: &Batch, schema: &Schema) -> Vec<String> {
-    for output in &batch.to {
+pub(super) fn output_key(inputs: &[InputPlan], flow: &Flow, schema: &Schema) -> Vec<String> {
+    for output in &flow.to {
         let SinkSpec::Sql(sink) = &output.sink else { continue };
         if let WriteMode::Upsert { key } = &sink.mode {
             return key.clone();
@@ -32,7 +32,7 @@ pub(super) fn output_key(inputs: &[InputPlan], batch: &Batch, schema: &Schema) -
     }
     let [InputPlan { origin: Origin::Source(from), .. }] = inputs else { return Vec::new() };
     let untouched = |name: &str| {
-        batch.transform.iter().all(|step| match step {
+        flow.transform.iter().all(|step| match step {
             Step::Set(columns) => columns.iter().all(|(column, _)| column != name),
             Step::Cast(columns) => columns.iter().all(|(column, ..)| column != name),
             Step::Mask(columns) => columns.iter().all(|(column, ..)| column != name),

@@ -185,7 +185,7 @@ impl Dispatcher {
             while let Some(&step) = self.segments[number].ready.front() {
                 let segment = &self.segments[number];
                 let new = segment.running == 0;
-                let most = segment.stages.first().map_or(1, |(_, stage)| stage.plan.batch().splits.concurrency);
+                let most = segment.stages.first().map_or(1, |(_, stage)| stage.plan.flow().splits.concurrency);
                 let full = (new && active >= limits.stages) || segment.running >= most.max(1);
                 if full || (matches!(step, Step::Work(_)) && working >= limits.splits) {
                     break;

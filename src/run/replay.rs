@@ -30,7 +30,7 @@ pub fn rows<'a>(plan: &'a Plan<Sealed>, number: usize, spill: &'a PathBuf) -> Bo
             let transform = Arc::clone(&stage.transform);
             return Ok(Box::pin(streams.remove(0).map(move |chunk| transform.apply(chunk?))) as BatchStream);
         }
-        stage.transform.run(streams, plan.pipeline.limits.memory, stage.batch().batch, spill)
+        stage.transform.run(streams, plan.pipeline.limits.memory, stage.flow().batch, spill)
     })
 }
 
@@ -49,7 +49,7 @@ pub async fn compare(context: &RunContext, number: usize, place: usize) -> Resul
         plan_hash: stage.hash.clone(),
     };
     let load = Load { key, epoch: 0, schema: stage.schema.clone(), verify: Verify::Digest };
-    let limit = stage.batch().batch;
+    let limit = stage.flow().batch;
     let found = digest(output.sink.read_back(&load, limit).await?).await?;
     let extra_allowed = holds_other_rows(output);
     if !extra_allowed && digest(rows(&context.plan, number, &context.spill).await?).await? == found {

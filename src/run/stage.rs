@@ -229,7 +229,7 @@ impl StageRun {
         };
         match self.reading(0) {
             Some(reading) if self.plan.by_split() => {
-                let policy = &self.plan.batch().splits;
+                let policy = &self.plan.flow().splits;
                 reading.splits(SplitGoal { most: policy.most, bytes: policy.bytes }).await
             }
             _ => Ok(whole()),
@@ -239,7 +239,7 @@ impl StageRun {
     async fn fresh_load(&self, place: usize, load: Load, splits: &Splits) -> Result<LoadRun, Failure> {
         let output = &self.plan.outputs[place];
         let appends = matches!(&output.output.sink, SinkSpec::Sql(sink) if sink.mode == WriteMode::Append);
-        let before = if appends && self.plan.batch().verify != Verify::None && output.target.exists {
+        let before = if appends && self.plan.flow().verify != Verify::None && output.target.exists {
             Some(verify::read_back(&self.plan, output, &load).await?)
         } else {
             None
@@ -252,7 +252,7 @@ impl StageRun {
 
     fn open_rejects(&mut self, context: &RunContext) -> Result<(), Failure> {
         let used = self.rejected();
-        let log = match &self.plan.batch().rejects {
+        let log = match &self.plan.flow().rejects {
             None => None,
             Some(rejects) => {
                 let root = context.plan.connections.files(&rejects.connection)?;
@@ -361,7 +361,7 @@ async fn claim(context: &RunContext, plan: &StagePlan, place: usize, output: &Ou
         return Err(Failure::permanent(message)
             .help("finish it with the old definition, or pass `--fresh` to leave its rows where they are and start over"));
     }
-    Ok((Load { key, epoch: claim.epoch, schema: plan.schema.clone(), verify: plan.batch().verify }, claim.found))
+    Ok((Load { key, epoch: claim.epoch, schema: plan.schema.clone(), verify: plan.flow().verify }, claim.found))
 }
 
 fn read_note(note: &str, load: &Load) -> Result<Note, Failure> {

@@ -110,7 +110,7 @@ async fn forward_raw(attempt: &Attempt, mut rows: RawStream, sender: &mpsc::Send
 
 /// The digest is only worth its time when somebody will compare it.
 fn piece(stage: &StageRun, hasher: &mut RowHasher, chunk: Chunk) -> Piece {
-    let digest = if stage.plan.batch().verify == Verify::Digest {
+    let digest = if stage.plan.flow().verify == Verify::Digest {
         hasher.digest(&chunk.batch)
     } else {
         Digest { rows: chunk.batch.num_rows() as u64, sum: 0 }
@@ -336,7 +336,7 @@ fn transformed(
         let transform = Arc::clone(transform);
         return Ok(Box::pin(streams.remove(0).map(move |chunk| transform.apply(chunk?))));
     }
-    transform.run(streams, memory_bytes, stage.plan.batch().batch, spill)
+    transform.run(streams, memory_bytes, stage.plan.flow().batch, spill)
 }
 
 /// Counts what comes in on the way by.

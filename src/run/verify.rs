@@ -60,7 +60,7 @@ pub async fn read_back(plan: &StagePlan, output: &OutputPlan, load: &Load) -> Re
         }
         return Ok(found);
     }
-    let mut rows = output.sink.read_back(load, plan.batch().batch).await.map_err(during)?;
+    let mut rows = output.sink.read_back(load, plan.flow().batch).await.map_err(during)?;
     let mut hasher = RowHasher::default();
     while let Some(chunk) = rows.next().await {
         let batch = chunk.map_err(during)?.batch;
@@ -72,7 +72,7 @@ pub async fn read_back(plan: &StagePlan, output: &OutputPlan, load: &Load) -> Re
 /// The verdict of an output that an earlier process proved and published.
 pub fn trusted(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Verdict {
     let total = run.total();
-    match plan.batch().verify {
+    match plan.flow().verify {
         _ if keeps_nothing(output) => Verdict::NotChecked,
         Verify::None => Verdict::NotChecked,
         Verify::Count => Verdict::Counted { rows: total.rows },
@@ -82,8 +82,8 @@ pub fn trusted(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Verdict 
 
 /// Compares the sum of the commits with what the sink holds. An upsert was compared in the transaction of each split.
 pub async fn output(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Result<Verdict, Failure> {
-    if keeps_nothing(output) || plan.batch().verify == Verify::None || upserts(output) {
-        return Ok(match plan.batch().verify {
+    if keeps_nothing(output) || plan.flow().verify == Verify::None || upserts(output) {
+        return Ok(match plan.flow().verify {
             // Counting a table that also holds other rows would prove nothing.
             Verify::Count if upserts(output) => Verdict::NotChecked,
             _ => trusted(plan, output, run),

@@ -200,7 +200,7 @@ stages:
 
 /// Resolves [`NEEDY`] and gives the filter and the URL, or every problem as `code: message`.
 fn resolved(params: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<(String, String), Vec<String>> {
-    use haul::define::pipeline::{Kind, SourceSpec, SqlRead};
+    use haul::define::pipeline::{SourceSpec, SqlRead};
     let source = Arc::new(SourceText { path: "needy.yaml".to_owned(), text: NEEDY.to_owned() });
     let mut project = Project::bare(".");
     project.variables.insert("SHOP_USER".to_owned(), "from-env-file".to_owned());
@@ -213,8 +213,7 @@ fn resolved(params: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<(Stri
     let outcome = resolve("needy", &source, &project, &given);
     let resolved = outcome.map_err(|found| found.iter().map(|found| format!("{}: {}", found.code, found.message)).collect::<Vec<_>>())?;
     assert!(!format!("{resolved:?}").contains("from-env-file@"), "a URL shows");
-    let Kind::Batch(batch) = &resolved.pipeline.stages[0].kind;
-    let SourceSpec::Sql(source) = &batch.from[0].source else { panic!("not a SQL source") };
+    let SourceSpec::Sql(source) = &resolved.pipeline.stages[0].flow.from[0].source else { panic!("not a SQL source") };
     let SqlRead::Table { filter: Some(filter), .. } = &source.read else { panic!("no filter") };
     Ok((filter.clone(), resolved.pipeline.connections["shop"].url.reveal().clone()))
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::define::pipeline::{Batch, FilesSource, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage};
+use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage};
 
 /// The graph of a checked pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -75,8 +75,7 @@ impl Graph {
     fn add(&mut self, number: usize, stage: &Stage, stages: &[Stage]) {
         let id = format!("s{number}");
         let known = |name: &str| stages.iter().position(|stage| stage.name == name).map(|number| format!("s{number}"));
-        let Kind::Batch(batch) = &stage.kind;
-        for input in &batch.from {
+        for input in &stage.flow.from {
             let from = match &input.source {
                 SourceSpec::Stage(name) => known(name),
                 source => Some(self.place(source_label(source), is_shared_source(source))),
@@ -86,15 +85,15 @@ impl Graph {
         for (name, _) in &stage.after {
             self.edge(known(name), Some(id.clone()), EdgeKind::Order);
         }
-        self.outputs(&id, batch);
+        self.outputs(&id, &stage.flow);
     }
 
-    fn outputs(&mut self, id: &str, batch: &Batch) {
-        for output in &batch.to {
+    fn outputs(&mut self, id: &str, flow: &Flow) {
+        for output in &flow.to {
             let to = self.place(sink_label(output), !matches!(output.sink, SinkSpec::Discard));
             self.edge(Some(id.to_owned()), Some(to), EdgeKind::Data);
         }
-        if let Some(rejects) = &batch.rejects {
+        if let Some(rejects) = &flow.rejects {
             let to = self.place(format!("{}/{}", rejects.connection, rejects.path), true);
             self.edge(Some(id.to_owned()), Some(to), EdgeKind::Rejects);
         }
