@@ -1,0 +1,81 @@
+//! What stages write.
+
+use super::{At, Compression, FileFormat};
+
+/// One output of a stage.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Where rows go.
+    pub sink: SinkSpec,
+    /// Columns whose lossy mapping is wanted.
+    pub allow_lossy: Vec<(String, At)>,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// Where rows go.
+#[derive(Clone, Debug)]
+pub enum SinkSpec {
+    /// A table of a SQL database.
+    Sql(SqlSink),
+    /// Files.
+    Files(FilesSink),
+    /// Nowhere: rows are counted and dropped.
+    Discard,
+}
+
+/// A table of a SQL database.
+#[derive(Clone, Debug)]
+pub struct SqlSink {
+    /// Connection name.
+    pub connection: String,
+    /// `public.orders` is `[public, orders]`.
+    pub table: Vec<String>,
+    /// How rows meet what is there.
+    pub mode: WriteMode,
+    /// What may be done to the table's shape.
+    pub schema: SchemaMode,
+    /// The primary key to create; defaults to the upsert key, else the source's.
+    pub primary_key: Option<Vec<String>>,
+}
+
+/// Files to write.
+#[derive(Clone, Debug)]
+pub struct FilesSink {
+    /// Connection name.
+    pub connection: String,
+    /// Below the connection's root. A path that ends in `/` is a folder of parts, one a split; otherwise one file.
+    pub path: String,
+    /// Their format.
+    pub format: FileFormat,
+    /// How they are compressed. In Parquet, how its pages are.
+    pub compression: Compression,
+    /// `Replace` (default) or `Append` (new parts in a folder).
+    pub mode: WriteMode,
+}
+
+/// How rows meet what is already in the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Rows are added to what is there.
+    Append,
+    /// The target holds exactly the new rows once the load is published; until then, exactly the old ones.
+    Replace,
+    /// Rows replace the row of the same key, or are added. Within a load the last row of a key wins.
+    Upsert {
+        /// The key's columns.
+        key: Vec<String>,
+    },
+}
+
+/// What a sink may do to the target's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SchemaMode {
+    /// Create what is missing; what exists must fit.
+    #[default]
+    Create,
+    /// Create what is missing, and add missing columns.
+    Evolve,
+    /// Everything must exist already.
+    Require,
+}
