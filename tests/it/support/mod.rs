@@ -1,10 +1,11 @@
-//! What the integration tests stand on: a folder with a pipeline in it, a real PostgreSQL, and golden files.
+//! What the integration tests stand on: a folder with a pipeline in it, real servers, and golden files.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub mod loads;
 mod postgres;
+pub mod redis;
 
 pub use postgres::postgres;
 
