@@ -6,6 +6,7 @@ mod digest;
 mod grade;
 mod normalize;
 mod schema;
+pub(crate) mod text;
 
 use std::pin::Pin;
 

@@ -8,9 +8,6 @@ pub(super) fn refused(ty: &Type, format: &FileFormat) -> Option<&'static str> {
     match (ty, format) {
         (Type::Native { .. }, _) => Some("only its own engine can read it"),
         (Type::Array(item), _) if matches!(**item, Type::Native { .. }) => Some("only its own engine can read its items"),
-        (Type::Array(item), FileFormat::Csv(_) | FileFormat::Ndjson) if **item == Type::Json => {
-            Some("in a text format an item that is JSON null and one that is NULL look the same")
-        }
         _ => None,
     }
 }
@@ -33,6 +30,7 @@ fn csv(ty: &Type) -> (String, &'static str) {
     let reason = match ty {
         Type::Text => "",
         Type::Bytes => "CSV is text: `\\x` and hexadecimal digits",
+        Type::Array(item) if **item == Type::Json => "CSV is text: a JSON array of strings that hold JSON",
         Type::Array(_) => "CSV is text: a JSON array",
         Type::Interval => "CSV is text: an ISO 8601 duration",
         _ => "CSV is text; every value is kept in full",
@@ -49,6 +47,7 @@ fn ndjson(ty: &Type) -> (String, &'static str) {
         Type::Float(_) => ("number", "`NaN` and the infinities are written as strings"),
         Type::Text => ("string", ""),
         Type::Json => ("value", ""),
+        Type::Array(item) if **item == Type::Json => ("array", "the items are strings that hold JSON, so that `null` is not NULL"),
         Type::Array(_) => ("array", ""),
         Type::Bytes => ("string", "JSON has no bytes: `\\x` and hexadecimal digits"),
         Type::Interval => ("string", "JSON has no intervals: an ISO 8601 duration"),

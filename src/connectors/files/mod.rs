@@ -2,8 +2,8 @@
 //!
 //! - `root`: a connection: its URL, and what is read and written below it.
 //! - `store`: the two kinds of place, behind one set of blocking calls. `paths`: which paths may be named.
-//! - `source`, `look`, `reading`: which files, what columns, which splits. `csv`, `ndjson`, `parquet`: the formats, both ways. `value`: single
-//!   values between text and Arrow. `rows`: what text formats share. `encoding`, `codec`: characters and compression.
+//! - `source`, `look`, `reading`: which files, what columns, which splits. `csv`, `ndjson`, `parquet`: the formats, both ways. `rows`,
+//!   `lines`: what text formats share. `encoding`, `codec`: characters and compression.
 //! - `sink`, `part`, `state`, `publish`, `manifest`: how rows get into files once. `grades`: what becomes of types.
 //! - `rejects`: the file of bad rows.
 //!
@@ -13,6 +13,7 @@ mod codec;
 mod csv;
 mod encoding;
 mod grades;
+mod lines;
 mod look;
 mod manifest;
 mod ndjson;
@@ -29,7 +30,6 @@ mod source;
 mod state;
 mod store;
 mod stream;
-mod value;
 
 pub use rejects::{RejectLog, RejectWriter};
 pub use root::Root;

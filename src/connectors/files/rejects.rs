@@ -9,9 +9,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::codec::{read_failed, write_failed};
 use super::paths::{self, WORK_FOLDER};
 use super::store::{Pending, Store, join, parent};
-use super::value::json_string;
 use super::{part, stream};
 use crate::data::Reject;
+use crate::data::text::json::json_string;
 use crate::failure::Failure;
 
 /// The file that gets a stage's bad rows. Each split's are kept aside until `publish` puts them together.

@@ -4,7 +4,7 @@ use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::value::Builder;
+use crate::data::text::Builder;
 use crate::data::{BatchLimit, Chunk, Reject, Schema, Type};
 use crate::failure::Failure;
 

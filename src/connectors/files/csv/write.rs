@@ -4,23 +4,18 @@ use std::io::Write;
 
 use arrow::record_batch::RecordBatch;
 
-use crate::connectors::files::codec::write_failed;
-use crate::connectors::files::value::Printer;
+use crate::connectors::files::lines::Lines;
+use crate::data::text::Printer;
 use crate::data::{Schema, Type};
 use crate::define::pipeline::CsvDialect;
 use crate::failure::Failure;
 
-/// Text gathered before it is handed on.
-const BUFFER_BYTES: usize = 64 << 10;
-
 /// Writes CSV of one dialect. NULL is the dialect's first null word, unquoted; a text that could be taken for it stands in quotes.
 pub(in crate::connectors::files) struct CsvWriter<W> {
-    path: String,
-    out: W,
+    lines: Lines<W>,
     schema: Schema,
     dialect: CsvDialect,
     null: Vec<u8>,
-    text: Vec<u8>,
     value: Vec<u8>,
 }
 
@@ -34,22 +29,14 @@ impl<W: Write> CsvWriter<W> {
         header: bool,
     ) -> Result<Self, Failure> {
         let null = dialect.null.first().cloned().unwrap_or_default().into_bytes();
-        let mut writer = Self {
-            path: path.to_owned(),
-            out,
-            schema: schema.clone(),
-            dialect: dialect.clone(),
-            null,
-            text: Vec::new(),
-            value: Vec::new(),
-        };
+        let mut writer = Self { lines: Lines::new(path, out), schema: schema.clone(), dialect: dialect.clone(), null, value: Vec::new() };
         if header && dialect.header {
             for (place, column) in schema.columns.iter().enumerate() {
                 writer.value.clear();
                 writer.value.extend_from_slice(column.name.as_bytes());
                 writer.field(place)?;
             }
-            writer.text.push(b'\n');
+            writer.lines.end_line()?;
         }
         Ok(writer)
     }
@@ -66,36 +53,26 @@ impl<W: Write> CsvWriter<W> {
         for row in 0..batch.num_rows() {
             for (place, (printer, safe)) in columns.iter().enumerate() {
                 if place > 0 && (printer.is_null(row) || *safe) {
-                    self.text.push(self.dialect.delimiter);
+                    self.lines.text.push(self.dialect.delimiter);
                 }
                 if printer.is_null(row) {
-                    self.text.extend_from_slice(&self.null);
+                    self.lines.text.extend_from_slice(&self.null);
                 } else if *safe {
-                    printer.print(row, &mut self.text);
+                    printer.print(row, &mut self.lines.text);
                 } else {
                     self.value.clear();
                     printer.print(row, &mut self.value);
                     self.field(place)?;
                 }
             }
-            self.text.push(b'\n');
-            if self.text.len() >= BUFFER_BYTES {
-                self.flush()?;
-            }
+            self.lines.end_line()?;
         }
         Ok(())
     }
 
     /// Hands on what was gathered, and the output.
-    pub(in crate::connectors::files) fn end(mut self) -> Result<W, Failure> {
-        self.flush()?;
-        Ok(self.out)
-    }
-
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.out.write_all(&self.text).map_err(|error| write_failed(&self.path, error))?;
-        self.text.clear();
-        Ok(())
+    pub(in crate::connectors::files) fn end(self) -> Result<W, Failure> {
+        self.lines.end()
     }
 
     /// Whether values of a type never need quotes: numbers and dates hold only these characters, unless the dialect uses one of them.
@@ -126,7 +103,7 @@ impl<W: Write> CsvWriter<W> {
     /// Appends the gathered value as a field, quoted when it must be.
     fn field(&mut self, place: usize) -> Result<(), Failure> {
         if place > 0 {
-            self.text.push(self.dialect.delimiter);
+            self.lines.text.push(self.dialect.delimiter);
         }
         let value = &self.value;
         let marks = [Some(self.dialect.delimiter), self.dialect.quote];
@@ -138,30 +115,30 @@ impl<W: Write> CsvWriter<W> {
             || edge(value.last())
             || value.iter().any(special);
         if !needs {
-            self.text.extend_from_slice(value);
+            self.lines.text.extend_from_slice(value);
             return Ok(());
         }
         let Some(quote) = self.dialect.quote else {
             if !value.iter().any(special) && !self.dialect.null.iter().any(|null| null.as_bytes() == value.as_slice()) {
-                self.text.extend_from_slice(value);
+                self.lines.text.extend_from_slice(value);
                 return Ok(());
             }
             let column = &self.schema.columns[place].name;
             let shown = String::from_utf8_lossy(&value[..value.len().min(60)]).into_owned();
             return Err(Failure::bad_rows(format!(
                 "column `{column}` of `{}`: the value `{shown}` needs quotes, and the dialect has none",
-                self.path
+                self.lines.path
             ))
             .help("set `csv: { quote: '\"' }`, or another delimiter or null word"));
         };
-        self.text.push(quote);
+        self.lines.text.push(quote);
         for byte in value {
             if *byte == quote || Some(*byte) == self.dialect.escape {
-                self.text.push(self.dialect.escape.unwrap_or(quote));
+                self.lines.text.push(self.dialect.escape.unwrap_or(quote));
             }
-            self.text.push(*byte);
+            self.lines.text.push(*byte);
         }
-        self.text.push(quote);
+        self.lines.text.push(quote);
         Ok(())
     }
 }

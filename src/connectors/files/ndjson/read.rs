@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::scan::{Value, members, string};
 use crate::connectors::files::encoding::utf8;
 use crate::connectors::files::look::Sampled;
 use crate::connectors::files::rows::{Rows, RowsOut};
-use crate::connectors::files::value::{Builder, Guess};
 use crate::connectors::files::{codec, rows};
+use crate::data::text::json::{Value, members, string};
+use crate::data::text::{Builder, Guess};
 use crate::data::{Chunk, Column, Schema, Type};
 use crate::failure::Failure;
 

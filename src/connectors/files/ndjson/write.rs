@@ -4,23 +4,19 @@ use std::io::Write;
 
 use arrow::record_batch::RecordBatch;
 
-use crate::connectors::files::codec::write_failed;
-use crate::connectors::files::value::{Printer, json_string};
+use crate::connectors::files::lines::Lines;
+use crate::data::text::Printer;
+use crate::data::text::json::json_string;
 use crate::data::{Schema, Type};
 use crate::failure::Failure;
-
-/// Text gathered before it is handed on.
-const BUFFER_BYTES: usize = 64 << 10;
 
 /// Writes one JSON object a row, keys in column order. NULL is `null`, except in JSON columns, where it is a missing key and `null` is the
 /// JSON value.
 pub(in crate::connectors::files) struct NdjsonWriter<W> {
-    path: String,
-    out: W,
+    lines: Lines<W>,
     schema: Schema,
     /// Each column's key, quoted, with its colon.
     keys: Vec<Vec<u8>>,
-    text: Vec<u8>,
 }
 
 impl<W: Write> NdjsonWriter<W> {
@@ -33,7 +29,7 @@ impl<W: Write> NdjsonWriter<W> {
             key
         };
         let keys = schema.columns.iter().map(|column| key(&column.name)).collect();
-        Self { path: path.to_owned(), out, schema: schema.clone(), keys, text: Vec::new() }
+        Self { lines: Lines::new(path, out), schema: schema.clone(), keys }
     }
 
     /// Writes a batch of the schema.
@@ -42,7 +38,7 @@ impl<W: Write> NdjsonWriter<W> {
         let columns: Vec<Printer<'_>> =
             batch.columns().iter().zip(&schema.columns).map(|(array, column)| Printer::new(array, &column.ty)).collect();
         for row in 0..batch.num_rows() {
-            self.text.push(b'{');
+            self.lines.text.push(b'{');
             let mut first = true;
             for ((printer, column), key) in columns.iter().zip(&schema.columns).zip(&self.keys) {
                 if column.ty == Type::Json {
@@ -52,33 +48,24 @@ impl<W: Write> NdjsonWriter<W> {
                     one_line(printer.text(row).unwrap_or_default()).map_err(|what| self.refuse(&column.name, what))?;
                 }
                 if !std::mem::take(&mut first) {
-                    self.text.push(b',');
+                    self.lines.text.push(b',');
                 }
-                self.text.extend_from_slice(key);
-                printer.print_json(row, &column.ty, &mut self.text);
+                self.lines.text.extend_from_slice(key);
+                printer.print_json(row, &column.ty, &mut self.lines.text);
             }
-            self.text.extend_from_slice(b"}\n");
-            if self.text.len() >= BUFFER_BYTES {
-                self.flush()?;
-            }
+            self.lines.text.push(b'}');
+            self.lines.end_line()?;
         }
         Ok(())
     }
 
     /// Hands on what was gathered, and the output.
-    pub(in crate::connectors::files) fn end(mut self) -> Result<W, Failure> {
-        self.flush()?;
-        Ok(self.out)
-    }
-
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.out.write_all(&self.text).map_err(|error| write_failed(&self.path, error))?;
-        self.text.clear();
-        Ok(())
+    pub(in crate::connectors::files) fn end(self) -> Result<W, Failure> {
+        self.lines.end()
     }
 
     fn refuse(&self, column: &str, what: &str) -> Failure {
-        Failure::bad_rows(format!("column `{column}` of `{}` holds {what}", self.path))
+        Failure::bad_rows(format!("column `{column}` of `{}` holds {what}", self.lines.path))
             .help(format!("write it as text: `cast: {{ {column}: text }}`"))
     }
 }

@@ -14,7 +14,7 @@ use arrow::util::display::array_value_to_string;
 use super::{AS_KEY, Pages, failed};
 use crate::connectors::files::store::Store;
 use crate::connectors::files::stream::Give;
-use crate::connectors::files::value::Builder;
+use crate::data::text::Builder;
 use crate::data::{BatchLimit, Chunk, Reject, Schema, Type, normalize};
 use crate::failure::Failure;
 

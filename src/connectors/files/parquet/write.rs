@@ -9,13 +9,13 @@ use ::parquet::basic::{Compression as Codec, GzipLevel, LogicalType, Type as Phy
 use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use ::parquet::schema::types::{SchemaDescriptor, Type as Node};
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray};
 use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, SchemaRef, Time64MicrosecondType, TimestampMicrosecondType};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::AS_KEY;
 use crate::connectors::files::codec::write_failed;
-use crate::connectors::files::value::Printer;
+use crate::data::text::Printer;
 use crate::data::{Schema, Type};
 use crate::define::pipeline::Compression;
 use crate::failure::Failure;
@@ -170,19 +170,7 @@ fn as_stored(array: &ArrayRef, ty: &Type, field: &FieldRef) -> ArrayRef {
 }
 
 fn interval_texts(array: &ArrayRef) -> ArrayRef {
-    let printer = Printer::new(array, &Type::Interval);
-    let mut texts = StringBuilder::with_capacity(array.len(), array.len() * 12);
-    let mut text = Vec::new();
-    for row in 0..array.len() {
-        if printer.is_null(row) {
-            texts.append_null();
-        } else {
-            text.clear();
-            printer.print(row, &mut text);
-            texts.append_value(String::from_utf8_lossy(&text));
-        }
-    }
-    Arc::new(texts.finish())
+    Arc::new(Printer::new(array, &Type::Interval).texts())
 }
 
 /// A value that Parquet's types have no place for.

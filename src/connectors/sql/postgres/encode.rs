@@ -2,7 +2,6 @@
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, GenericBinaryArray, PrimitiveArray, StringArray};
 use arrow::buffer::NullBuffer;
-use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
     IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
@@ -12,6 +11,7 @@ use arrow::record_batch::RecordBatch;
 use super::fit::Form;
 use super::numeric;
 use super::values::{EPOCH_DAYS, EPOCH_MICROS};
+use crate::data::text::Printer;
 use crate::failure::Failure;
 
 /// PostgreSQL refuses a field of 1 GiB and more.
@@ -19,9 +19,8 @@ const MOST_BYTES: usize = (1 << 30) - 1;
 
 /// The arrays of the columns that are written, ready for [`Encoder`]. `columns` name the batch's columns with the form of each, in the
 /// order of COPY's list.
-pub(super) fn prepared(batch: &RecordBatch, columns: &[(usize, Form)]) -> Result<Vec<ArrayRef>, Failure> {
-    let arrays = columns.iter().map(|(place, form)| prepare(batch.column(*place), form));
-    arrays.collect::<Result<_, _>>().map_err(|why| Failure::permanent(format!("a batch cannot be written: {why}")))
+pub(super) fn prepared(batch: &RecordBatch, columns: &[(usize, Form)]) -> Vec<ArrayRef> {
+    columns.iter().map(|(place, form)| prepare(batch.column(*place), form)).collect()
 }
 
 /// Writes the rows of one batch as tuples.
@@ -61,14 +60,10 @@ impl<'a> Encoder<'a> {
 }
 
 /// The array that a form is written from; only printing makes another one.
-fn prepare(array: &ArrayRef, form: &Form) -> Result<ArrayRef, String> {
-    match (form, array.data_type()) {
-        (Form::Printed, DataType::FixedSizeBinary(16)) => {
-            let uuids = array.as_fixed_size_binary().iter().map(|bytes| Some(uuid::Uuid::from_slice(bytes?).ok()?.to_string()));
-            Ok(std::sync::Arc::new(uuids.collect::<StringArray>()))
-        }
-        (Form::Printed, _) => cast(array, &DataType::Utf8).map_err(|error| error.to_string()),
-        _ => Ok(array.clone()),
+fn prepare(array: &ArrayRef, form: &Form) -> ArrayRef {
+    match form {
+        Form::Printed(ty) => std::sync::Arc::new(Printer::new(array, ty).spaced().texts()),
+        _ => array.clone(),
     }
 }
 
@@ -187,7 +182,7 @@ impl<'a> Cell<'a> {
                 DataType::Utf8 => Values::Plain(array.as_string_opt()?, *limit),
                 _ => Values::WholeNumeric(Whole::of(array)?),
             },
-            Form::Bytes | Form::Printed => match array.data_type() {
+            Form::Bytes | Form::Printed(_) => match array.data_type() {
                 DataType::Utf8 => Values::Text(array.as_string_opt()?),
                 DataType::FixedSizeBinary(_) => Values::Fixed(array.as_fixed_size_binary_opt()?),
                 _ => Values::Binary(array.as_binary_opt()?),

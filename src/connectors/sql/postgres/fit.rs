@@ -33,8 +33,8 @@ pub(super) enum Form {
     Time,
     Timestamp,
     Interval,
-    /// Printed as text first.
-    Printed,
+    /// Values of this type, printed as text first.
+    Printed(Type),
     /// Items of this form; their type's identifier.
     List(Box<Form>, u32),
 }
@@ -152,7 +152,7 @@ fn fit_type(from: &Type, to: &PgType, same_native: bool, native: Option<&str>) -
         (Type::Bool | Type::Int(_) | Type::UInt(_) | Type::Float(_) | Type::Decimal(..) | Type::Number | Type::Uuid, Kind::Text)
             if to.modifier < 0 =>
         {
-            fit_as(Grade::Widened, "kept as text", Form::Printed)
+            fit_as(Grade::Widened, "kept as text", Form::Printed(from.clone()))
         }
         _ => return unfit(),
     })

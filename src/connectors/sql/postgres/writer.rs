@@ -202,7 +202,7 @@ impl Writer for PgWriter {
             let places: Vec<usize> = columns.iter().map(|(place, _)| *place).collect();
             self.hasher.hashes(&batch, &places).for_each(|hash| digest.add_row(hash));
         }
-        let arrays = prepared(&batch, &columns)?;
+        let arrays = prepared(&batch, &columns);
         let mut encoder = Encoder::new(&batch, &arrays, &columns)?;
         while encoder.fill(&mut open.frame, FRAME)? {
             open.flush(false).await?;

@@ -3,22 +3,20 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanArray, BooleanBuilder, FixedSizeBinaryBuilder, IntervalMonthDayNanoBuilder, ListArray,
-    NullBufferBuilder, PrimitiveBuilder, StringBuilder,
+    ArrayRef, BinaryBuilder, BooleanArray, BooleanBuilder, FixedSizeBinaryBuilder, IntervalMonthDayNanoBuilder, PrimitiveBuilder,
+    StringBuilder,
 };
-use arrow::buffer::OffsetBuffer;
 use arrow::compute::filter;
 use arrow::datatypes::{
-    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano,
-    Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
+    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time64MicrosecondType,
+    TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
 };
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use rusqlite::types::ValueRef;
 
-use super::text;
-use super::value::{
-    array_items, digits, double, integer, is_json, is_number, narrow, plain, shown, single, size_of_value, unhex, unsigned, utf8,
-};
+use super::value::{digits, double, integer, is_json, is_number, narrow, plain, shown, single, size_of_value, unsigned, utf8};
+use crate::data::text::parse::{self, Zone};
+use crate::data::text::{Builder, DAY_MICROS};
 use crate::data::{Schema, Type};
 use crate::failure::Failure;
 
@@ -137,21 +135,12 @@ enum Cells {
     TimestampTz(PrimitiveBuilder<TimestampMicrosecondType>),
     Interval(IntervalMonthDayNanoBuilder),
     Uuid(FixedSizeBinaryBuilder),
-    Array(Box<List>),
-}
-
-/// The cells of a column of arrays.
-struct List {
-    item: Type,
-    items: Cells,
-    length: i32,
-    offsets: Vec<i32>,
-    nulls: NullBufferBuilder,
+    Array(Builder),
 }
 
 /// Does the same with the builder of every kind of cells but arrays.
 macro_rules! with_builder {
-    ($cells:expr, $builder:ident => $do:expr, $list:ident => $other:expr) => {
+    ($cells:expr, $builder:ident => $do:expr, $array:ident => $other:expr) => {
         match $cells {
             Cells::Bool($builder) => $do,
             Cells::Int8($builder) => $do,
@@ -173,7 +162,7 @@ macro_rules! with_builder {
             Cells::Timestamp($builder) | Cells::TimestampTz($builder) => $do,
             Cells::Interval($builder) => $do,
             Cells::Uuid($builder) => $do,
-            Cells::Array($list) => $other,
+            Cells::Array($array) => $other,
         }
     };
 }
@@ -207,32 +196,16 @@ impl Cells {
             Type::TimestampTz => Self::TimestampTz(PrimitiveBuilder::new().with_data_type(ty.to_arrow())),
             Type::Interval => Self::Interval(IntervalMonthDayNanoBuilder::new()),
             Type::Uuid => Self::Uuid(FixedSizeBinaryBuilder::new(16)),
-            Type::Array(item) => Self::Array(Box::new(List {
-                item: (**item).clone(),
-                items: Self::new(item),
-                length: 0,
-                offsets: vec![0],
-                nulls: NullBufferBuilder::new(0),
-            })),
+            Type::Array(_) => Self::Array(Builder::new(ty, false)),
         }
     }
 
     fn null(&mut self) {
-        with_builder!(self, builder => builder.append_null(), list => {
-            // Items of an array that turned out not to fit stay behind the NULL that took its place.
-            list.offsets.push(list.length);
-            list.nulls.append_null();
-        });
+        with_builder!(self, builder => builder.append_null(), array => array.append_null());
     }
 
     fn finish(&mut self) -> ArrayRef {
-        with_builder!(self, builder => Arc::new(builder.finish()), list => {
-            let offsets = OffsetBuffer::new(std::mem::replace(&mut list.offsets, vec![0]).into());
-            list.length = 0;
-            let ty = Type::Array(Box::new(list.item.clone())).to_arrow();
-            let arrow::datatypes::DataType::List(field) = ty else { unreachable!("an array is an Arrow list") };
-            Arc::new(ListArray::new(field, offsets, list.items.finish(), list.nulls.finish()))
-        })
+        with_builder!(self, builder => Arc::new(builder.finish()), array => array.finish())
     }
 
     /// Takes a value that is not NULL, and says whether it fits. The caller fills the place of one that does not.
@@ -278,59 +251,34 @@ impl Cells {
                 ValueRef::Blob(bytes) => put(Some(bytes), |value| cells.append_value(value)),
                 _ => false,
             },
-            Self::Date(cells) => put(utf8(value).and_then(text::parse_date), |value| cells.append_value(value)),
-            Self::Time(cells) => put(utf8(value).and_then(text::parse_time), |value| cells.append_value(value)),
-            Self::Timestamp(cells) => put(utf8(value).and_then(text::parse_timestamp), |value| cells.append_value(value)),
-            Self::TimestampTz(cells) => put(utf8(value).and_then(text::parse_timestamp_tz), |value| cells.append_value(value)),
-            Self::Interval(cells) => put(utf8(value).and_then(text::parse_interval), |(months, days, nanos)| {
-                cells.append_value(IntervalMonthDayNano::new(months, days, nanos));
-            }),
+            Self::Date(cells) => put(utf8(value).and_then(|text| parse::date(text.as_bytes())), |value| cells.append_value(value)),
+            Self::Time(cells) => put(utf8(value).and_then(|text| parse::time(text.as_bytes())), |value| cells.append_value(value)),
+            Self::Timestamp(cells) => put(utf8(value).and_then(timestamp), |value| cells.append_value(value)),
+            Self::TimestampTz(cells) => put(utf8(value).and_then(instant), |value| cells.append_value(value)),
+            Self::Interval(cells) => put(utf8(value).and_then(parse::interval), |value| cells.append_value(value)),
             Self::Uuid(cells) => {
                 let bytes = match value {
                     ValueRef::Blob(bytes) => bytes.try_into().ok(),
-                    value => utf8(value).and_then(text::parse_uuid),
+                    value => utf8(value).and_then(|text| uuid::Uuid::try_parse(text).ok()).map(uuid::Uuid::into_bytes),
                 };
                 bytes.is_some_and(|bytes: [u8; 16]| cells.append_value(bytes).is_ok())
             }
-            Self::Array(list) => utf8(value).and_then(array_items).is_some_and(|items| list.push(&items)),
+            Self::Array(cells) => utf8(value).is_some_and(|text| cells.append(text).is_ok()),
         }
     }
 }
 
-impl List {
-    fn push(&mut self, items: &[&str]) -> bool {
-        for item in items {
-            self.length += 1;
-            if !self.push_item(item).unwrap_or(false) {
-                self.items.null();
-                return false;
-            }
-        }
-        self.offsets.push(self.length);
-        self.nulls.append_non_null();
-        true
+/// A timestamp without a zone; a date alone is midnight, as it is for SQLite.
+fn timestamp(text: &str) -> Option<i64> {
+    match parse::timestamp(text.as_bytes()) {
+        Some((micros, zone)) => (zone != Zone::Given).then_some(micros),
+        None => i64::from(parse::date(text.as_bytes())?).checked_mul(DAY_MICROS),
     }
+}
 
-    /// Takes one item of a JSON array as it is written there. Bytes are hexadecimal texts, inner arrays are arrays.
-    fn push_item(&mut self, item: &str) -> Option<bool> {
-        Some(match item.as_bytes().first()? {
-            b'n' if item == "null" => {
-                self.items.null();
-                true
-            }
-            b't' | b'f' => self.items.push(ValueRef::Integer(i64::from(item.parse::<bool>().ok()?)), true),
-            b'"' => {
-                let text: String = serde_json::from_str(item).ok()?;
-                match self.item {
-                    Type::Bytes | Type::Native { .. } => self.items.push(ValueRef::Blob(&unhex(&text)?), true),
-                    _ => self.items.push(ValueRef::Text(text.as_bytes()), true),
-                }
-            }
-            b'[' => self.items.push(ValueRef::Text(item.as_bytes()), true),
-            _ if matches!(self.item, Type::Float(_)) => self.items.push(ValueRef::Text(item.as_bytes()), true),
-            _ => self.items.push(ValueRef::Integer(item.parse().ok()?), true),
-        })
-    }
+/// A timestamp with a zone.
+fn instant(text: &str) -> Option<i64> {
+    parse::timestamp(text.as_bytes()).filter(|(_, zone)| *zone != Zone::Missing).map(|(micros, _)| micros)
 }
 
 fn put<T>(value: Option<T>, append: impl FnOnce(T)) -> bool {

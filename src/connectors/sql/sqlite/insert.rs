@@ -5,7 +5,7 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection as Sqlite, ErrorCode};
 
 use super::connection::{Database, Interrupt};
-use super::encode::Cells;
+use super::encode::Binder;
 use super::target::Shape;
 use super::value::shown;
 use super::writer::HASH;
@@ -35,7 +35,7 @@ struct Insertion<'a> {
     many: (String, usize),
     /// The statement for one.
     one: String,
-    cells: Vec<Cells<'a>>,
+    cells: Vec<Binder<'a>>,
     hashes: Vec<u128>,
 }
 
@@ -49,7 +49,7 @@ impl Rows<'_> {
             hashes = RowHasher::default().hashes(batch, &(0..batch.num_columns()).collect::<Vec<_>>()).collect();
         }
         let columns = self.shape.columns.iter().zip(&self.schema.columns).zip(batch.columns());
-        let cells = columns.map(|((target, column), array)| Cells::new(&column.ty, array, target.affinity)).collect();
+        let cells = columns.map(|((target, column), array)| Binder::new(&column.ty, array, target.affinity)).collect();
         let at_once = ROWS_AT_ONCE.min(MOST_VALUES / names.len().max(1)).max(1);
         let values = format!("({})", vec!["?"; names.len()].join(", "));
         let one = format!("insert into {table} ({}) values {values}", names.join(", "));

@@ -1,7 +1,7 @@
 //! SQLite, in process.
 //!
 //! - [`Database`] opens the file and hands out sources and sinks.
-//! - `types`, `text` and `value` say what values become; `encode` and `decode` move them between Arrow and SQLite.
+//! - `types` and `value` say what values become; `encode` and `decode` move them between Arrow and SQLite.
 //! - `table` looks at what the database holds. `source` and `reading` read it.
 //! - `sink` begins loads and `marks` records them, `target` plans the shape of a table, `writer` commits splits (`insert`, `compare`),
 //!   `publish` makes a load visible.
@@ -21,7 +21,6 @@ mod sink;
 mod source;
 mod table;
 mod target;
-mod text;
 mod types;
 mod value;
 mod writer;

@@ -138,39 +138,3 @@ pub(super) fn is_number(text: &str) -> bool {
 pub(super) fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
-
-/// The items of a JSON array, each as it is written.
-pub(super) fn array_items(text: &str) -> Option<Vec<&str>> {
-    if !is_json(text) {
-        return None;
-    }
-    let inside = text.trim().strip_prefix('[')?.strip_suffix(']')?;
-    if inside.trim().is_empty() {
-        return Some(Vec::new());
-    }
-    let (mut items, mut start, mut depth, mut quoted, mut escaped) = (Vec::new(), 0, 0_usize, false, false);
-    for (place, byte) in inside.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => quoted = !quoted,
-            _ if quoted => {}
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b',' if depth == 0 => {
-                items.push(inside[start..place].trim());
-                start = place + 1;
-            }
-            _ => {}
-        }
-    }
-    items.push(inside[start..].trim());
-    Some(items)
-}
-
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    (0..text.len()).step_by(2).map(|place| u8::from_str_radix(&text[place..place + 2], 16).ok()).collect()
-}

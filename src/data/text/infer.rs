@@ -9,7 +9,7 @@ const DECIMAL_SCALE_MOST: usize = 9;
 
 /// What the texts of a column could all be.
 #[derive(Clone, Debug)]
-pub(in crate::connectors::files) struct Guess {
+pub(crate) struct Guess {
     seen: bool,
     bool: bool,
     date: bool,
@@ -50,7 +50,7 @@ impl Default for Guess {
 
 impl Guess {
     /// Takes one text that is not NULL into account.
-    pub(in crate::connectors::files) fn see(&mut self, text: &str) {
+    pub(crate) fn see(&mut self, text: &str) {
         self.seen = true;
         if self.bool {
             self.bool = text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false");
@@ -62,7 +62,7 @@ impl Guess {
     }
 
     /// Takes a JSON string into account, which is never a number or a truth value.
-    pub(in crate::connectors::files) fn see_string(&mut self, text: &str) {
+    pub(crate) fn see_string(&mut self, text: &str) {
         self.seen = true;
         self.bool = false;
         self.number = false;
@@ -70,7 +70,7 @@ impl Guess {
     }
 
     /// Takes a JSON number into account: always a number, whatever it looks like.
-    pub(in crate::connectors::files) fn see_json_number(&mut self, text: &str) {
+    pub(crate) fn see_json_number(&mut self, text: &str) {
         self.seen = true;
         (self.bool, self.date, self.timestamp, self.timestamptz) = (false, false, false, false);
         if self.number && !self.see_number(text) {
@@ -120,7 +120,7 @@ impl Guess {
     }
 
     /// The type of everything seen; text when nothing was.
-    pub(in crate::connectors::files) fn decide(&self) -> Type {
+    pub(crate) fn decide(&self) -> Type {
         if !self.seen {
             Type::Text
         } else if self.bool {

@@ -2,91 +2,69 @@
 
 use std::io::Write;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, FixedSizeBinaryArray, ListArray, PrimitiveArray, StringArray};
-use arrow::datatypes::{
-    Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalMonthDayNano,
-    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-};
+use arrow::array::{Array, ArrayRef, StringArray, StringBuilder};
+use arrow::datatypes::IntervalMonthDayNano;
 
 use super::calendar;
+use super::cells::Cells;
+use super::json::json_string;
 use crate::data::Type;
 
 /// Prints the values of one column. NULLs are the caller's.
-pub(in crate::connectors::files) struct Printer<'a> {
+pub(crate) struct Printer<'a> {
     array: &'a dyn Array,
     cells: Cells<'a>,
-}
-
-enum Cells<'a> {
-    Bool(&'a BooleanArray),
-    Int8(&'a PrimitiveArray<Int8Type>),
-    Int16(&'a PrimitiveArray<Int16Type>),
-    Int32(&'a PrimitiveArray<Int32Type>),
-    Int64(&'a PrimitiveArray<Int64Type>),
-    UInt8(&'a PrimitiveArray<UInt8Type>),
-    UInt16(&'a PrimitiveArray<UInt16Type>),
-    UInt32(&'a PrimitiveArray<UInt32Type>),
-    UInt64(&'a PrimitiveArray<UInt64Type>),
-    Float32(&'a PrimitiveArray<Float32Type>),
-    Float64(&'a PrimitiveArray<Float64Type>),
-    Decimal128(&'a PrimitiveArray<Decimal128Type>, i8),
-    Decimal256(&'a PrimitiveArray<Decimal256Type>, i8),
-    Text(&'a StringArray),
-    Bytes(&'a BinaryArray),
-    Date(&'a PrimitiveArray<Date32Type>),
-    Time(&'a PrimitiveArray<Time64MicrosecondType>),
-    Timestamp(&'a PrimitiveArray<TimestampMicrosecondType>),
-    TimestampTz(&'a PrimitiveArray<TimestampMicrosecondType>),
-    Interval(&'a PrimitiveArray<IntervalMonthDayNanoType>),
-    Uuid(&'a FixedSizeBinaryArray),
-    Array(&'a ListArray, &'a Type),
+    /// What stands between the date and the time of a timestamp.
+    between: u8,
 }
 
 impl<'a> Printer<'a> {
     /// The column must have the Arrow type of the logical type, as every batch of a load has.
-    pub(in crate::connectors::files) fn new(array: &'a ArrayRef, ty: &'a Type) -> Self {
-        let cells = match ty {
-            Type::Bool => Cells::Bool(array.as_boolean()),
-            Type::Int(8) => Cells::Int8(array.as_primitive()),
-            Type::Int(16) => Cells::Int16(array.as_primitive()),
-            Type::Int(32) => Cells::Int32(array.as_primitive()),
-            Type::Int(_) => Cells::Int64(array.as_primitive()),
-            Type::UInt(8) => Cells::UInt8(array.as_primitive()),
-            Type::UInt(16) => Cells::UInt16(array.as_primitive()),
-            Type::UInt(32) => Cells::UInt32(array.as_primitive()),
-            Type::UInt(_) => Cells::UInt64(array.as_primitive()),
-            Type::Float(32) => Cells::Float32(array.as_primitive()),
-            Type::Float(_) => Cells::Float64(array.as_primitive()),
-            Type::Decimal(precision, scale) if *precision <= 38 => Cells::Decimal128(array.as_primitive(), *scale),
-            Type::Decimal(_, scale) => Cells::Decimal256(array.as_primitive(), *scale),
-            Type::Number | Type::Text | Type::Json | Type::Enum(_) => Cells::Text(array.as_string()),
-            Type::Bytes | Type::Native { .. } => Cells::Bytes(array.as_binary()),
-            Type::Date => Cells::Date(array.as_primitive()),
-            Type::Time => Cells::Time(array.as_primitive()),
-            Type::Timestamp => Cells::Timestamp(array.as_primitive()),
-            Type::TimestampTz => Cells::TimestampTz(array.as_primitive()),
-            Type::Interval => Cells::Interval(array.as_primitive()),
-            Type::Uuid => Cells::Uuid(array.as_fixed_size_binary()),
-            Type::Array(item) => Cells::Array(array.as_list(), item),
-        };
-        Self { array, cells }
+    pub(crate) fn new(array: &'a ArrayRef, ty: &'a Type) -> Self {
+        Self { array, cells: Cells::new(array, ty), between: b'T' }
+    }
+
+    /// With a space between the date and the time of a timestamp, as SQL writes them.
+    pub(crate) fn spaced(self) -> Self {
+        Self { between: b' ', ..self }
+    }
+
+    /// The column's values as they stand in memory.
+    pub(crate) fn cells(&self) -> &Cells<'a> {
+        &self.cells
     }
 
     /// Whether the row's value is NULL.
-    pub(in crate::connectors::files) fn is_null(&self, row: usize) -> bool {
+    pub(crate) fn is_null(&self, row: usize) -> bool {
         self.array.is_null(row)
     }
 
     /// The value of a text column, as it is.
-    pub(in crate::connectors::files) fn text(&self, row: usize) -> Option<&'a str> {
+    pub(crate) fn text(&self, row: usize) -> Option<&'a str> {
         match self.cells {
             Cells::Text(cells) => Some(cells.value(row)),
             _ => None,
         }
     }
 
+    /// The texts of all rows.
+    pub(crate) fn texts(&self) -> StringArray {
+        let mut texts = StringBuilder::with_capacity(self.array.len(), self.array.len() * 12);
+        let mut text = Vec::new();
+        for row in 0..self.array.len() {
+            if self.is_null(row) {
+                texts.append_null();
+            } else {
+                text.clear();
+                self.print(row, &mut text);
+                texts.append_value(String::from_utf8_lossy(&text));
+            }
+        }
+        texts.finish()
+    }
+
     /// Appends the text of the row's value.
-    pub(in crate::connectors::files) fn print(&self, row: usize, out: &mut Vec<u8>) {
+    pub(crate) fn print(&self, row: usize, out: &mut Vec<u8>) {
         match &self.cells {
             Cells::Bool(cells) => out.extend_from_slice(if cells.value(row) { b"true" } else { b"false" }),
             Cells::Int8(cells) => signed(cells.value(row).into(), out),
@@ -118,8 +96,8 @@ impl<'a> Printer<'a> {
                 days => date(days.into(), out),
             },
             Cells::Time(cells) => time(cells.value(row), out),
-            Cells::Timestamp(cells) => timestamp(cells.value(row), b"", out),
-            Cells::TimestampTz(cells) => timestamp(cells.value(row), b"Z", out),
+            Cells::Timestamp(cells) => timestamp(cells.value(row), self.between, b"", out),
+            Cells::TimestampTz(cells) => timestamp(cells.value(row), self.between, b"Z", out),
             Cells::Interval(cells) => interval(cells.value(row), out),
             Cells::Uuid(cells) => {
                 let bytes = cells.value(row);
@@ -221,7 +199,7 @@ fn long_decimal(unscaled: &str, scale: i8, out: &mut Vec<u8>) {
     }
 }
 
-fn hex(bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn hex(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
@@ -263,14 +241,14 @@ fn time(micros: i64, out: &mut Vec<u8>) {
     }
 }
 
-fn timestamp(micros: i64, zone: &[u8], out: &mut Vec<u8>) {
+fn timestamp(micros: i64, between: u8, zone: &[u8], out: &mut Vec<u8>) {
     match micros {
         i64::MAX => return out.extend_from_slice(b"infinity"),
         i64::MIN => return out.extend_from_slice(b"-infinity"),
         _ => {}
     }
     date(micros.div_euclid(calendar::DAY_MICROS), out);
-    out.push(b'T');
+    out.push(between);
     time(micros.rem_euclid(calendar::DAY_MICROS), out);
     out.extend_from_slice(zone);
 }
@@ -292,7 +270,8 @@ fn interval(value: IntervalMonthDayNano, out: &mut Vec<u8>) {
     out.push(b'S');
 }
 
-/// A JSON array. Numbers, truth values and JSON stand as they are, everything else as a string of its text form.
+/// A JSON array. Numbers and truth values stand as they are, everything else as a string of its text form: JSON as well, so that an item
+/// that is JSON's `null` is not one that is NULL.
 fn array(items: &ArrayRef, ty: &Type, out: &mut Vec<u8>) {
     let printer = Printer::new(items, ty);
     out.push(b'[');
@@ -300,14 +279,17 @@ fn array(items: &ArrayRef, ty: &Type, out: &mut Vec<u8>) {
         if row > 0 {
             out.push(b',');
         }
-        printer.print_json(row, ty, out);
+        match printer.text(row).filter(|_| *ty == Type::Json && !printer.is_null(row)) {
+            Some(text) => json_string(text, out),
+            None => printer.print_json(row, ty, out),
+        }
     }
     out.push(b']');
 }
 
 impl Printer<'_> {
     /// Appends the row's value as JSON, NULL included.
-    pub(in crate::connectors::files) fn print_json(&self, row: usize, ty: &Type, out: &mut Vec<u8>) {
+    pub(crate) fn print_json(&self, row: usize, ty: &Type, out: &mut Vec<u8>) {
         if self.is_null(row) {
             return out.extend_from_slice(b"null");
         }
@@ -336,31 +318,4 @@ impl Printer<'_> {
             },
         }
     }
-}
-
-/// Appends a JSON string.
-pub(in crate::connectors::files) fn json_string(text: &str, out: &mut Vec<u8>) {
-    out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut start = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        if *byte >= b' ' && *byte != b'"' && *byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[start..at]);
-        start = at + 1;
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                out.extend_from_slice(b"\\u00");
-                hex(&[*byte], out);
-            }
-        }
-    }
-    out.extend_from_slice(&bytes[start..]);
-    out.push(b'"');
 }

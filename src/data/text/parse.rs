@@ -23,7 +23,8 @@ fn infinite(text: &[u8]) -> Option<bool> {
     }
 }
 
-/// Splits `[+-]YYYY-MM-DD` off the front: days since 1970, and what follows. The year has four digits, or up to six after a sign.
+/// Splits `[+-]YYYY-MM-DD` off the front: days since 1970, and what follows. The year has four digits, or up to seven after a
+/// sign, which is as far as a date reaches.
 fn leading_date(text: &[u8]) -> Option<(i64, &[u8])> {
     let (sign, unsigned) = match text {
         [b'-', rest @ ..] => (-1, rest),
@@ -31,7 +32,7 @@ fn leading_date(text: &[u8]) -> Option<(i64, &[u8])> {
         rest => (0, rest),
     };
     let length = unsigned.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    if length != 4 && (sign == 0 || !(4..=6).contains(&length)) {
+    if length != 4 && (sign == 0 || !(4..=7).contains(&length)) {
         return None;
     }
     let year = unsigned[..length].iter().fold(0, |year, digit| year * 10 + i64::from(digit - b'0'));
@@ -43,8 +44,8 @@ fn leading_date(text: &[u8]) -> Option<(i64, &[u8])> {
     Some((day, &rest[6..]))
 }
 
-/// `YYYY-MM-DD`, `±YYYYYY-MM-DD`, `infinity`.
-pub(super) fn date(text: &[u8]) -> Option<i32> {
+/// `YYYY-MM-DD`, `±YYYYYY-MM-DD`, `infinity`. Days since 1970-01-01; the ends of the range are the infinities.
+pub(crate) fn date(text: &[u8]) -> Option<i32> {
     match leading_date(text) {
         // The two ends of the range mean the infinities.
         Some((days, [])) => i32::try_from(days).ok().filter(|days| *days != i32::MAX && *days != i32::MIN),
@@ -81,14 +82,14 @@ fn leading_time(text: &[u8]) -> Option<(i64, &[u8])> {
     (minute < 60 && second < 60 && micros <= DAY_MICROS).then_some((micros, rest))
 }
 
-/// `HH:MM[:SS[.ffffff]]`, `24:00:00` included.
-pub(super) fn time(text: &[u8]) -> Option<i64> {
+/// `HH:MM[:SS[.ffffff]]`, `24:00:00` included. Microseconds.
+pub(crate) fn time(text: &[u8]) -> Option<i64> {
     leading_time(text).filter(|(_, rest)| rest.is_empty()).map(|(micros, _)| micros)
 }
 
 /// Whether a timestamp's text named a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Zone {
+pub(crate) enum Zone {
     /// It did, and the value is in UTC.
     Given,
     /// It did not.
@@ -98,7 +99,7 @@ pub(super) enum Zone {
 }
 
 /// Date and time with `T` or a space between them, then an optional zone: `Z`, `UTC`, `±HH[[:]MM[:SS]]`. Microseconds since 1970.
-pub(super) fn timestamp(text: &[u8]) -> Option<(i64, Zone)> {
+pub(crate) fn timestamp(text: &[u8]) -> Option<(i64, Zone)> {
     let Some((days, rest)) = leading_date(text) else {
         return infinite(text).map(|later| (if later { i64::MAX } else { i64::MIN }, Zone::Any));
     };
@@ -132,7 +133,7 @@ pub(super) fn timestamp(text: &[u8]) -> Option<(i64, Zone)> {
 
 /// ISO 8601 durations, each number with its own sign: `P1Y2M3DT4H5M6.789S`. Years and weeks become months and days; hours, minutes and
 /// seconds become nanoseconds.
-pub(super) fn interval(text: &str) -> Option<IntervalMonthDayNano> {
+pub(crate) fn interval(text: &str) -> Option<IntervalMonthDayNano> {
     let mut rest = text.strip_prefix('P')?;
     let (mut months, mut days, mut nanos) = (0_i64, 0_i64, 0_i64);
     let mut in_time = false;
@@ -175,7 +176,7 @@ fn seconds_to_nanos(text: &str) -> Option<i64> {
 }
 
 /// `\x` and hexadecimal digits.
-pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn bytes(text: &str) -> Option<Vec<u8>> {
     let digits = text.strip_prefix("\\x")?.as_bytes();
     let (pairs, rest) = digits.as_chunks::<2>();
     let nibble = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);

@@ -15,7 +15,7 @@ use super::parse::{self, Zone};
 use crate::data::Type;
 
 /// Builds one column, value by value. After a refused value the caller appends a NULL in its place.
-pub(in crate::connectors::files) struct Builder {
+pub(crate) struct Builder {
     ty: Type,
     strict: bool,
     cells: Cells,
@@ -52,7 +52,7 @@ enum Cells {
 impl Builder {
     /// An empty column. A `strict` one takes only texts that its type does not change, as a column whose type was guessed must: `007` is no
     /// integer then, and a decimal number with more digits than a float keeps is no float.
-    pub(in crate::connectors::files) fn new(ty: &Type, strict: bool) -> Self {
+    pub(crate) fn new(ty: &Type, strict: bool) -> Self {
         let cells = match ty {
             Type::Bool => Cells::Bool(BooleanBuilder::new()),
             Type::Int(8) => Cells::Int8(Int8Builder::new()),
@@ -89,7 +89,7 @@ impl Builder {
 
     /// Appends the value of a text. The error ends the sentence "the value …".
     #[inline]
-    pub(in crate::connectors::files) fn append(&mut self, text: &str) -> Result<(), String> {
+    pub(crate) fn append(&mut self, text: &str) -> Result<(), String> {
         // The commonest types first, and nothing else in this function, so that it stays small in the loop over a row.
         match &mut self.cells {
             Cells::Text(cells) => {
@@ -187,7 +187,7 @@ impl Builder {
     fn append_array(&mut self, text: &str) -> Result<(), String> {
         let refusal = self.refusal();
         let Cells::Array { items, ends, valid } = &mut self.cells else { return Err(refusal) };
-        let values = crate::connectors::files::ndjson::array_items(text).ok_or(refusal)?;
+        let values = super::json::array_items(text).ok_or(refusal)?;
         for (place, value) in values.iter().enumerate() {
             match value {
                 None => items.append_null(),
@@ -201,7 +201,7 @@ impl Builder {
     }
 
     /// Appends a NULL.
-    pub(in crate::connectors::files) fn append_null(&mut self) {
+    pub(crate) fn append_null(&mut self) {
         match &mut self.cells {
             Cells::Bool(cells) => cells.append_null(),
             Cells::Int8(cells) => cells.append_null(),
@@ -262,7 +262,7 @@ impl Builder {
     }
 
     /// The column; the builder is empty again.
-    pub(in crate::connectors::files) fn finish(&mut self) -> ArrayRef {
+    pub(crate) fn finish(&mut self) -> ArrayRef {
         if let Cells::Array { items, ends, valid } = &mut self.cells {
             let DataType::List(field) = self.ty.to_arrow() else { unreachable!("an array type is a list in Arrow") };
             let offsets = std::iter::once(0).chain(std::mem::take(ends)).collect::<Vec<i32>>();

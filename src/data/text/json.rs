@@ -1,5 +1,5 @@
-//! Finds the members of one JSON object, and the items of one array, as they are written. `serde_json` says whether the text is JSON; this
-//! only has to find where each value ends, so that numbers keep all of their digits and nested values their text.
+//! Writes JSON strings, and finds the members of one JSON object and the items of one array as they are written. `serde_json` says whether the
+//! text is JSON; this only has to find where each value ends, so that numbers keep all of their digits and nested values their text.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 
 /// One JSON value, as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// `null`.
     Null,
     /// `true` or `false`.
@@ -32,7 +32,7 @@ impl<'a> Value<'a> {
     }
 
     /// The value's text as written.
-    pub(super) fn raw(self) -> &'a str {
+    pub(crate) fn raw(self) -> &'a str {
         match self {
             Self::Null => "null",
             Self::Bool(text) | Self::Number(text) | Self::String(text) | Self::Nested(text) => text,
@@ -41,7 +41,7 @@ impl<'a> Value<'a> {
 }
 
 /// The members of an object. The error says why the text is none.
-pub(super) fn members<'a>(text: &'a str, mut member: impl FnMut(Cow<'a, str>, Value<'a>) -> Result<(), String>) -> Result<(), String> {
+pub(crate) fn members<'a>(text: &'a str, mut member: impl FnMut(Cow<'a, str>, Value<'a>) -> Result<(), String>) -> Result<(), String> {
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| format!("the line is not JSON: {}", without_line(&error)))?;
     let bytes = text.as_bytes();
     let mut at = space(bytes, 0);
@@ -62,7 +62,7 @@ pub(super) fn members<'a>(text: &'a str, mut member: impl FnMut(Cow<'a, str>, Va
 }
 
 /// The items of a JSON array: `None` for null, a string's content, anything else as written. `None` when the text is no JSON array.
-pub(in crate::connectors::files) fn array_items(text: &str) -> Option<Vec<Option<Cow<'_, str>>>> {
+pub(crate) fn array_items(text: &str) -> Option<Vec<Option<Cow<'_, str>>>> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     let bytes = text.as_bytes();
     let mut at = space(bytes, 0);
@@ -84,11 +84,38 @@ pub(in crate::connectors::files) fn array_items(text: &str) -> Option<Vec<Option
 }
 
 /// The content of a string with its quotes; `None` when an escape names no character.
-pub(super) fn string(text: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn string(text: &str) -> Option<Cow<'_, str>> {
     if text.contains('\\') {
         return serde_json::from_str(text).ok().map(Cow::Owned);
     }
     Some(Cow::Borrowed(text.strip_prefix('"')?.strip_suffix('"')?))
+}
+
+/// Appends a JSON string.
+pub(crate) fn json_string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut start = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte >= b' ' && *byte != b'"' && *byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&bytes[start..at]);
+        start = at + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                out.extend_from_slice(b"\\u00");
+                super::print::hex(&[*byte], out);
+            }
+        }
+    }
+    out.extend_from_slice(&bytes[start..]);
+    out.push(b'"');
 }
 
 fn space(bytes: &[u8], mut at: usize) -> usize {

@@ -2,7 +2,7 @@
 //! After Howard Hinnant, <https://howardhinnant.github.io/date_algorithms.html>.
 
 /// Microseconds of a day.
-pub(super) const DAY_MICROS: i64 = 86_400_000_000;
+pub(crate) const DAY_MICROS: i64 = 86_400_000_000;
 
 /// Days since 1970-01-01 of a date; `None` when the month has no such day.
 pub(super) fn days(year: i64, month: u32, day: u32) -> Option<i64> {
