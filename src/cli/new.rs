@@ -92,7 +92,7 @@ fn check_name(name: &str) -> Result<usize, CliError> {
 fn end(project: &Project, name: &'static str, given: &str) -> Result<(End, Connection), CliError> {
     if !given.contains(':') {
         let connection = shared(project, given)?;
-        let engine = connection.engine.ok_or_else(|| unknown_engine(given))?;
+        let engine = connection.engine.filter(|engine| *engine != Engine::Redis).ok_or_else(|| unknown_engine(given))?;
         return Ok((End { connection: given.to_owned(), url: None, variable: None, engine }, connection));
     }
     let engine = engine_of(given)?;

@@ -19,8 +19,10 @@ pub use registry::{Connections, Unusable};
 pub mod discard;
 pub mod files;
 pub mod generate;
+pub mod redis;
 mod registry;
 pub mod sql;
+mod tls;
 
 /// What a source says of itself before anything is read.
 #[derive(Clone, Debug)]

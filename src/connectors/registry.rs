@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::Root;
+use super::redis;
 use super::sql::{postgres::Server, sqlite::Database};
 use super::{Sink, Source, discard, generate};
 use crate::define::pipeline::{Connection, Engine, Pipeline, SinkSpec, SourceSpec};
@@ -17,6 +18,7 @@ enum Opened {
     Postgres(Arc<Server>),
     Sqlite(Arc<Database>),
     Files(Arc<Root>),
+    Redis(Arc<redis::Server>),
 }
 
 /// The systems a pipeline names, each opened once and shared by every source and sink that uses it.
@@ -52,7 +54,7 @@ impl Connections {
             SourceSpec::Sql(sql) => match self.open(&sql.connection)? {
                 Opened::Postgres(server) => Ok(server.source(sql)),
                 Opened::Sqlite(database) => Ok(database.source(sql)),
-                Opened::Files(_) => Err(wrong_family(&sql.connection, "sql").into()),
+                Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&sql.connection, "sql").into()),
             },
             SourceSpec::Files(files) => Ok(self.files(&files.connection)?.source(files)),
             SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),
@@ -66,7 +68,7 @@ impl Connections {
             SinkSpec::Sql(sql) => match self.open(&sql.connection)? {
                 Opened::Postgres(server) => Ok(server.sink(sql)),
                 Opened::Sqlite(database) => Ok(database.sink(sql)),
-                Opened::Files(_) => Err(wrong_family(&sql.connection, "sql")),
+                Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&sql.connection, "sql")),
             },
             SinkSpec::Files(files) => Ok(self.files(&files.connection)?.sink(files)),
             SinkSpec::Discard => Ok(discard::sink()),
@@ -77,7 +79,15 @@ impl Connections {
     pub fn files(&self, name: &str) -> Result<Arc<Root>, Failure> {
         match self.open(name)? {
             Opened::Files(root) => Ok(root),
-            Opened::Postgres(_) | Opened::Sqlite(_) => Err(wrong_family(name, "files")),
+            Opened::Postgres(_) | Opened::Sqlite(_) | Opened::Redis(_) => Err(wrong_family(name, "files")),
+        }
+    }
+
+    /// The Redis server or cluster that a connection names.
+    pub fn redis(&self, name: &str) -> Result<Arc<redis::Server>, Failure> {
+        match self.open(name)? {
+            Opened::Redis(server) => Ok(server),
+            Opened::Postgres(_) | Opened::Sqlite(_) | Opened::Files(_) => Err(wrong_family(name, "redis")),
         }
     }
 
@@ -91,6 +101,7 @@ impl Connections {
             Some(Engine::Postgres) => Opened::Postgres(Server::new(connection)?),
             Some(Engine::Sqlite) => Opened::Sqlite(Database::new(connection, &self.base)?),
             Some(Engine::File | Engine::S3) => Opened::Files(Root::new(connection, &self.base)?),
+            Some(Engine::Redis) => Opened::Redis(redis::Server::new(connection, &self.base)?),
             None => return Err(Failure::permanent(format!("the URL of connection `{name}` names no engine haul knows"))),
         };
         opened.insert(name.to_owned(), made.clone());

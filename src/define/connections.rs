@@ -20,10 +20,12 @@ const SCHEMES: &[(&str, Engine)] = &[
     ("sqlite", Engine::Sqlite),
     ("file", Engine::File),
     ("s3", Engine::S3),
+    ("redis", Engine::Redis),
+    ("rediss", Engine::Redis),
 ];
 
 /// Schemes that haul is meant to know and does not in this version.
-const LATER: &[&str] = &["mysql", "mariadb", "redis", "rediss", "http", "https"];
+const LATER: &[&str] = &["mysql", "mariadb", "http", "https"];
 
 /// Connections open at the same time when a connection does not say.
 const MAX_CONNECTIONS: u32 = 8;
@@ -65,7 +67,7 @@ pub fn check_project(reader: &mut Reader<'_>, said: &file::Project) {
         && let Some(text) = reader.text("/state", state)
     {
         match engine(&text) {
-            Ok(Some(Engine::File | Engine::S3)) => {
+            Ok(Some(Engine::File | Engine::S3 | Engine::Redis)) => {
                 reader.error(
                     "connection-url",
                     "/state",
@@ -125,9 +127,10 @@ pub fn engine_of(reader: &mut Reader<'_>, pointer: &str, name: &str, family: Fam
     if serves {
         return Some(engine);
     }
-    let other = match family {
-        Family::Sql => "files",
-        Family::Files => "sql",
+    let other = match engine {
+        Engine::Postgres | Engine::Sqlite => "sql",
+        Engine::File | Engine::S3 => "files",
+        Engine::Redis => "redis",
     };
     let message = format!("{wanted}, and the connection `{name}` is {}", engine_words(engine));
     let url = format!("{}/url", connection.at);
@@ -146,6 +149,7 @@ fn engine_words(engine: Engine) -> &'static str {
         Engine::Sqlite => "a SQLite database",
         Engine::File => "a folder of files",
         Engine::S3 => "a bucket of files",
+        Engine::Redis => "a Redis server",
     }
 }
 
@@ -170,7 +174,7 @@ fn one(reader: &mut Reader<'_>, document: &Document, name: &str, said: &file::Co
 pub fn engine(url: &str) -> Result<Option<Engine>, (String, String)> {
     let visible = ["{{", "{%", "{#"].iter().filter_map(|tag| url.find(tag)).min().map_or(url, |end| &url[..end]);
     let known = || SCHEMES.iter().map(|(scheme, _)| *scheme);
-    let forms = "write `postgres://user@host/database`, `sqlite:path`, `file:folder` or `s3://bucket/prefix`";
+    let forms = "write `postgres://user@host/database`, `sqlite:path`, `file:folder`, `s3://bucket/prefix` or `redis://host`";
     let Some((scheme, rest)) = visible.split_once(':') else {
         return if is_template(url) { Ok(None) } else { Err(("the URL has no scheme".to_owned(), forms.to_owned())) };
     };
@@ -190,7 +194,7 @@ pub fn engine(url: &str) -> Result<Option<Engine>, (String, String)> {
         Engine::Sqlite | Engine::File if whole && rest.trim_start_matches('/').is_empty() && rest.len() != 1 => {
             Err((format!("the URL names no {}", if *engine == Engine::File { "folder" } else { "file" }), forms.to_owned()))
         }
-        Engine::Postgres | Engine::S3 if whole && (!rest.starts_with("//") || rest.len() == 2) => {
+        Engine::Postgres | Engine::S3 | Engine::Redis if whole && (!rest.starts_with("//") || rest.len() == 2) => {
             Err((format!("the `{scheme}:` URL names no {}", if *engine == Engine::S3 { "bucket" } else { "host" }), forms.to_owned()))
         }
         engine => Ok(Some(*engine)),
@@ -238,8 +242,20 @@ mod tests {
         assert_eq!(engine("file:data"), Ok(Some(Engine::File)));
         assert_eq!(engine("file:///data"), Ok(Some(Engine::File)));
         assert_eq!(engine("s3://bucket/{{ params.x }}"), Ok(Some(Engine::S3)));
+        assert_eq!(engine("rediss://u:p@h:1/2?ca=x"), Ok(Some(Engine::Redis)));
         assert_eq!(engine("{{ env.URL }}"), Ok(None));
-        for wrong in ["warehouse.db", "sqlite::memory:", "sqlite:", "file:", "postgres:", "s3://", "mysql://h/d", "postgre://h/d"] {
+        for wrong in [
+            "warehouse.db",
+            "sqlite::memory:",
+            "sqlite:",
+            "file:",
+            "postgres:",
+            "s3://",
+            "redis:",
+            "redis://",
+            "mysql://h/d",
+            "postgre://h/d",
+        ] {
             assert!(engine(wrong).is_err(), "{wrong}");
         }
         let (message, help) = engine("hunter2 secret:word").unwrap_err();

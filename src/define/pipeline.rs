@@ -99,6 +99,8 @@ pub enum Engine {
     File,
     /// `s3://`
     S3,
+    /// `redis://`, `rediss://`
+    Redis,
 }
 
 /// One stage.

@@ -92,7 +92,7 @@ pub enum ParamType {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Connection {
-    /// Where it is: `postgres://user@host/database`, `sqlite:path`, `file:folder`, `s3://bucket/prefix`. Secrets come from `{{ env.NAME }}`
+    /// Where it is: `postgres://user@host/database`, `sqlite:path`, `file:folder`, `s3://bucket/prefix`, `redis://host`. Secrets come from `{{ env.NAME }}`
     /// or `{{ secret.file('path') }}`.
     #[schemars(required, extend("minLength" = 1, "examples" = ["{{ env.SHOP_URL }}", "sqlite:warehouse.db", "file:data", "s3://bucket/prefix"]))]
     pub url: Option<String>,

@@ -264,7 +264,7 @@ impl<'a> Builder<'a> {
         match self.pipeline.connections.get(&sink.connection)?.engine? {
             Engine::Postgres => Some("postgres"),
             Engine::Sqlite => Some("sqlite"),
-            Engine::File | Engine::S3 => None,
+            Engine::File | Engine::S3 | Engine::Redis => None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Connections: how they are made, how many there may be, and how they end.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::error::failure;
+use crate::connectors::tls;
 use crate::define::pipeline::Connection;
 use crate::failure::Failure;
 
@@ -108,9 +109,7 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<PgConnection, Failure> {
-        static TLS: Once = Once::new();
-        // Two providers may be linked in; whoever comes first decides for the whole process, and either will do.
-        TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        tls::install_provider();
         let connect = async {
             let mut connection = self.options.connect().await.map_err(failure)?;
             let version = connection.server_version_num().unwrap_or(0);

@@ -1,0 +1,20 @@
+//! Redis and its kin: one server or a cluster, found out by asking the server itself.
+//!
+//! [`Server`] is what every use of Redis stands on: it connects, finds the masters, sends pipelines to a node or routes commands by their
+//! keys, and turns what goes wrong into failures of the right kind. It knows no sources, sinks or caches.
+
+mod address;
+mod command;
+mod error;
+mod facts;
+mod node;
+pub mod reply;
+mod server;
+mod topology;
+
+pub use address::Address;
+pub use command::{Command, Replies};
+pub use error::{failure, refusal};
+pub use facts::{Facts, Version};
+pub use server::Server;
+pub use topology::{Master, SLOTS, Topology, slot};
