@@ -34,6 +34,7 @@ impl Sink for Discard {
             wire: None,
             writers: WRITERS,
             whole: false,
+            checkpoints: true,
             guarantee: "none: rows are counted and dropped".to_owned(),
             reads_as: incoming.clone(),
         }))
@@ -47,8 +48,8 @@ impl Sink for Discard {
         Ok(())
     }
 
-    async fn writer(&self, _: &Load, _: &str) -> Result<Box<dyn Writer>, Failure> {
-        Ok(Box::new(Dropping { rows: 0, bytes: 0 }))
+    async fn writer(&self, _: &Load, _: &str, _: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
+        Ok(Box::new(Dropping { taken: Committed::default() }))
     }
 
     async fn publish(&self, _: &Load) -> Result<(), Failure> {
@@ -69,20 +70,23 @@ impl Sink for Discard {
 }
 
 struct Dropping {
-    rows: u64,
-    bytes: u64,
+    taken: Committed,
 }
 
 #[async_trait]
 impl Writer for Dropping {
     async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
-        self.rows += batch.num_rows() as u64;
-        self.bytes += batch.get_array_memory_size() as u64;
+        self.taken.rows += batch.num_rows() as u64;
+        self.taken.bytes += batch.get_array_memory_size() as u64;
         Ok(())
     }
 
+    async fn checkpoint(&mut self, _: Mark) -> Result<Committed, Failure> {
+        Ok(std::mem::take(&mut self.taken))
+    }
+
     async fn commit(self: Box<Self>, _: Mark) -> Result<Committed, Failure> {
-        Ok(Committed { rows: self.rows, bytes: self.bytes })
+        Ok(self.taken)
     }
 }
 
@@ -101,12 +105,12 @@ mod tests {
         let sink = sink();
         let first = sink.claim(&key).await.expect("a claim");
         let load = Load { key: key.clone(), epoch: first.epoch, schema, verify: Verify::None };
-        let mut writer = sink.writer(&load, "all").await.expect("a writer");
+        let mut writer = sink.writer(&load, "all", None).await.expect("a writer");
         for rows in [3, 0, 4] {
             let array: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
             writer.write(RecordBatch::try_from_iter([("a", array)]).expect("a batch")).await.expect("written");
         }
-        let mark = Mark { split: "all".into(), rows: 7, digest: Digest::default(), rejects: 0 };
+        let mark = Mark { split: "all".into(), rows: 7, digest: Digest::default(), rejects: 0, position: None };
         assert_eq!(writer.commit(mark).await.expect("committed").rows, 7);
         let second = sink.claim(&key).await.expect("a claim");
         assert!(second.epoch > first.epoch && second.found.is_none());

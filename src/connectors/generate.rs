@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 
 use super::{Description, ReadRequest, Reading, Source, Split, SplitGoal, Splits, requested};
-use crate::data::{BatchLimit, BatchStream, Chunk, Column, Schema, Type};
+use crate::data::{BatchLimit, BatchStream, Chunk, Column, Position, Schema, Type};
 use crate::define::pipeline::{GenerateSource, Step};
 use crate::failure::Failure;
 use crate::transform::{Compiled, Problem, compile_rows};
@@ -87,25 +87,33 @@ impl Reading for Rows {
         Ok(None)
     }
 
-    async fn read(&self, split: &Split) -> Result<BatchStream, Failure> {
+    async fn read(&self, split: &Split, from: Option<&Position>) -> Result<BatchStream, Failure> {
         let bound = |name: &str| {
             let found = split.range.get(name).and_then(serde_json::Value::as_i64);
             found.ok_or_else(|| Failure::permanent(format!("the split `{}` has no row number `{name}`", split.id)))
         };
-        let (from, to) = (bound("from")?, bound("to")?);
+        let (begin, to) = (bound("from")?, bound("to")?);
+        let from = from.map_or(Ok(begin), row_number)?;
         let rows = i64::try_from(self.limit.rows.max(1)).unwrap_or(i64::MAX);
         let (arrow, program, places) = (self.number.to_arrow(), self.program.clone(), self.places.clone());
         let starts = std::iter::successors(Some(from), move |start| start.checked_add(rows)).take_while(move |start| *start < to);
         let chunks = starts.map(move |start| {
-            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(start..to.min(start.saturating_add(rows))));
+            let end = to.min(start.saturating_add(rows));
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(start..end));
             let failed = |error| Failure::permanent("failed to make a batch up").cause(error);
             let made = program.apply(Chunk::of(RecordBatch::try_new(arrow.clone(), vec![numbers]).map_err(failed)?))?;
             let batch = made.batch.project(&places).map_err(failed)?;
             let bytes = batch.get_array_memory_size() as u64;
-            Ok(Chunk { batch, rejects: made.rejects, bytes })
+            Ok(Chunk { batch, rejects: made.rejects, bytes, position: Some(Position(format!("row {end}"))) })
         });
         Ok(futures::stream::iter(chunks).boxed())
     }
+}
+
+/// Reads a position: the number of the row that comes next.
+fn row_number(position: &Position) -> Result<i64, Failure> {
+    let number = position.0.strip_prefix("row ").and_then(|number| number.parse().ok());
+    number.ok_or_else(|| Failure::permanent(format!("`{}` is no position in made-up rows", position.0)))
 }
 
 #[cfg(test)]
@@ -126,7 +134,7 @@ mod tests {
         let splits = reading.splits(SplitGoal { most, bytes: 1 }).await.expect("splits").splits;
         let mut read = Vec::new();
         for split in splits {
-            let chunks: Vec<Chunk> = reading.read(&split).await.expect("a stream").try_collect().await.expect("rows");
+            let chunks: Vec<Chunk> = reading.read(&split, None).await.expect("a stream").try_collect().await.expect("rows");
             read.push((split.label, chunks.into_iter().map(|chunk| chunk.batch).collect()));
         }
         read
@@ -153,6 +161,22 @@ mod tests {
         let batches: Vec<RecordBatch> = cut.into_iter().flat_map(|(_, batches)| batches).collect();
         assert_eq!(batches.len(), 5);
         assert_eq!(pretty_format_batches(&batches).expect("a table").to_string(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_read_goes_on_from_every_position_it_gave() {
+        let source = source(&spec(10, &[])).expect("a source");
+        let request = ReadRequest { limit: BatchLimit { rows: 2, bytes: 1 }, ..ReadRequest::default() };
+        let reading = source.open(request).await.expect("open");
+        for split in reading.splits(SplitGoal { most: 2, bytes: 1 }).await.expect("splits").splits {
+            let all: Vec<Chunk> = reading.read(&split, None).await.expect("a stream").try_collect().await.expect("rows");
+            for (place, chunk) in all.iter().enumerate() {
+                let rest = reading.read(&split, chunk.position.as_ref()).await.expect("a stream");
+                let rest: Vec<Chunk> = rest.try_collect().await.expect("rows");
+                let batches = |chunks: &[Chunk]| chunks.iter().map(|chunk| chunk.batch.clone()).collect::<Vec<_>>();
+                assert_eq!(batches(&rest), batches(&all[place + 1..]));
+            }
+        }
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 
-use crate::data::{BatchLimit, BatchStream, Column, Digest, Mapped, RawChunk, RawStream, Schema, WireFormat};
+use crate::data::{BatchLimit, BatchStream, Column, Digest, Mapped, Position, RawChunk, RawStream, Schema, WireFormat};
 use crate::define::pipeline::Verify;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
@@ -113,8 +113,9 @@ pub trait Reading: Send + Sync {
     /// The value that [`Splits::fingerprint`] would have now; `None` when recorded splits stay valid whatever happens.
     async fn fingerprint(&self) -> Result<Option<String>, Failure>;
 
-    /// Reads one split, in batches within the request's limit.
-    async fn read(&self, split: &Split) -> Result<BatchStream, Failure>;
+    /// Reads one split, in batches within the request's limit: all of it, or what follows a position that an earlier read of the same split
+    /// gave. A source that gives no positions is never handed one.
+    async fn read(&self, split: &Split, from: Option<&Position>) -> Result<BatchStream, Failure>;
 
     /// Reads one split undecoded. Only called when the description offered a wire format and the sink took it.
     async fn read_raw(&self, split: &Split) -> Result<RawStream, Failure> {
@@ -138,6 +139,8 @@ pub struct Target {
     pub writers: usize,
     /// The load must be written by one writer as the single split `all` (a single file); otherwise splits commit one by one.
     pub whole: bool,
+    /// Whether a writer can commit a part of a split and go on ([`Writer::checkpoint`]).
+    pub checkpoints: bool,
     /// The delivery guarantee, one line, for the plan: `effectively once: rows and mark in one transaction`.
     pub guarantee: String,
     /// The columns as a source on the same target would describe them: what a stage that reads the target later can count on.
@@ -191,7 +194,7 @@ pub struct FoundLoad {
     pub run: String,
     /// What the executor asked to be kept with it at `prepare`.
     pub note: String,
-    /// What has been committed.
+    /// What has been committed: of whole splits, and of the beginnings of splits up to a position.
     pub marks: Vec<Mark>,
     /// Whether `publish` has been done.
     pub published: bool,
@@ -211,7 +214,8 @@ pub struct Load {
     pub verify: Verify,
 }
 
-/// The record that one split has been written, committed in the same transaction as its rows.
+/// The record of what has been written of one split, committed in the same transaction as its rows. It counts from the split's beginning:
+/// each checkpoint's mark takes the place of the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The split's id.
@@ -222,6 +226,8 @@ pub struct Mark {
     pub digest: Digest,
     /// Rows refused on the way.
     pub rejects: u64,
+    /// Where the split goes on; `None` when it is complete.
+    pub position: Option<Position>,
 }
 
 /// A place to write to. Cheap to make; holds no connection until it is used.
@@ -242,8 +248,8 @@ pub trait Sink: Send + Sync {
     /// `note` beside the load.
     async fn prepare(&self, load: &Load, note: &str) -> Result<(), Failure>;
 
-    /// A writer for one split.
-    async fn writer(&self, load: &Load, split: &str) -> Result<Box<dyn Writer>, Failure>;
+    /// A writer for one split, or for what is left of it after `from`: its mark, when a checkpoint has committed its beginning.
+    async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure>;
 
     /// Makes the load visible where it is not yet (swap, rename), and finishes the target (indexes, analyze). Idempotent.
     async fn publish(&self, load: &Load) -> Result<(), Failure>;
@@ -265,7 +271,7 @@ pub trait Sink: Send + Sync {
     async fn abandon(&self, key: &LoadKey) -> Result<(), Failure>;
 }
 
-/// Writes one split. Dropping a writer without `commit` leaves no trace.
+/// Writes one split. Dropping a writer leaves no trace of what it took since its last checkpoint.
 #[async_trait]
 pub trait Writer: Send {
     /// Takes a batch of the load's columns. May buffer.
@@ -275,6 +281,15 @@ pub trait Writer: Send {
     async fn write_raw(&mut self, chunk: RawChunk) -> Result<(), Failure> {
         let _ = chunk;
         Err(Failure::permanent("this sink has no raw form"))
+    }
+
+    /// Commits the rows taken since the last checkpoint together with a mark that holds a position, and goes on. Only called when
+    /// [`Target::checkpoints`] says so. The answer means what that of `commit` does. When the target's mark of the split is not the one that
+    /// the writer went on from, an attempt that was thought lost has moved it: nothing is written, and the failure is transient with
+    /// [`Failure::view_lost`], so that the load is claimed and its marks are read again.
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Committed, Failure> {
+        let _ = mark;
+        Err(Failure::permanent("this sink commits whole splits only"))
     }
 
     /// Commits rows and mark together. Idempotent: a split that is marked already is left as it is. When the answer to the commit is
@@ -289,6 +304,11 @@ pub struct Committed {
     pub rows: u64,
     /// Bytes written.
     pub bytes: u64,
+}
+
+/// The failure of a writer whose split has another mark in the target than the one it went on from.
+pub fn moved_on(split: &str) -> Failure {
+    Failure::transient(format!("an attempt that was thought lost has moved split {split} on")).view_lost()
 }
 
 /// Applies a read request's projection and text reads to a schema, for connectors.

@@ -48,6 +48,11 @@ pub struct Reject {
     pub row: String,
 }
 
+/// A place in a split or stream that a read may go on from: text that only the connector that made it understands. It is stored with the
+/// target, so its form says its own version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Position(pub String);
+
 /// What a source hands on: a batch of good rows, and the rows that were refused while it was made.
 #[derive(Clone, Debug)]
 pub struct Chunk {
@@ -57,13 +62,15 @@ pub struct Chunk {
     pub rejects: Vec<Reject>,
     /// Bytes read from the source for this chunk, as they came over the wire or from the file.
     pub bytes: u64,
+    /// Once everything up to and including this chunk is committed, a read may go on from here. `None`: only from an earlier position.
+    pub position: Option<Position>,
 }
 
 impl Chunk {
     /// A chunk without rejects, whose source bytes are the memory of its arrays.
     pub fn of(batch: RecordBatch) -> Self {
         let bytes = batch.get_array_memory_size() as u64;
-        Self { batch, rejects: Vec::new(), bytes }
+        Self { batch, rejects: Vec::new(), bytes, position: None }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod dispatcher;
 mod edge;
+mod output;
 pub mod progress;
 mod recorder;
 mod rejects;

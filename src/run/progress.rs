@@ -69,9 +69,11 @@ impl Attempt {
         add(&self.rejects, &self.stage.rejects, rows);
     }
 
-    /// Bytes that came in so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+    /// A part of what the attempt read is committed, and is not taken back any more.
+    pub fn keep_part(&self, rows_in: u64, bytes: u64, rows_out: u64, rejects: u64) {
+        for (own, count) in [(&self.rows_in, rows_in), (&self.bytes, bytes), (&self.rows_out, rows_out), (&self.rejects, rejects)] {
+            own.fetch_sub(count, Ordering::Relaxed);
+        }
     }
 
     /// The attempt is committed.

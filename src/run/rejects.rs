@@ -30,9 +30,10 @@ impl RejectBudget {
         Arc::new(Self { log, at_most, taken: AtomicU64::new(used) })
     }
 
-    /// For one attempt at one split.
-    pub fn slip(self: &Arc<Self>, split: &str) -> Result<RejectSlip, Failure> {
-        let writer = self.log.as_ref().map(|log| log.writer(split)).transpose()?;
+    /// For one attempt at one split, or at what is left of it after its first `before` rows: those that were refused there are kept.
+    pub fn slip(self: &Arc<Self>, split: &str, before: u64) -> Result<RejectSlip, Failure> {
+        let part = if before == 0 { split.to_owned() } else { format!("{split}_{before:020}") };
+        let writer = self.log.as_ref().map(|log| log.writer(&part)).transpose()?;
         Ok(RejectSlip { budget: Arc::clone(self), writer, count: 0, committed: false })
     }
 
@@ -68,7 +69,7 @@ impl RejectSlip {
         self.count
     }
 
-    /// Keeps the rows. Repeating it for a split replaces what an earlier attempt kept.
+    /// Keeps the rows. Repeating it for the same rows replaces what an earlier attempt kept.
     pub async fn commit(mut self) -> Result<(), Failure> {
         if let Some(writer) = self.writer.take() {
             writer.commit().await?;

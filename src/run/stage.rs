@@ -76,9 +76,14 @@ struct Note {
 const NOTE_VERSION: u32 = 1;
 
 impl LoadRun {
-    /// Whether a split is committed here.
+    /// Whether all of a split is committed here.
     pub fn has(&self, split: &str) -> bool {
-        self.published || self.marks.lock().unwrap_or_else(PoisonError::into_inner).contains_key(split)
+        self.published || self.marked(split).is_some_and(|mark| mark.position.is_none())
+    }
+
+    /// What is committed of a split, all of it or its beginning.
+    pub fn marked(&self, split: &str) -> Option<Mark> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).get(split).cloned()
     }
 
     /// Remembers a commit.

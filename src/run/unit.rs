@@ -1,24 +1,22 @@
 //! One attempt at one unit of work: a split, or a whole segment of stages that stream to each other.
 //!
-//! Every attempt stands for itself. It writes only what its outputs do not have yet, and nothing of it is seen unless it commits.
+//! Every attempt stands for itself. It writes only what its outputs do not have yet, and nothing of it is seen unless it commits. Where the
+//! source gives positions and the sink takes checkpoints, an attempt commits as it goes, and the next one goes on from its last checkpoint.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use arrow::record_batch::RecordBatch;
-use futures::{StreamExt, future, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::edge::{self, EdgeReceiver, EdgeSender};
+use super::output::{Output, Piece};
 use super::progress::Attempt;
-use super::rejects::RejectSlip;
-use super::stage::{LoadRun, StageRun, WHOLE};
-use crate::connectors::{Mark, Split, Writer};
-use crate::data::{BatchStream, Chunk, Digest, RawChunk, RawStream, Reject, RowHasher};
-use crate::define::pipeline::Verify;
+use super::stage::{StageRun, WHOLE};
+use crate::connectors::Split;
+use crate::data::{BatchStream, RawStream, RowHasher};
 use crate::failure::{Failure, FailureKind};
 use crate::plan::Origin;
 use crate::transform::Compiled;
@@ -34,12 +32,6 @@ pub struct Done {
     pub rejects: u64,
 }
 
-/// What goes from the task that reads to the one that writes.
-enum Piece {
-    Rows { batch: RecordBatch, digest: Digest, rejects: Vec<Reject> },
-    Raw(RawChunk),
-}
-
 /// Reads, transforms and writes one split.
 pub async fn split(stage: &Arc<StageRun>, split: &Split) -> Result<Done, Failure> {
     let Some(reading) = stage.reading(0) else {
@@ -47,6 +39,8 @@ pub async fn split(stage: &Arc<StageRun>, split: &Split) -> Result<Done, Failure
     };
     let attempt = Attempt::new(&stage.counters);
     let (sender, receiver) = mpsc::channel(edge::QUEUE);
+    let mut output = Output::open(stage, &attempt, &split.id).await?;
+    let from = output.goes_on_from();
     let reader = {
         let (stage, split, attempt) = (Arc::clone(stage), split.clone(), Arc::clone(&attempt));
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -54,13 +48,12 @@ pub async fn split(stage: &Arc<StageRun>, split: &Split) -> Result<Done, Failure
                 if stage.plan.raw {
                     forward_raw(&attempt, reading.read_raw(&split).await?, &sender).await
                 } else {
-                    forward(&stage, &attempt, reading.read(&split).await?, &sender).await
+                    forward(&stage, &attempt, reading.read(&split, from.as_ref()).await?, &sender).await
                 }
             };
             read.await.map_err(|failure| failure.during(format!("reading {}", split.label)))
         }))
     };
-    let mut output = Output::open(stage, &attempt, &split.id).await?;
     output.take(receiver).await?;
     finished(reader).await?;
     output.commit().await
@@ -88,9 +81,10 @@ async fn forward(stage: &StageRun, attempt: &Attempt, mut rows: BatchStream, sen
     let mut hasher = RowHasher::default();
     while let Some(chunk) = rows.next().await {
         let chunk = chunk?;
-        attempt.read(chunk.batch.num_rows() as u64 + chunk.rejects.len() as u64, chunk.bytes);
+        let came = chunk.batch.num_rows() as u64 + chunk.rejects.len() as u64;
+        attempt.read(came, chunk.bytes);
         let chunk = stage.plan.transform.apply(chunk)?;
-        if sender.send(piece(stage, &mut hasher, chunk)).await.is_err() {
+        if sender.send(Piece::of(stage, &mut hasher, chunk, came)).await.is_err() {
             return Err(Failure::cancelled()); // The writing task failed, and says why.
         }
     }
@@ -106,91 +100,6 @@ async fn forward_raw(attempt: &Attempt, mut rows: RawStream, sender: &mpsc::Send
         }
     }
     Ok(())
-}
-
-/// The digest is only worth its time when somebody will compare it.
-fn piece(stage: &StageRun, hasher: &mut RowHasher, chunk: Chunk) -> Piece {
-    let digest = if stage.plan.flow().verify == Verify::Digest {
-        hasher.digest(&chunk.batch)
-    } else {
-        Digest { rows: chunk.batch.num_rows() as u64, sum: 0 }
-    };
-    Piece::Rows { batch: chunk.batch, digest, rejects: chunk.rejects }
-}
-
-/// The writers of one attempt, one for each output that lacks the split.
-struct Output<'a> {
-    stage: &'a StageRun,
-    attempt: &'a Attempt,
-    split: String,
-    writers: Vec<(&'a LoadRun, &'a str, Box<dyn Writer>)>,
-    slip: RejectSlip,
-    digest: Digest,
-}
-
-impl<'a> Output<'a> {
-    async fn open(stage: &'a StageRun, attempt: &'a Attempt, split: &str) -> Result<Self, Failure> {
-        let mut writers = Vec::new();
-        for (output, load) in stage.plan.outputs.iter().zip(&stage.loads) {
-            if !load.has(split) {
-                let writer = output.sink.writer(&load.load, split).await;
-                let writer = writer.map_err(|failure| failure.during(format!("writing {}", output.label)))?;
-                writers.push((load, output.label.as_str(), writer));
-            }
-        }
-        Ok(Self { stage, attempt, split: split.to_owned(), writers, slip: stage.rejects.slip(split)?, digest: Digest::default() })
-    }
-
-    async fn take(&mut self, mut pieces: mpsc::Receiver<Piece>) -> Result<(), Failure> {
-        while let Some(piece) = pieces.recv().await {
-            self.write(piece).await?;
-        }
-        Ok(())
-    }
-
-    async fn write(&mut self, piece: Piece) -> Result<(), Failure> {
-        let during = |label: &str, failure: Failure| failure.during(format!("writing {label}"));
-        match piece {
-            Piece::Rows { batch, digest, rejects } => {
-                self.slip.take(&rejects).await?;
-                self.attempt.refused(rejects.len() as u64);
-                self.digest += digest;
-                self.attempt.wrote(digest.rows);
-                if batch.num_rows() > 0 {
-                    let writes = self.writers.iter_mut().map(|(_, label, writer)| {
-                        let batch = batch.clone();
-                        async move { writer.write(batch).await.map_err(|failure| during(label, failure)) }
-                    });
-                    future::try_join_all(writes).await?;
-                }
-            }
-            Piece::Raw(chunk) => {
-                self.digest += chunk.digest;
-                self.attempt.wrote(chunk.rows);
-                let writes = self.writers.iter_mut().map(|(_, label, writer)| {
-                    let chunk = chunk.clone();
-                    async move { writer.write_raw(chunk).await.map_err(|failure| during(label, failure)) }
-                });
-                future::try_join_all(writes).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Bad rows are kept first: a crash in between leaves a part that the next attempt replaces. Outputs commit one after the other; after a
-    /// crash in between, the next attempt writes only those that lack the split.
-    async fn commit(self) -> Result<Done, Failure> {
-        let rejects = self.slip.count();
-        self.slip.commit().await?;
-        let mark = Mark { split: self.split, rows: self.digest.rows, digest: self.digest, rejects };
-        for (load, label, writer) in self.writers {
-            let committed = writer.commit(mark.clone()).await.map_err(|failure| failure.during(format!("committing {label}")))?;
-            self.stage.written_bytes.fetch_add(committed.bytes, Ordering::Relaxed);
-            load.mark(mark.clone());
-        }
-        self.attempt.keep();
-        Ok(Done { rows: mark.rows, bytes: self.attempt.bytes(), rejects })
-    }
 }
 
 /// Runs stages that stream to each other, each as a task of its own. The first failure stops them all.
@@ -318,7 +227,7 @@ async fn member(
 async fn pieces_of(stage: &StageRun, mut rows: BatchStream, sender: &mpsc::Sender<Piece>) -> Result<(), Failure> {
     let mut hasher = RowHasher::default();
     while let Some(chunk) = rows.next().await {
-        if sender.send(piece(stage, &mut hasher, chunk?)).await.is_err() {
+        if sender.send(Piece::of(stage, &mut hasher, chunk?, 0)).await.is_err() {
             return Err(Failure::cancelled());
         }
     }

@@ -33,7 +33,7 @@ pub fn all_rows(reading: Arc<dyn Reading>) -> BatchStream {
                 let reading = Arc::clone(&reading);
                 stream::iter(splits.splits).then(move |split| {
                     let reading = Arc::clone(&reading);
-                    async move { reading.read(&split).await }
+                    async move { reading.read(&split, None).await }
                 })
             })
             .try_flatten()

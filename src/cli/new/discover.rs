@@ -66,7 +66,7 @@ async fn tables(source: &Arc<dyn Source>) -> Result<Vec<Found>, Failure> {
     let splits = reading.splits(SplitGoal { most: 1, bytes: u64::MAX }).await?;
     let mut found = Vec::new();
     for split in &splits.splits {
-        let mut chunks = reading.read(split).await?;
+        let mut chunks = reading.read(split, None).await?;
         while let Some(chunk) = chunks.try_next().await? {
             for row in 0..chunk.batch.num_rows() {
                 let parts = chunk.batch.columns().iter().map(|column| column.as_string::<i32>().value(row).to_owned());

@@ -15,7 +15,7 @@ use super::source::{self, Look};
 use super::store::{Found, Store};
 use super::stream::{self, Give};
 use crate::connectors::{Reading, Split, SplitGoal, Splits};
-use crate::data::{BatchLimit, BatchStream, Schema};
+use crate::data::{BatchLimit, BatchStream, Position, Schema};
 use crate::define::pipeline::{FileFormat, FilesSource};
 use crate::failure::Failure;
 
@@ -85,7 +85,7 @@ impl Reading for FileReading {
         stream::blocking(move || Ok(Some(fingerprint(&source::files(&*inner.store, &inner.spec)?)))).await
     }
 
-    async fn read(&self, split: &Split) -> Result<BatchStream, Failure> {
+    async fn read(&self, split: &Split, _: Option<&Position>) -> Result<BatchStream, Failure> {
         let pieces: Vec<Piece> = serde_json::from_value(split.range.clone())
             .map_err(|error| Failure::permanent(format!("the recorded split `{}` is not one of files", split.id)).cause(error))?;
         let inner = Arc::clone(&self.inner);

@@ -11,7 +11,7 @@ use super::part::{self, PartWriter};
 use super::state::{LoadRecord, Stage, Work};
 use super::store::Store;
 use super::{encoding, grades, manifest, paths, publish, stream};
-use crate::connectors::{Claim, FoundLoad, Load, LoadKey, Sink, Target as Answer, TargetProblem, Writer};
+use crate::connectors::{Claim, FoundLoad, Load, LoadKey, Mark, Sink, Target as Answer, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{FileFormat, FilesSink, WriteMode};
 use crate::failure::{Failure, FailureKind};
@@ -96,7 +96,7 @@ impl Sink for FileSink {
         .await
     }
 
-    async fn writer(&self, load: &Load, split: &str) -> Result<Box<dyn Writer>, Failure> {
+    async fn writer(&self, load: &Load, split: &str, _: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
         let work = Work::new(&load.key, &self.target.spec.path);
         Ok(Box::new(PartWriter::new(self.target.clone(), work, load, split)))
     }
@@ -245,6 +245,7 @@ fn plan(target: &Target, incoming: &Schema) -> Result<Result<Answer, Vec<TargetP
         wire: None,
         writers: WRITERS,
         whole: false,
+        checkpoints: false,
         guarantee: target.guarantee(),
         reads_as: grades::reads_as(incoming, &spec.format),
     }))
@@ -294,9 +295,9 @@ mod tests {
 
     async fn write(sink: &FileSink, load: &Load, split: &str, batch: &RecordBatch) -> Result<(), Failure> {
         let digest = RowHasher::default().digest(batch);
-        let mut writer = sink.writer(load, split).await?;
+        let mut writer = sink.writer(load, split, None).await?;
         writer.write(batch.clone()).await?;
-        writer.commit(Mark { split: split.to_owned(), rows: digest.rows, digest, rejects: 0 }).await.map(drop)
+        writer.commit(Mark { split: split.to_owned(), rows: digest.rows, digest, rejects: 0, position: None }).await.map(drop)
     }
 
     async fn rows(store: &Arc<dyn Store>, path: &str) -> usize {
@@ -311,7 +312,7 @@ mod tests {
         let reading = FileSource::new(Arc::clone(store), spec).open(ReadRequest::default()).await.expect("files");
         let mut rows = 0;
         for split in reading.splits(SplitGoal { most: 8, bytes: 1 }).await.expect("splits").splits {
-            let mut stream = reading.read(&split).await.expect("a stream");
+            let mut stream = reading.read(&split, None).await.expect("a stream");
             while let Some(chunk) = stream.next().await {
                 rows += chunk.expect("rows").batch.num_rows();
             }

@@ -82,7 +82,7 @@ impl Part {
     /// The mark it stands for.
     pub(super) fn mark(&self) -> Result<Mark, Failure> {
         let digest = self.digest.parse().map_err(|what: String| Failure::permanent(format!("the record of a load is broken: {what}")))?;
-        Ok(Mark { split: self.split.clone(), rows: self.rows, digest, rejects: self.rejects })
+        Ok(Mark { split: self.split.clone(), rows: self.rows, digest, rejects: self.rejects, position: None })
     }
 }
 

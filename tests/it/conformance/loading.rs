@@ -13,6 +13,8 @@ every_connector!(
     resuming_after_a_part,
     committing_twice,
     a_newer_worker,
+    going_on_from_a_checkpoint,
+    a_checkpoint_from_another_place,
     a_writer_that_goes_away,
     a_read_that_is_stopped,
     replacing,
@@ -85,7 +87,7 @@ async fn a_newer_worker(make: fn() -> System) {
         let (schema, batch) = ids(0..100, "a");
         let splits = system.splits(&sink, &schema).await;
         let old = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
-        let mut asleep = sink.writer(&old, splits[0]).await.expect("a writer");
+        let mut asleep = sink.writer(&old, splits[0], None).await.expect("a writer");
         asleep.write(batch.clone()).await.expect("written");
 
         let other = system.sink(&mode);
@@ -101,6 +103,74 @@ async fn a_newer_worker(make: fn() -> System) {
     }
 }
 
+/// A writer dies after a checkpoint. The next one finds the position, and only writes what follows it.
+async fn going_on_from_a_checkpoint(make: fn() -> System) {
+    for mode in make().modes {
+        let system = make();
+        let sink = system.sink(&mode);
+        let (schema, first) = ids(0..100, "a");
+        let split = system.splits(&sink, &schema).await[0];
+        let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
+        let mut writer = sink.writer(&load, split, None).await.expect("a writer");
+        writer.write(first.clone()).await.expect("written");
+        let begun = loads::checkpoint(split, "100", &[&first]);
+        if !sink.plan(&schema).await.expect("a plan").expect("no problems").checkpoints {
+            assert_eq!(writer.checkpoint(begun).await.expect_err("no checkpoints").kind, FailureKind::Permanent);
+            continue;
+        }
+        writer.checkpoint(begun.clone()).await.expect("a checkpoint");
+        writer.write(ids(100..150, "lost").1).await.expect("written");
+        drop(writer);
+
+        let claim = system.sink(&mode).claim(&load.key).await.expect("a claim");
+        assert_eq!(claim.found.expect("the load").marks, std::slice::from_ref(&begun));
+        let load = Load { epoch: claim.epoch, ..load };
+        let (second, third) = (ids(100..200, "b").1, ids(200..250, "c").1);
+        let mut writer = sink.writer(&load, split, Some(&begun)).await.expect("a writer");
+        writer.write(second.clone()).await.expect("written");
+        writer.checkpoint(loads::checkpoint(split, "200", &[&first, &second])).await.expect("a checkpoint");
+        // A checkpoint without rows moves the position alone.
+        writer.checkpoint(loads::checkpoint(split, "201", &[&first, &second])).await.expect("a checkpoint");
+        writer.write(third.clone()).await.expect("written");
+        let done = Mark { position: None, ..loads::checkpoint(split, "", &[&first, &second, &third]) };
+        writer.commit(done.clone()).await.expect("a commit");
+        sink.publish(&load).await.expect("published");
+        let rows = loads::read_back(&sink, &load).await.expect("rows");
+        assert_eq!(loads::digest(&rows), done.digest);
+        assert_eq!(sink.claim(&load.key).await.expect("a claim").found.expect("the load").marks, [done]);
+    }
+}
+
+/// A checkpoint lands after its worker gave up on it, and another attempt goes on from the place before: it must not write those rows again.
+async fn a_checkpoint_from_another_place(make: fn() -> System) {
+    for mode in make().modes {
+        let system = make();
+        let sink = system.sink(&mode);
+        let (schema, first) = ids(0..100, "a");
+        if !sink.plan(&schema).await.expect("a plan").expect("no problems").checkpoints {
+            continue;
+        }
+        let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
+        let mut late = sink.writer(&load, "0000", None).await.expect("a writer");
+        late.write(first.clone()).await.expect("written");
+        let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
+        writer.write(first.clone()).await.expect("written");
+        let begun = loads::checkpoint("0000", "100", &[&first]);
+        late.checkpoint(begun.clone()).await.expect("a checkpoint");
+        let refused = writer.checkpoint(loads::checkpoint("0000", "100 too", &[&first])).await.expect_err("another place");
+        assert!(refused.kind == FailureKind::Transient && refused.view_lost, "{refused}");
+        let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
+        let refused = async {
+            writer.write(first.clone()).await?;
+            writer.commit(loads::mark("0000", &first)).await
+        };
+        let refused = refused.await.expect_err("another place");
+        assert!(refused.kind == FailureKind::Transient && refused.view_lost, "{refused}");
+        let rows = loads::read_back(&sink, &load).await.expect("rows");
+        assert_eq!(loads::digest(&rows), begun.digest);
+    }
+}
+
 /// A writer is dropped before its commit, after rows that no buffer holds.
 async fn a_writer_that_goes_away(make: fn() -> System) {
     for mode in make().modes {
@@ -109,7 +179,7 @@ async fn a_writer_that_goes_away(make: fn() -> System) {
         let (schema, batch) = ids(0..100, "kept");
         let split = system.splits(&sink, &schema).await[0];
         let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
-        let mut writer = sink.writer(&load, split).await.expect("a writer");
+        let mut writer = sink.writer(&load, split, None).await.expect("a writer");
         for part in 0..4 {
             writer.write(ids(part * 50..part * 50 + 50, &"lost".repeat(2_000)).1).await.expect("written");
         }
@@ -130,11 +200,11 @@ async fn a_read_that_is_stopped(make: fn() -> System) {
     let reading = system.source(&schema).open(request).await.expect("a view");
     let splits = reading.splits(SplitGoal { most: 4, bytes: 1 }).await.expect("splits").splits;
     for _ in 0..10 {
-        let mut stream = reading.read(&splits[0]).await.expect("a stream");
+        let mut stream = reading.read(&splits[0], None).await.expect("a stream");
         let chunk = stream.next().await.expect("a chunk").expect("rows");
         assert!(chunk.batch.num_rows() <= 100);
     }
-    let all = splits.iter().map(|split| async { loads::drain(reading.schema(), reading.read(split).await?).await });
+    let all = splits.iter().map(|split| async { loads::drain(reading.schema(), reading.read(split, None).await?).await });
     let read = futures::future::try_join_all(all).await.expect("rows");
     let rows: usize = read.iter().map(|(batch, _)| batch.num_rows()).sum();
     let digest: haul::data::Digest = read.iter().map(|(batch, _)| loads::digest(batch)).sum();

@@ -88,10 +88,10 @@ async fn a_cell_of_100_mib(make: fn() -> System) {
     let system = make();
     let sink = system.sink(&system.modes[0]);
     let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
-    let mut writer = sink.writer(&load, "all").await.expect("a writer");
+    let mut writer = sink.writer(&load, "all", None).await.expect("a writer");
     writer.write(batch).await.expect("written");
     // Hashing so much takes long in a build for tests: the texts themselves are compared.
-    let mark = Mark { split: "all".to_owned(), rows: 2, digest: Digest::default(), rejects: 0 };
+    let mark = Mark { split: "all".to_owned(), rows: 2, digest: Digest::default(), rejects: 0, position: None };
     writer.commit(mark).await.expect("a commit");
     sink.publish(&load).await.expect("published");
     let (rows, _) = loads::read(&system.source(&schema), ReadRequest::default(), 1).await.expect("rows");

@@ -27,7 +27,7 @@ async fn a_load_goes_on_where_a_killed_one_stopped() {
         let old = begin(&sink, &key("run 1"), &schema).await.expect("a load");
         write(&sink, &old, "0000", &first).await.expect("rows");
         // A writer that never commits leaves nothing.
-        let mut cut = sink.writer(&old, "0001").await.expect("a writer");
+        let mut cut = sink.writer(&old, "0001", None).await.expect("a writer");
         cut.write(second.clone()).await.expect("rows");
         drop(cut);
         assert!(!folder.exists(path), "{path} is seen before it is published");

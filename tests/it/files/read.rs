@@ -230,7 +230,7 @@ async fn columns_are_projected_and_splits_grouped() {
         for split in &splits.splits {
             // A split survives being recorded.
             let split = serde_json::from_str(&serde_json::to_string(split).expect("JSON")).expect("a split");
-            let (batch, _) = loads::drain(reading.schema(), reading.read(&split).await.expect("a stream")).await.expect("rows");
+            let (batch, _) = loads::drain(reading.schema(), reading.read(&split, None).await.expect("a stream")).await.expect("rows");
             found.extend(batch.column(1).as_primitive::<Int64Type>().values().iter().copied());
         }
         assert_eq!(found, (0..7).collect::<Vec<i64>>());
@@ -248,7 +248,7 @@ async fn a_changed_file_is_noticed() {
     folder.file("x.csv", "a\n12\n");
     assert_ne!(reading.fingerprint().await.expect("a fingerprint"), splits.fingerprint);
     let failure =
-        loads::drain(reading.schema(), reading.read(&splits.splits[0]).await.expect("a stream")).await.expect_err("a changed file");
+        loads::drain(reading.schema(), reading.read(&splits.splits[0], None).await.expect("a stream")).await.expect_err("a changed file");
     assert!(failure.message.contains("has changed"), "{failure}");
 }
 

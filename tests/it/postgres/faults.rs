@@ -81,7 +81,7 @@ async fn a_commit_without_an_answer_is_settled_by_its_mark() {
         let sink = through.sink(&spec("t"));
         let (schema, batch) = ids(0..10, "a");
         let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
-        let mut writer = sink.writer(&load, "0000").await.expect("a writer");
+        let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
         writer.write(batch.clone()).await.expect("a write");
         proxy.armed.store(true, Ordering::SeqCst);
         let committed = writer.commit(loads::mark("0000", &batch)).await;
@@ -98,6 +98,41 @@ async fn a_commit_without_an_answer_is_settled_by_its_mark() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_without_an_answer_is_settled_by_its_mark() {
+    for lost in [Lost::Answer, Lost::Question] {
+        let database = Database::new();
+        let proxy = Proxy::start(lost).await;
+        let through = server(&database.url.replace(&format!(":{}/", postgres().port), &format!(":{}/", proxy.port))).expect("a server");
+        let sink = through.sink(&spec("t"));
+        let (schema, first) = ids(0..10, "a");
+        let second = ids(10..20, "b").1;
+        let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
+        let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
+        writer.write(first.clone()).await.expect("a write");
+        let begun = loads::checkpoint("0000", "10", &[&first]);
+        writer.checkpoint(begun.clone()).await.expect("a checkpoint");
+        writer.write(second.clone()).await.expect("a write");
+        proxy.armed.store(true, Ordering::SeqCst);
+        let moved = loads::checkpoint("0000", "20", &[&first, &second]);
+        let committed = writer.checkpoint(moved.clone()).await;
+        assert!(!proxy.armed.load(Ordering::SeqCst), "the proxy has seen the commit");
+        let expected = match lost {
+            Lost::Answer => {
+                committed.expect("the mark is there");
+                (moved, "20|20")
+            }
+            Lost::Question => {
+                assert_eq!(committed.expect_err("the mark is not there").kind, FailureKind::Transient);
+                (begun, "10|10")
+            }
+        };
+        assert_eq!(sink.claim(&load.key).await.expect("a claim").found.expect("the load").marks, [expected.0]);
+        assert_eq!(database.sql("select count(*), count(distinct id) from t"), expected.1);
+        assert_nothing_left(&database);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_the_server_ends_is_worth_another_try() {
     let database = Database::new();
     database.sql("create table s as select i::bigint as id, repeat('x', 1000) as name from generate_series(1, 100000) i");
@@ -108,7 +143,7 @@ async fn a_session_that_the_server_ends_is_worth_another_try() {
     let sink = database.sink("t", WriteMode::Append);
     let (schema, batch) = ids(0..10, "a");
     let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
-    let mut writer = sink.writer(&load, "0000").await.expect("a writer");
+    let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
     writer.write(batch.clone()).await.expect("a write");
     kill();
     let failure = writer.commit(loads::mark("0000", &batch)).await.expect_err("a killed session");
@@ -121,10 +156,10 @@ async fn a_session_that_the_server_ends_is_worth_another_try() {
     let split = reading.splits(haul::connectors::SplitGoal { most: 4, bytes: 1 }).await.expect("splits").splits.remove(0);
     kill();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let Err(failure) = reading.read(&split).await else { panic!("a snapshot that is gone") };
+    let Err(failure) = reading.read(&split, None).await else { panic!("a snapshot that is gone") };
     assert_eq!(failure.kind, FailureKind::Transient, "{failure}");
     let reading = source.open(ReadRequest::default()).await.expect("a reading");
-    let stream = reading.read(&split).await.expect("a stream");
+    let stream = reading.read(&split, None).await.expect("a stream");
     kill();
     let failure = loads::drain(reading.schema(), stream).await.expect_err("a killed session");
     assert_eq!(failure.kind, FailureKind::Transient, "{failure}");
@@ -138,13 +173,13 @@ async fn a_writer_that_is_dropped_leaves_no_trace() {
         let sink = database.sink("t", mode);
         let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
         for batches in 0..3 {
-            let mut writer = sink.writer(&load, "0000").await.expect("a writer");
+            let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
             for _ in 0..batches {
                 writer.write(batch.clone()).await.expect("a write");
             }
         }
         // A commit that is cancelled somewhere in the middle.
-        let mut writer = sink.writer(&load, "0000").await.expect("a writer");
+        let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
         writer.write(batch.clone()).await.expect("a write");
         let _ = tokio::time::timeout(Duration::from_micros(300), writer.commit(loads::mark("0000", &batch))).await;
         assert_nothing_left(&database);

@@ -27,7 +27,7 @@ async fn ids(source: &dyn Source, between: impl Fn()) -> (Splits, BTreeMap<i64, 
     let mut seen = BTreeMap::new();
     for split in &splits.splits {
         between();
-        let mut stream = reading.read(split).await.expect("a stream");
+        let mut stream = reading.read(split, None).await.expect("a stream");
         while let Some(chunk) = stream.next().await {
             for id in chunk.expect("a chunk").batch.column(0).as_primitive::<Int64Type>().values() {
                 *seen.entry(*id).or_insert(0) += 1;
@@ -144,7 +144,7 @@ async fn raw_rows_are_the_typed_rows() {
         let reading = source.open(ReadRequest::default()).await.expect("a reading");
         let mut sent = Digest::default();
         for split in reading.splits(MANY).await.expect("splits").splits {
-            let mut writer = sink.writer(&load, &split.id).await.expect("a writer");
+            let mut writer = sink.writer(&load, &split.id, None).await.expect("a writer");
             let mut stream = reading.read_raw(&split).await.expect("a stream");
             let mut digest = Digest::default();
             while let Some(chunk) = stream.next().await {
@@ -152,7 +152,7 @@ async fn raw_rows_are_the_typed_rows() {
                 digest += chunk.digest;
                 writer.write_raw(chunk).await.expect("a write");
             }
-            let mark = haul::connectors::Mark { split: split.id.clone(), rows: digest.rows, digest, rejects: 0 };
+            let mark = haul::connectors::Mark { split: split.id.clone(), rows: digest.rows, digest, rejects: 0, position: None };
             assert_eq!(writer.commit(mark).await.expect("a commit").rows, digest.rows);
             sent += digest;
         }
@@ -181,7 +181,7 @@ async fn what_is_dropped_leaves_no_session_behind() {
     let reading = source.open(ReadRequest::default()).await.expect("a reading");
     let split = reading.splits(SplitGoal { most: 1, bytes: 1 }).await.expect("splits").splits.remove(0);
     assert_eq!(split.id, "all");
-    let mut typed = reading.read(&split).await.expect("a stream");
+    let mut typed = reading.read(&split, None).await.expect("a stream");
     typed.next().await.expect("a chunk").expect("a good chunk");
     let mut raw = reading.read_raw(&split).await.expect("a stream");
     raw.next().await.expect("a chunk").expect("a good chunk");
@@ -193,7 +193,7 @@ async fn what_is_dropped_leaves_no_session_behind() {
     while database.sql(busy) != "1" {
         assert!(std::time::Instant::now() < deadline, "readers that were dropped are still there");
     }
-    let (whole, _) = loads::drain(reading.schema(), reading.read(&split).await.expect("a stream")).await.expect("all rows");
+    let (whole, _) = loads::drain(reading.schema(), reading.read(&split, None).await.expect("a stream")).await.expect("all rows");
     assert_eq!(whole.num_rows(), 100_000);
     drop(reading);
     assert_nothing_left(&database);

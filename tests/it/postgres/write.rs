@@ -106,7 +106,7 @@ async fn a_load_goes_on_where_it_stopped() {
         let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
         loads::write(&sink, &load, "0000", &first).await.expect("a commit");
         // The worker dies in the middle of the next split.
-        let mut writer = sink.writer(&load, "0001").await.expect("a writer");
+        let mut writer = sink.writer(&load, "0001", None).await.expect("a writer");
         writer.write(second.clone()).await.expect("a write");
         drop((writer, sink));
 
@@ -165,7 +165,7 @@ async fn a_split_is_committed_once_and_only_by_the_newest_worker() {
     assert_eq!(database.sql("select count(*) from t"), "10");
 
     // A newer claim refuses what an older worker had begun, and what it begins.
-    let mut begun = sink.writer(&first, "0001").await.expect("a writer");
+    let mut begun = sink.writer(&first, "0001", None).await.expect("a writer");
     begun.write(batch.clone()).await.expect("a write");
     let again = database.sink("t", WriteMode::Append);
     again.claim(&loads::key("run 1")).await.expect("a claim");

@@ -37,7 +37,7 @@ async fn an_upsert_keeps_the_last_row_of_a_key_and_proves_it() {
     let (_, last) = loads::ids(1..4, "last");
     let load = loads::begin(&sink, &loads::key("run 1"), &schema).await.expect("a load");
     let both = concat_batches(&schema.to_arrow(), [&first, &last]).expect("one batch");
-    let mut writer = sink.writer(&load, "all").await.expect("a writer");
+    let mut writer = sink.writer(&load, "all", None).await.expect("a writer");
     writer.write(first).await.expect("written");
     writer.write(last).await.expect("written");
     let committed = writer.commit(loads::mark("all", &both)).await.expect("committed");
@@ -95,7 +95,7 @@ async fn a_split_larger_than_memory_is_gathered_outside_the_database() {
     let mut digest = Digest::default();
     let batches: Vec<_> = (0..5).map(|part| loads::ids(part * 100..part * 100 + 100, &"x".repeat(100_000)).1).collect();
     for keep in [false, true] {
-        let mut writer = sink.writer(&load, "all").await.expect("a writer");
+        let mut writer = sink.writer(&load, "all", None).await.expect("a writer");
         for batch in &batches {
             writer.write(batch.clone()).await.expect("written");
             // Nobody is kept out while rows are gathered.
@@ -103,7 +103,8 @@ async fn a_split_larger_than_memory_is_gathered_outside_the_database() {
         }
         if keep {
             digest += batches.iter().map(loads::digest).sum();
-            let committed = writer.commit(Mark { split: "all".to_owned(), rows: 500, digest, rejects: 0 }).await.expect("committed");
+            let committed =
+                writer.commit(Mark { split: "all".to_owned(), rows: 500, digest, rejects: 0, position: None }).await.expect("committed");
             assert_eq!(committed.rows, 500);
         } else {
             drop(writer);
@@ -123,7 +124,7 @@ async fn writers_of_one_file_never_wait_for_each_others_rows() {
     for (output, sink) in sinks.iter().enumerate() {
         let key = LoadKey { output, ..loads::key("run 1") };
         let load = loads::begin(sink, &key, &schema).await.expect("a load");
-        writers.push(sink.writer(&load, "all").await.expect("a writer"));
+        writers.push(sink.writer(&load, "all", None).await.expect("a writer"));
     }
     for _ in 0..3 {
         for writer in &mut writers {

@@ -58,7 +58,7 @@ async fn ids_of(source: &Arc<dyn Source>, most: usize) -> Vec<Vec<String>> {
     let splits = reading.splits(SplitGoal { most, bytes: 1 }).await.expect("splits");
     let mut ids = Vec::new();
     for split in splits.splits {
-        let (rows, rejects) = loads::drain(reading.schema(), reading.read(&split).await.expect("a stream")).await.expect("rows");
+        let (rows, rejects) = loads::drain(reading.schema(), reading.read(&split, None).await.expect("a stream")).await.expect("rows");
         assert_eq!(rejects, []);
         let texts = cast(rows.column(0), &DataType::Utf8).expect("texts");
         let mut texts: Vec<String> = texts.as_string::<i32>().iter().map(|text| text.unwrap_or("NULL").to_owned()).collect();
@@ -113,7 +113,7 @@ async fn all_splits_of_a_view_see_one_state() {
     file.execute("delete from t where id = 4; insert into t values (5);");
     let mut found = Vec::new();
     for split in &splits {
-        let (rows, _) = loads::drain(reading.schema(), reading.read(split).await.expect("a stream")).await.expect("rows");
+        let (rows, _) = loads::drain(reading.schema(), reading.read(split, None).await.expect("a stream")).await.expect("rows");
         found.extend(rows.column(0).as_primitive::<Int64Type>().values().to_vec());
     }
     assert_eq!(found, [1, 2, 3, 4]);
@@ -130,7 +130,7 @@ async fn a_file_without_a_log_is_read_whole_and_written_from_itself() {
     let reading = source.open(ReadRequest::default()).await.expect("a view");
     let splits = reading.splits(SplitGoal { most: 4, bytes: 1 }).await.expect("splits").splits;
     assert_eq!(splits.len(), 1);
-    let (rows, _) = loads::drain(reading.schema(), reading.read(&splits[0]).await.expect("a stream")).await.expect("rows");
+    let (rows, _) = loads::drain(reading.schema(), reading.read(&splits[0], None).await.expect("a stream")).await.expect("rows");
     // The view is still open while its file is written.
     loads::load(&file.sink("copy", WriteMode::Append), "run 1", reading.schema(), &rows).await.expect("a load");
     assert_eq!(file.count("select count(*) from copy"), 4);
@@ -198,11 +198,11 @@ async fn batches_stay_within_their_limits_and_a_dropped_stream_gives_its_connect
     let reading = source.open(ReadRequest { limit, ..ReadRequest::default() }).await.expect("a view");
     let split = reading.splits(SplitGoal { most: 1, bytes: 1 }).await.expect("splits").splits.remove(0);
     for _ in 0..20 {
-        let mut stream = reading.read(&split).await.expect("a stream");
+        let mut stream = reading.read(&split, None).await.expect("a stream");
         let first = stream.next().await.expect("a chunk").expect("rows");
         assert_eq!(first.batch.num_rows(), 64);
     }
-    let mut stream = reading.read(&split).await.expect("a stream");
+    let mut stream = reading.read(&split, None).await.expect("a stream");
     let mut rows = 0;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.expect("rows");

@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, IntervalMonthDayNano, i256};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use futures::StreamExt;
 use haul::connectors::{Load, LoadKey, Mark, ReadRequest, Sink, Source, SplitGoal};
-use haul::data::{BatchLimit, BatchStream, Column, Digest, Reject, RowHasher, Schema, Type};
+use haul::data::{BatchLimit, BatchStream, Column, Digest, Position, Reject, RowHasher, Schema, Type};
 use haul::define::pipeline::Verify;
 use haul::failure::Failure;
 
@@ -220,7 +220,13 @@ pub fn key(run: &str) -> LoadKey {
 
 /// The mark of a split of one batch.
 pub fn mark(split: &str, batch: &RecordBatch) -> Mark {
-    Mark { split: split.to_owned(), rows: batch.num_rows() as u64, digest: digest(batch), rejects: 0 }
+    Mark { split: split.to_owned(), rows: batch.num_rows() as u64, digest: digest(batch), rejects: 0, position: None }
+}
+
+/// The mark of a split of which these batches are written, and which goes on from a position.
+pub fn checkpoint(split: &str, position: &str, batches: &[&RecordBatch]) -> Mark {
+    let digest: Digest = batches.iter().map(|batch| digest(batch)).sum();
+    Mark { split: split.to_owned(), rows: digest.rows, digest, rejects: 0, position: Some(Position(position.to_owned())) }
 }
 
 /// Claims and prepares a load, as its first worker does.
@@ -233,7 +239,7 @@ pub async fn begin(sink: &Arc<dyn Sink>, key: &LoadKey, schema: &Schema) -> Resu
 
 /// Writes one split of one batch and commits it.
 pub async fn write(sink: &Arc<dyn Sink>, load: &Load, split: &str, batch: &RecordBatch) -> Result<u64, Failure> {
-    let mut writer = sink.writer(load, split).await?;
+    let mut writer = sink.writer(load, split, None).await?;
     writer.write(batch.clone()).await?;
     Ok(writer.commit(mark(split, batch)).await?.rows)
 }
@@ -263,7 +269,7 @@ pub async fn read(source: &Arc<dyn Source>, request: ReadRequest, most: usize) -
     let reading = source.open(request).await?;
     let (mut batches, mut rejects) = (Vec::new(), Vec::new());
     for split in reading.splits(SplitGoal { most, bytes: 1 }).await?.splits {
-        let (batch, refused) = drain(reading.schema(), reading.read(&split).await?).await?;
+        let (batch, refused) = drain(reading.schema(), reading.read(&split, None).await?).await?;
         batches.push(batch);
         rejects.extend(refused);
     }

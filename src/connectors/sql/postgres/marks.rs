@@ -11,10 +11,13 @@ use super::catalog::{ident, quoted};
 use super::error::failure;
 use super::session::Session;
 use crate::connectors::{Claim, FoundLoad, Load, LoadKey, Mark};
+use crate::data::Position;
 use crate::failure::{Failure, FailureKind};
 
 /// Version of the tables, kept in the comment on `haul_loads`.
-const VERSION: &str = "haul ledger, version 1";
+const VERSION: &str = "haul ledger, version 2";
+/// The version before marks had positions; `ensure` brings it up to date.
+const WITHOUT_POSITIONS: &str = "haul ledger, version 1";
 
 /// The advisory lock under which the tables are created; any number that nobody else uses.
 const CREATION_LOCK: i64 = 7_018_974_531_201;
@@ -74,7 +77,7 @@ impl Ledger {
         Ok(Self { schema: schema.to_owned(), loads: name("haul_loads")?, marks: name("haul_marks")? })
     }
 
-    /// Whether the tables exist.
+    /// Whether the tables exist, as this version knows them.
     pub(super) async fn exists(&self, session: &mut Session) -> Result<bool, Failure> {
         let comment: Option<String> =
             sqlx::query_scalar("select coalesce(obj_description(to_regclass($1), 'pg_class'), '') where to_regclass($1) is not null")
@@ -83,7 +86,7 @@ impl Ledger {
                 .await
                 .map_err(failure)?;
         match comment.as_deref() {
-            None => Ok(false),
+            None | Some(WITHOUT_POSITIONS) => Ok(false),
             Some(VERSION) => Ok(true),
             Some(other) => {
                 Err(Failure::permanent(format!("the table {} is not one this version knows: its comment is `{other}`", self.loads))
@@ -92,7 +95,7 @@ impl Ledger {
         }
     }
 
-    /// Creates the tables when they are missing. Of several that try at once, one creates and the others wait.
+    /// Creates the tables when they are missing, and brings those of an earlier version up to date. Of several that try at once, one creates and the others wait.
     pub(super) async fn ensure(&self, session: &mut Session) -> Result<(), Failure> {
         if self.exists(session).await? {
             return Ok(());
@@ -112,6 +115,7 @@ impl Ledger {
                    digest text not null, rejects bigint not null, epoch bigint not null, committed_at timestamptz not null default clock_timestamp(),
                    primary key (pipeline, stage, output, split),
                    foreign key (pipeline, stage, output) references {loads} on delete cascade);
+                 alter table {marks} add column if not exists position text;
                  comment on table {loads} is '{VERSION}'; commit"
             ))
             .await
@@ -242,30 +246,45 @@ impl Ledger {
         self.end(session, key, State::Abandoned).await
     }
 
-    /// Adds a split's mark; false when it is there already.
-    pub(super) async fn mark(&self, session: &mut Session, load: &Load, mark: &Mark) -> Result<bool, Failure> {
-        let insert = format!(
-            "insert into {} (pipeline, stage, output, split, rows, digest, rejects, epoch) values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing",
-            self.marks
-        );
-        let query = sqlx::query(AssertSqlSafe(insert)).bind(&load.key.pipeline).bind(&load.key.stage).bind(load.key.output as i32);
+    /// Puts a split's mark in the place of `from`, the one it goes on from; false when another one is there.
+    pub(super) async fn mark(&self, session: &mut Session, load: &Load, from: Option<&Mark>, mark: &Mark) -> Result<bool, Failure> {
+        let sql = match from {
+            None => format!(
+                "insert into {} (pipeline, stage, output, split, rows, digest, rejects, epoch, position)
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing",
+                self.marks
+            ),
+            Some(_) => format!(
+                "update {} set rows = $5, digest = $6, rejects = $7, epoch = $8, position = $9, committed_at = clock_timestamp()
+                 where pipeline = $1 and stage = $2 and output = $3 and split = $4 and rows = $10 and digest = $11 and position = $12",
+                self.marks
+            ),
+        };
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(&load.key.pipeline).bind(&load.key.stage).bind(load.key.output as i32);
         let query =
             query.bind(&mark.split).bind(mark.rows as i64).bind(mark.digest.to_string()).bind(mark.rejects as i64).bind(load.epoch as i64);
+        let query = query.bind(mark.position.as_ref().map(|position| &position.0));
+        let query = match from {
+            None => query,
+            Some(from) => {
+                query.bind(from.rows as i64).bind(from.digest.to_string()).bind(from.position.as_ref().map(|position| &position.0))
+            }
+        };
         Ok(query.execute(session.raw()).await.map_err(failure)?.rows_affected() == 1)
     }
 
     /// All marks of a load, in the order of their splits.
     pub(super) async fn marks(&self, session: &mut Session, key: &LoadKey) -> Result<Vec<Mark>, Failure> {
         let select = format!(
-            "select split, rows, digest, rejects from {} where pipeline = $1 and stage = $2 and output = $3 order by split",
+            "select split, rows, digest, rejects, position from {} where pipeline = $1 and stage = $2 and output = $3 order by split",
             self.marks
         );
-        let query = sqlx::query_as::<_, (String, i64, String, i64)>(AssertSqlSafe(select));
+        let query = sqlx::query_as::<_, (String, i64, String, i64, Option<String>)>(AssertSqlSafe(select));
         let rows = query.bind(&key.pipeline).bind(&key.stage).bind(key.output as i32).fetch_all(session.raw()).await.map_err(failure)?;
-        let mark = |(split, rows, digest, rejects): (String, i64, String, i64)| {
+        let mark = |(split, rows, digest, rejects, position): (String, i64, String, i64, Option<String>)| {
             let digest =
                 digest.parse().map_err(|why: String| Failure::permanent(format!("the mark of split {split} is damaged: {why}")))?;
-            Ok(Mark { split, rows: rows as u64, digest, rejects: rejects as u64 })
+            Ok(Mark { split, rows: rows as u64, digest, rejects: rejects as u64, position: position.map(Position) })
         };
         rows.into_iter().map(mark).collect()
     }

@@ -15,7 +15,7 @@ use super::session::{Pool, Session, Use};
 use super::target::{Blueprint, Place};
 use super::values::Values;
 use super::writer::PgWriter;
-use crate::connectors::{Claim, Load, LoadKey, Sink, Target, TargetProblem, Writer};
+use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, RawStream, Schema, WireFormat};
 use crate::define::pipeline::{SqlSink, WriteMode};
 use crate::failure::Failure;
@@ -162,6 +162,7 @@ impl Sink for PgSink {
             wire,
             writers: WRITERS,
             whole: false,
+            checkpoints: true,
             guarantee,
             reads_as: blueprint.reads_as(),
         }))
@@ -199,8 +200,8 @@ impl Sink for PgSink {
         session.finish().await
     }
 
-    async fn writer(&self, load: &Load, split: &str) -> Result<Box<dyn Writer>, Failure> {
-        Ok(Box::new(PgWriter::new(self.clone(), load.clone(), split.to_owned())))
+    async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
+        Ok(Box::new(PgWriter::new(self.clone(), load.clone(), split.to_owned(), from.cloned())))
     }
 
     async fn publish(&self, load: &Load) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use super::splits::{self, Range};
 use super::types::PgType;
 use super::{columns_of, read};
 use crate::connectors::{Description, ReadRequest, Reading, Source, Split, SplitGoal, Splits, requested};
-use crate::data::{BatchStream, Column, RawStream, Schema, Type, WireFormat};
+use crate::data::{BatchStream, Column, Position, RawStream, Schema, Type, WireFormat};
 use crate::define::pipeline::{SqlRead, SqlSource};
 use crate::dialect::Dialect;
 use crate::failure::Failure;
@@ -239,7 +239,7 @@ impl Reading for PgReading {
         }
     }
 
-    async fn read(&self, split: &Split) -> Result<BatchStream, Failure> {
+    async fn read(&self, split: &Split, _: Option<&Position>) -> Result<BatchStream, Failure> {
         let copy = self.copy(&Range::of(split)?)?;
         let origin = format!("{} split {}", self.relation.label, split.id);
         let decoder = Decoder::new(&self.schema, &self.types, &self.relation.key, self.request.limit, origin)?;

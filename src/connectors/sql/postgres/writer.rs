@@ -17,7 +17,7 @@ use super::sink::PgSink;
 use super::target::{Copied, copied};
 use super::tuples::{HEADER, TRAILER};
 use super::upsert::{self, Incoming};
-use crate::connectors::{Committed, Load, Mark, Writer};
+use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
 use crate::data::{Digest, RawChunk, RowHasher, Schema};
 use crate::define::pipeline::{Verify, WriteMode};
 use crate::failure::{Failure, FailureKind};
@@ -32,6 +32,8 @@ pub(super) struct PgWriter {
     sink: PgSink,
     load: Load,
     split: String,
+    /// The split's mark in the target, as far as this writer knows.
+    from: Option<Mark>,
     open: Option<Open>,
     hasher: RowHasher,
 }
@@ -61,8 +63,8 @@ enum Copy {
 }
 
 impl PgWriter {
-    pub(super) fn new(sink: PgSink, load: Load, split: String) -> Self {
-        Self { sink, load, split, open: None, hasher: RowHasher::default() }
+    pub(super) fn new(sink: PgSink, load: Load, split: String, from: Option<Mark>) -> Self {
+        Self { sink, load, split, from, open: None, hasher: RowHasher::default() }
     }
 
     /// Begins the transaction and the COPY.
@@ -83,7 +85,11 @@ impl PgWriter {
         if ledger.look(&mut session, &self.load.key).await?.is_none_or(|row| row.epoch != self.load.epoch as i64) {
             return Err(fenced());
         }
-        let done = ledger.find_mark(&mut session, &self.load.key, &self.split).await?;
+        let found = ledger.find_mark(&mut session, &self.load.key, &self.split).await?;
+        let done = found.as_ref().filter(|found| found.position.is_none()).cloned();
+        if done.is_none() && found != self.from {
+            return Err(moved_on(&self.split));
+        }
         let mut open = Open {
             ledger,
             upsert: None,
@@ -234,7 +240,20 @@ impl Writer for PgWriter {
         open.send(chunk.bytes).await
     }
 
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Committed, Failure> {
+        let committed = self.put(&mark).await?;
+        self.from = Some(mark);
+        Ok(committed)
+    }
+
     async fn commit(mut self: Box<Self>, mark: Mark) -> Result<Committed, Failure> {
+        self.put(&mark).await
+    }
+}
+
+impl PgWriter {
+    /// Ends the COPY and commits its rows together with their mark.
+    async fn put(&mut self, mark: &Mark) -> Result<Committed, Failure> {
         self.begin().await?;
         let Some(mut open) = self.open.take() else { return Err(Failure::permanent("a writer was committed twice")) };
         if let Some(done) = &open.done {
@@ -267,19 +286,21 @@ impl Writer for PgWriter {
             }
         };
         open.ledger.share(&mut session, &self.load).await?;
-        if !open.ledger.mark(&mut session, &self.load, &mark).await? {
-            // Somebody else has committed this split meanwhile; these rows go.
-            session.run("rollback").await?;
-            session.release();
-            return Ok(Committed { rows: mark.rows, bytes: 0 });
+        if open.ledger.mark(&mut session, &self.load, self.from.as_ref(), mark).await? {
+            return self.settle(session, &open.ledger, mark, Committed { rows, bytes: open.bytes }).await;
         }
-        self.settle(session, &open.ledger, Committed { rows, bytes: open.bytes }).await
+        // An attempt that was thought lost has committed meanwhile; these rows go.
+        session.run("rollback").await?;
+        let found = open.ledger.find_mark(&mut session, &self.load.key, &self.split).await?;
+        session.release();
+        match found {
+            Some(done) if done.position.is_none() => Ok(Committed { rows: done.rows, bytes: 0 }),
+            _ => Err(moved_on(&self.split)),
+        }
     }
-}
 
-impl PgWriter {
     /// Commits. When the answer is lost, waits for the end of the lost transaction and reads the mark, which settles what happened.
-    async fn settle(&self, mut session: Session, ledger: &Ledger, committed: Committed) -> Result<Committed, Failure> {
+    async fn settle(&self, mut session: Session, ledger: &Ledger, mark: &Mark, committed: Committed) -> Result<Committed, Failure> {
         let Err(lost) = session.run("commit").await else {
             session.release();
             return Ok(committed);
@@ -292,11 +313,11 @@ impl PgWriter {
         // The lost transaction holds the row shared until it has ended, one way or the other.
         session.run("begin; set local lock_timeout = '2min'").await?;
         ledger.lock(&mut session, &self.load.key).await?;
-        let mark = ledger.find_mark(&mut session, &self.load.key, &self.split).await?;
+        let found = ledger.find_mark(&mut session, &self.load.key, &self.split).await?;
         session.finish().await?;
-        match mark {
-            Some(_) => Ok(committed),
-            None => Err(lost.during(format_args!("committing split {}, which was rolled back", self.split))),
+        match found {
+            Some(found) if found.position.is_none() || found == *mark => Ok(committed),
+            _ => Err(lost.during(format_args!("committing split {}, which was rolled back", self.split))),
         }
     }
 }

@@ -6,13 +6,13 @@
 use rusqlite::{Connection as Sqlite, OptionalExtension, Result, params};
 
 use crate::connectors::{Claim, FoundLoad, LoadKey, Mark};
-use crate::data::Digest;
+use crate::data::{Digest, Position};
 
 /// Names that belong to haul in every database it writes to.
 pub(super) const TABLES: [&str; 2] = ["haul_loads", "haul_marks"];
 
 /// The version of both tables' columns, kept with every load.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 const CREATE: &str = "
     create table if not exists haul_loads (
@@ -22,7 +22,7 @@ const CREATE: &str = "
     ) without rowid;
     create table if not exists haul_marks (
         pipeline TEXT NOT NULL, stage TEXT NOT NULL, output INTEGER NOT NULL, split TEXT NOT NULL, epoch INTEGER NOT NULL,
-        \"rows\" INTEGER NOT NULL, digest TEXT NOT NULL, rejects INTEGER NOT NULL,
+        \"rows\" INTEGER NOT NULL, digest TEXT NOT NULL, rejects INTEGER NOT NULL, position TEXT,
         PRIMARY KEY (pipeline, stage, output, split)
     ) without rowid;";
 
@@ -76,9 +76,14 @@ fn find(connection: &Sqlite, key: &LoadKey) -> Result<Option<LoadRow>> {
         .optional()
 }
 
-/// Creates the tables where they are missing.
+/// Creates the tables where they are missing, and gives those of an earlier version the column they lack.
 pub(super) fn create(connection: &Sqlite) -> Result<()> {
-    connection.execute_batch(CREATE)
+    connection.execute_batch(CREATE)?;
+    let positions = "select count(*) from pragma_table_info('haul_marks') where name = 'position'";
+    if connection.query_row(positions, [], |row| row.get::<_, i64>(0))? == 0 {
+        connection.execute_batch("alter table haul_marks add column position TEXT")?;
+    }
+    Ok(())
 }
 
 /// Takes the load over, within the caller's transaction. `staged` says that rows are not visible before the load is published.
@@ -144,22 +149,24 @@ pub(super) fn mark(connection: &Sqlite, key: &LoadKey, split: &str) -> Result<Op
 
 fn marks(connection: &Sqlite, key: &LoadKey) -> Result<Vec<Mark>> {
     let mut statement = connection.prepare_cached(
-        "select split, \"rows\", digest, rejects from haul_marks where pipeline = ? and stage = ? and output = ? order by split",
+        "select split, \"rows\", digest, rejects, position from haul_marks where pipeline = ? and stage = ? and output = ? order by split",
     )?;
     let marks = statement.query_map(params![key.pipeline, key.stage, key.output as i64], |row| {
         let digest: String = row.get(2)?;
         let digest: Digest = digest
             .parse()
             .map_err(|error: String| rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, error.into()))?;
-        Ok(Mark { split: row.get(0)?, rows: row.get::<_, i64>(1)? as u64, digest, rejects: row.get::<_, i64>(3)? as u64 })
+        let position = row.get::<_, Option<String>>(4)?.map(Position);
+        Ok(Mark { split: row.get(0)?, rows: row.get::<_, i64>(1)? as u64, digest, rejects: row.get::<_, i64>(3)? as u64, position })
     })?;
     marks.collect()
 }
 
-/// Records that a split is written, in the transaction that wrote it.
-pub(super) fn insert(connection: &Sqlite, key: &LoadKey, epoch: u64, mark: &Mark) -> Result<()> {
+/// Records what is written of a split, in the transaction that wrote it, in the place of its earlier mark.
+pub(super) fn put(connection: &Sqlite, key: &LoadKey, epoch: u64, mark: &Mark) -> Result<()> {
     connection.execute(
-        "insert into haul_marks values (?, ?, ?, ?, ?, ?, ?, ?)",
+        "insert or replace into haul_marks (pipeline, stage, output, split, epoch, \"rows\", digest, rejects, position)
+         values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             key.pipeline,
             key.stage,
@@ -168,7 +175,8 @@ pub(super) fn insert(connection: &Sqlite, key: &LoadKey, epoch: u64, mark: &Mark
             epoch as i64,
             mark.rows as i64,
             mark.digest.to_string(),
-            mark.rejects as i64
+            mark.rejects as i64,
+            mark.position.as_ref().map(|position| &position.0)
         ],
     )?;
     Ok(())

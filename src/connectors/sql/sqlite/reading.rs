@@ -14,7 +14,7 @@ use super::decode::Decoder;
 use super::source::{Shape, has_snapshots, quoted};
 use super::value::size_of_value;
 use crate::connectors::{ReadRequest, Reading, Split, SplitGoal, Splits};
-use crate::data::{BatchLimit, BatchStream, Chunk, Reject, Schema};
+use crate::data::{BatchLimit, BatchStream, Chunk, Position, Reject, Schema};
 use crate::failure::Failure;
 
 /// Chunks that wait between the thread that reads and the stage that takes them.
@@ -198,7 +198,7 @@ impl Reading for SqliteReading {
         Ok(Some(format!("schema version {version}")))
     }
 
-    async fn read(&self, split: &Split) -> Result<BatchStream, Failure> {
+    async fn read(&self, split: &Split, _: Option<&Position>) -> Result<BatchStream, Failure> {
         let query = self.select.of(split)?;
         let (permit, connection) = self.connection().await?;
         let reader = Reader {
@@ -315,7 +315,7 @@ impl Reader {
         chunks: &mpsc::Sender<Result<Chunk, Failure>>,
     ) -> Result<bool, Failure> {
         let (batch, bytes) = decoder.finish()?;
-        Ok(chunks.blocking_send(Ok(Chunk { batch, rejects: std::mem::take(rejects), bytes })).is_ok())
+        Ok(chunks.blocking_send(Ok(Chunk { batch, rejects: std::mem::take(rejects), bytes, position: None })).is_ok())
     }
 
     /// Names a row: by its row number or key where it has one, else by its place in the answer.

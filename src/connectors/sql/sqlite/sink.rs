@@ -12,7 +12,7 @@ use super::publish;
 use super::reading::Reader;
 use super::target::{Publish, Shape, quote};
 use super::writer::SqliteWriter;
-use crate::connectors::{Claim, Load, LoadKey, Sink, Target, TargetProblem, Writer};
+use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{SqlSink, WriteMode};
 use crate::failure::{Failure, FailureKind};
@@ -127,8 +127,8 @@ impl Sink for SqliteSink {
         .await
     }
 
-    async fn writer(&self, load: &Load, split: &str) -> Result<Box<dyn Writer>, Failure> {
-        Ok(Box::new(SqliteWriter::new(self.database.clone(), self.spec.clone(), load.clone(), split.to_owned())))
+    async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
+        Ok(Box::new(SqliteWriter::new(self.database.clone(), self.spec.clone(), load.clone(), split.to_owned(), from.cloned())))
     }
 
     async fn publish(&self, load: &Load) -> Result<(), Failure> {
@@ -207,6 +207,7 @@ fn target(shape: &Shape, spec: &SqlSink) -> Target {
         wire: None,
         writers: 1,
         whole: false,
+        checkpoints: true,
         guarantee: format!("effectively once: rows and mark in one transaction{published}{upsert}"),
         reads_as: shape.reads_as(),
     }

@@ -16,7 +16,7 @@ use super::insert::Rows;
 use super::marks;
 use super::sink::{check_epoch, in_transaction, shape_now, staging_name};
 use super::target::{Publish, Shape, quote, quoted_list};
-use crate::connectors::{Committed, Load, Mark, Writer};
+use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
 use crate::define::pipeline::{SqlSink, Verify, WriteMode};
 use crate::failure::{Failure, FailureKind};
 
@@ -35,6 +35,8 @@ pub(super) struct SqliteWriter {
     spec: Arc<SqlSink>,
     load: Load,
     split: String,
+    /// The split's mark in the target, as far as this writer knows.
+    from: Option<Mark>,
     waiting: Vec<RecordBatch>,
     waiting_bytes: usize,
     /// All bytes that arrived.
@@ -44,8 +46,8 @@ pub(super) struct SqliteWriter {
 }
 
 impl SqliteWriter {
-    pub(super) fn new(database: Arc<Database>, spec: Arc<SqlSink>, load: Load, split: String) -> Self {
-        Self { database, spec, load, split, waiting: Vec::new(), waiting_bytes: 0, bytes: 0, gathered: None }
+    pub(super) fn new(database: Arc<Database>, spec: Arc<SqlSink>, load: Load, split: String, from: Option<Mark>) -> Self {
+        Self { database, spec, load, split, from, waiting: Vec::new(), waiting_bytes: 0, bytes: 0, gathered: None }
     }
 
     fn upserts(&self) -> bool {
@@ -99,7 +101,20 @@ impl Writer for SqliteWriter {
         Ok(())
     }
 
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Committed, Failure> {
+        let committed = self.put(mark.clone()).await?;
+        self.from = Some(mark);
+        Ok(committed)
+    }
+
     async fn commit(mut self: Box<Self>, mark: Mark) -> Result<Committed, Failure> {
+        self.put(mark).await
+    }
+}
+
+impl SqliteWriter {
+    /// Commits what waits together with its mark.
+    async fn put(&mut self, mark: Mark) -> Result<Committed, Failure> {
         if mark.split != self.split {
             return Err(Failure::permanent(format!("a mark of split `{}` came for split `{}`", mark.split, self.split)));
         }
@@ -113,8 +128,17 @@ impl Writer for SqliteWriter {
                 blocking_open(move || database.writer()).await?
             }
         };
-        let work = Commit { database: self.database, spec: self.spec, load: self.load, mark, waiting: self.waiting, gathered };
-        let bytes = self.bytes;
+        let work = Commit {
+            database: self.database.clone(),
+            spec: self.spec.clone(),
+            load: self.load.clone(),
+            from: self.from.clone(),
+            mark,
+            waiting: std::mem::take(&mut self.waiting),
+            gathered,
+        };
+        self.waiting_bytes = 0;
+        let bytes = std::mem::take(&mut self.bytes);
         let (connection, rows) = blocking(connection, move |connection, interrupt| {
             let _turn = turn;
             work.run(connection, interrupt)
@@ -127,11 +151,13 @@ impl Writer for SqliteWriter {
     }
 }
 
-/// The last step of a split.
+/// The last step of a split, or of a part of it.
 struct Commit {
     database: Arc<Database>,
     spec: Arc<SqlSink>,
     load: Load,
+    /// The mark that the rows go on from.
+    from: Option<Mark>,
     mark: Mark,
     waiting: Vec<RecordBatch>,
     gathered: bool,
@@ -159,8 +185,12 @@ impl Commit {
     fn write(&self, transaction: &Transaction<'_>, interrupt: &Interrupt) -> Result<u64, Failure> {
         let failed = |error| self.database.failure(error);
         let published = check_epoch(&self.database, transaction, &self.load)?;
-        if let Some(mark) = marks::mark(transaction, &self.load.key, &self.mark.split).map_err(failed)? {
-            return Ok(mark.rows);
+        let found = marks::mark(transaction, &self.load.key, &self.mark.split).map_err(failed)?;
+        if let Some(done) = found.as_ref().filter(|found| found.position.is_none() || **found == self.mark) {
+            return Ok(done.rows);
+        }
+        if found != self.from {
+            return Err(moved_on(&self.mark.split));
         }
         if published {
             return Err(Failure::permanent(format!("the load of stage `{}` is published already", self.load.key.stage)));
@@ -179,7 +209,7 @@ impl Commit {
             writing.insert(transaction, &table, batch, false)?;
             rows += batch.num_rows() as u64;
         }
-        marks::insert(transaction, &self.load.key, self.load.epoch, &self.mark).map_err(failed)?;
+        marks::put(transaction, &self.load.key, self.load.epoch, &self.mark).map_err(failed)?;
         Ok(rows)
     }
 
