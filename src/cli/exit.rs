@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use super::render::words::counted;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::failure::{Failure, FailureKind};
 
 /// How a verb ended.
@@ -41,7 +43,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a verb could not do its work: printed as `error: …` and `help: …`.
+/// Why a verb could not do its work: printed as what is wrong with the definition, if anything, then `error: …` and `help: …`.
 #[derive(Debug)]
 pub struct CliError {
     /// What the process ends with.
@@ -50,12 +52,22 @@ pub struct CliError {
     pub message: String,
     /// The ways out, one sentence each.
     pub help: Vec<String>,
+    /// What is wrong with the definition, each with its place.
+    pub diagnostics: Vec<Diagnostic>,
 }
 
 impl CliError {
     /// An error without a way out yet.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), help: Vec::new() }
+        Self { exit, message: message.into(), help: Vec::new(), diagnostics: Vec::new() }
+    }
+
+    /// A definition that is refused for these problems.
+    pub fn refused(diagnostics: Vec<Diagnostic>, exit: Exit) -> Self {
+        let errors = diagnostics.iter().filter(|problem| problem.severity == Severity::Error).count();
+        let verb = if errors == 1 { "stands" } else { "stand" };
+        let message = format!("{} {verb} in the way; nothing was done", counted(errors as u64, "problem"));
+        Self { diagnostics, ..Self::new(exit, message) }
     }
 
     /// Names a way out.
@@ -73,6 +85,6 @@ impl From<Failure> for CliError {
             FailureKind::Transient | FailureKind::Permanent => Exit::Environment,
             FailureKind::BadRows | FailureKind::Cancelled | FailureKind::Fenced => Exit::Failed,
         };
-        Self { exit, message: failure.to_string(), help: failure.help.into_iter().collect() }
+        Self { help: failure.help.iter().cloned().collect(), ..Self::new(exit, failure.to_string()) }
     }
 }

@@ -1,6 +1,6 @@
 //! `haul graph NAME`
 
-use crate::define;
+use crate::plan;
 
 use super::{CliError, Exit, Global, project, render};
 
@@ -27,9 +27,9 @@ enum Format {
 pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let project = project::open(global)?;
     let (name, path) = project::pipeline(&project, &args.name)?;
-    let checked = define::check(&name, &project::text(&path)?, &project);
+    let checked = plan::check(&name, &project::text(&path)?, &project);
     let Some(pipeline) = checked.pipeline else {
-        return Err(render::refused(global, &checked.diagnostics, Exit::Definition));
+        return Err(CliError::refused(checked.diagnostics, Exit::Definition));
     };
     let graph = render::graph::graph(&pipeline);
     match (global.json, args.format) {

@@ -11,6 +11,7 @@ use crate::define::{self, Given};
 use crate::diagnostic::SourceText;
 use crate::load::Project;
 use crate::load::project::PIPELINES;
+use crate::plan;
 use crate::secret::Secret;
 
 use super::init::{shown, write_new};
@@ -50,9 +51,9 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let text = text::pipeline(&from, &to, &found.usable, depth);
     let shown_path = shown(path.strip_prefix(&project.base).unwrap_or(&path));
     let source = Arc::new(SourceText { path: shown_path.clone(), text });
-    let checked = define::check(&args.name, &source, &project);
+    let checked = plan::check(&args.name, &source, &project);
     if checked.pipeline.is_none() {
-        return Err(render::refused(global, &checked.diagnostics, Exit::Definition));
+        return Err(CliError::refused(checked.diagnostics, Exit::Definition));
     }
     write_new(&path, &source.text)?;
     tell(global, &args.name, &shown_path, &[&from, &to], &found);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::render::{self, diagnostics};
+use super::render;
 use super::{CliError, Exit, Global, project};
 use crate::clock;
 use crate::define::{self, Given, Project, RunFacts};
@@ -83,19 +83,14 @@ pub fn given(pairs: &[String]) -> Result<BTreeMap<String, String>, CliError> {
 }
 
 impl Found {
-    /// Resolves the definition and asks the real systems. Warnings and problems are printed; the error is how the command ends.
+    /// Resolves the definition and asks the real systems. Warnings are printed.
     pub async fn plan(&self, global: &Global, facts: &Facts) -> Result<Plan<Sealed>, CliError> {
-        let planned = self.try_plan(facts).await;
-        let (diagnostics, exit) = match &planned {
-            Ok(plan) => (&plan.warnings, Exit::Done),
-            Err((diagnostics, exit)) => (diagnostics, *exit),
-        };
-        if !diagnostics.is_empty() {
-            let paint = render::paint_err(global);
-            let report = if global.json { diagnostics::json(diagnostics, 1) } else { diagnostics::human(diagnostics, 1, paint) };
-            render::say(report.trim_end());
-        }
-        planned.map_err(|_| CliError::new(exit, format!("pipeline `{}` cannot run as it is; nothing was started", self.name)))
+        let plan = self.try_plan(facts).await.map_err(|(diagnostics, exit)| {
+            let message = format!("pipeline `{}` cannot run as it is; nothing was started", self.name);
+            CliError { diagnostics, ..CliError::new(exit, message) }
+        })?;
+        render::warnings(&plan.warnings, global);
+        Ok(plan)
     }
 
     /// The same, without a word.

@@ -48,6 +48,12 @@ fn a_graph_of_a_wrong_definition_is_refused_with_its_places() {
     let said = project.haul(&["graph", "shop"]).expect(2);
     assert!(said.stdout.is_empty() && said.stderr.contains("ordres"), "{said:?}");
     assert!(said.stderr.contains("error: 1 problem stands in the way; nothing was done"), "{said:?}");
+    let said = project.haul(&["graph", "shop", "--json"]).expect(2);
+    let document: serde_json::Value = serde_json::from_str(&said.stderr).expect("one JSON document");
+    assert_eq!((&document["exit_code"], &document["diagnostics"][0]["code"]), (&2.into(), &"unknown-stage".into()), "{document}");
+    project.file("pipelines/shop.yaml", SHOP.replace("select count(*) as n from o", "selct count(*) from o"));
+    let said = project.haul(&["graph", "shop"]).expect(2);
+    assert!(said.stderr.contains("selct"), "SQL is part of the definition: {said:?}");
     let said = project.haul(&["graph", "shpo"]).expect(3);
     assert!(said.stderr.contains("did you mean `shop`?"), "{said:?}");
 }

@@ -87,8 +87,14 @@ fn group(diagnostic: &Diagnostic) -> Group<'_> {
     group
 }
 
-/// One JSON document; lines and columns count from 1, columns in characters.
+/// One JSON document.
 pub fn json(diagnostics: &[Diagnostic], files: usize) -> String {
+    let list = list(diagnostics);
+    format!("{:#}\n", json!({ "version": 1, "files": files, "summary": summary(diagnostics, files), "diagnostics": list }))
+}
+
+/// Diagnostics in JSON; lines and columns count from 1, columns in characters.
+pub fn list(diagnostics: &[Diagnostic]) -> Value {
     let place = |label: &Label| {
         let place = Place::of(label);
         json!({
@@ -96,7 +102,7 @@ pub fn json(diagnostics: &[Diagnostic], files: usize) -> String {
             "end_column": place.end_column, "text": label.text,
         })
     };
-    let diagnostics_json: Vec<_> = diagnostics
+    diagnostics
         .iter()
         .map(|diagnostic| {
             json!({
@@ -104,8 +110,7 @@ pub fn json(diagnostics: &[Diagnostic], files: usize) -> String {
                 "labels": diagnostic.labels.iter().map(place).collect::<Vec<_>>(), "help": diagnostic.help,
             })
         })
-        .collect();
-    format!("{:#}\n", json!({ "version": 1, "files": files, "summary": summary(diagnostics, files), "diagnostics": diagnostics_json }))
+        .collect()
 }
 
 /// One workflow command a line.

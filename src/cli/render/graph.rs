@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage, Step};
+use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage};
 
 /// The graph of a checked pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -85,16 +85,11 @@ impl Graph {
         for (name, _) in &stage.after {
             self.edge(known(name), Some(id.clone()), EdgeKind::Order);
         }
-        for step in &stage.flow.transform {
-            if let Step::Lookup(lookup) = step {
-                self.edge(known(&lookup.cache), Some(id.clone()), EdgeKind::Data);
-            }
-        }
         self.outputs(&id, &stage.flow);
     }
 
     fn outputs(&mut self, id: &str, flow: &Flow) {
-        for output in flow.to.iter().filter(|output| !matches!(output.sink, SinkSpec::Cache(_))) {
+        for output in &flow.to {
             let to = self.place(sink_label(output), !matches!(output.sink, SinkSpec::Discard));
             self.edge(Some(id.to_owned()), Some(to), EdgeKind::Data);
         }
@@ -187,7 +182,7 @@ fn sink_label(output: &Output) -> String {
     match &output.sink {
         SinkSpec::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
         SinkSpec::Files(sink) => format!("{}/{}", sink.connection, sink.path),
-        SinkSpec::Discard | SinkSpec::Cache(_) => output.sink.label(),
+        SinkSpec::Discard => "discard".to_owned(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::{CliError, Exit, Global};
-use crate::diagnostic::{Diagnostic, Severity};
+use super::{CliError, Global};
+use crate::diagnostic::Diagnostic;
 
 pub mod diagnostics;
 pub mod graph;
@@ -40,24 +40,37 @@ pub fn json(value: &impl Serialize) {
     }
 }
 
-/// Prints an error and the ways out to standard error; with `--json` as one JSON line, there too.
+/// Prints an error and the ways out to standard error, what is wrong with the definition first; with `--json` all of it as one document.
 pub fn error(error: &CliError, global: &Global) {
+    let paint = paint_err(global);
+    if !global.json {
+        if !error.diagnostics.is_empty() {
+            say(&report(&error.diagnostics, paint));
+        }
+        return say(&error_text(error, paint));
+    }
+    let mut document = serde_json::json!({ "error": error.message, "help": error.help, "exit_code": error.exit.code() });
+    if !error.diagnostics.is_empty() {
+        document["diagnostics"] = diagnostics::list(&error.diagnostics);
+    }
+    say(&document.to_string());
+}
+
+/// Prints what is odd about a definition that can run nevertheless to standard error.
+pub fn warnings(warnings: &[Diagnostic], global: &Global) {
+    if warnings.is_empty() {
+        return;
+    }
     if global.json {
-        let line = serde_json::json!({ "error": error.message, "help": error.help, "exit_code": error.exit.code() });
-        say(&line.to_string());
+        say(&serde_json::json!({ "diagnostics": diagnostics::list(warnings) }).to_string());
     } else {
-        say(&error_text(error, paint_err(global)));
+        say(&report(warnings, paint_err(global)));
     }
 }
 
-/// Prints what is wrong with a definition to standard error, and gives the error that sums it up.
-pub fn refused(global: &Global, problems: &[Diagnostic], exit: Exit) -> CliError {
-    let format = if global.json { diagnostics::Format::Json } else { diagnostics::Format::Human };
-    let files: BTreeSet<&str> = problems.iter().filter_map(|problem| Some(problem.labels.first()?.source.path.as_str())).collect();
-    say(diagnostics::report(format, problems, files.len().max(1), paint_err(global)).trim_end());
-    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-    let verb = if errors == 1 { "stands" } else { "stand" };
-    CliError::new(exit, format!("{} {verb} in the way; nothing was done", words::counted(errors as u64, "problem")))
+fn report(found: &[Diagnostic], paint: Paint) -> String {
+    let files: BTreeSet<&str> = found.iter().filter_map(|problem| Some(problem.labels.first()?.source.path.as_str())).collect();
+    diagnostics::human(found, files.len().max(1), paint).trim_end().to_owned()
 }
 
 fn error_text(error: &CliError, paint: Paint) -> String {
@@ -85,6 +98,7 @@ fn colours_wanted(global: &Global) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Exit;
     use super::*;
 
     #[test]
