@@ -3,6 +3,7 @@
 mod faults;
 mod publish;
 mod read;
+mod tls;
 mod values;
 mod write;
 

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+mod certificates;
 pub mod loads;
 mod postgres;
 pub mod redis;
 
-pub use postgres::postgres;
+pub use certificates::certificates;
+pub use postgres::{postgres, postgres_with_tls};
 
 /// A project of its own: a temporary folder that goes away with the value.
 pub struct Project {

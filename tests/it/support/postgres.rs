@@ -9,11 +9,14 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::certificates::certificates;
+
 /// A running server.
 pub struct Postgres {
     programs: PathBuf,
     /// Its port on 127.0.0.1.
     pub port: u16,
+    folder: PathBuf,
     databases: AtomicU32,
     /// The watcher reads the other end: when this process ends, also by kill -9, the pipe closes and the watcher stops the server.
     _alive: ChildStdin,
@@ -22,7 +25,14 @@ pub struct Postgres {
 /// The server of this test process, started by the first test that asks.
 pub fn postgres() -> &'static Postgres {
     static SERVER: OnceLock<Postgres> = OnceLock::new();
-    SERVER.get_or_init(start)
+    SERVER.get_or_init(|| start(false))
+}
+
+/// The server of this test process that offers TLS, with a certificate for the address 0.0.0.0 alone. A client reaches it there as it reaches
+/// another machine: that address is not one of loopback, though Linux takes it to this machine.
+pub fn postgres_with_tls() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(|| start(true))
 }
 
 impl Postgres {
@@ -43,17 +53,22 @@ impl Postgres {
         String::from_utf8(output.stdout).expect("psql answers in UTF-8").trim_end_matches('\n').to_owned()
     }
 
+    /// The certificate of the authority that has signed the server's, when it has one.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.join("authority.pem")
+    }
+
     fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 }
 
 /// Another try takes another port, in case somebody was quicker to take the first.
-fn start() -> Postgres {
+fn start(tls: bool) -> Postgres {
     let programs = find_programs();
     let mut log = String::new();
     for _ in 0..5 {
-        match try_to_start(&programs) {
+        match try_to_start(&programs, tls) {
             Ok(server) => return server,
             Err(said) => log = said,
         }
@@ -62,21 +77,26 @@ fn start() -> Postgres {
 }
 
 /// A server on a new cluster in a folder of its own; what it said when it does not answer.
-fn try_to_start(programs: &Path) -> Result<Postgres, String> {
+fn try_to_start(programs: &Path, tls: bool) -> Result<Postgres, String> {
     let folder = tempfile::Builder::new().prefix("haul-postgres-").tempdir().expect("a temporary folder").keep();
     let port = free_port();
     let log = folder.join("log");
-    let alive = watch(programs, &folder, &log, port);
+    if tls {
+        certificates(&folder, "IP:0.0.0.0");
+    }
+    let alive = watch(programs, &folder, &log, port, tls);
     if ready(programs, port, &log) {
-        return Ok(Postgres { programs: programs.to_owned(), port, databases: AtomicU32::new(0), _alive: alive });
+        return Ok(Postgres { programs: programs.to_owned(), port, folder, databases: AtomicU32::new(0), _alive: alive });
     }
     Err(std::fs::read_to_string(&log).unwrap_or_default())
 }
 
 /// Starts a shell that makes the cluster, starts the server as its child, stops it by its process id as soon as the returned pipe closes, and
 /// removes the folder.
-fn watch(programs: &Path, folder: &Path, log: &Path, port: u16) -> ChildStdin {
+fn watch(programs: &Path, folder: &Path, log: &Path, port: u16, tls: bool) -> ChildStdin {
     let become_user = unprivileged(folder);
+    let certificate = format!("-c ssl=on -c ssl_cert_file='{0}/server.pem' -c ssl_key_file='{0}/server.key'", folder.display());
+    let tls = if tls { certificate } else { String::new() };
     let (programs, folder, log) = (programs.display(), folder.display(), log.display());
     // A server that has only just been forked ignores SIGQUIT and dies of SIGTERM; once it runs, SIGQUIT is its immediate shutdown, whoever is
     // connected: nothing of this cluster is needed again.
@@ -84,7 +104,7 @@ fn watch(programs: &Path, folder: &Path, log: &Path, port: u16) -> ChildStdin {
         "{become_user} '{programs}/initdb' --username=postgres --auth=trust --no-sync --encoding=UTF8 --locale=C.UTF-8 --pgdata='{folder}/data' \
             </dev/null >'{log}' 2>&1 || echo 'FATAL: initdb failed' >>'{log}'
         {become_user} '{programs}/postgres' -D '{folder}/data' -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='{folder}' \
-            -c fsync=off -c full_page_writes=off -c max_connections=200 -c wal_level=logical </dev/null >>'{log}' 2>&1 &
+            -c fsync=off -c full_page_writes=off -c max_connections=200 -c wal_level=logical {tls} </dev/null >>'{log}' 2>&1 &
         server=$!
         read line
         kill -TERM $server
@@ -150,6 +170,9 @@ fn unprivileged(folder: &Path) -> String {
     let user = find("postgres").or_else(|| find("nobody")).expect("a user `postgres` or `nobody`");
     let id = |field: usize| user[field].parse::<u32>().expect("numeric ids in /etc/passwd");
     let (user, group) = (id(2), id(3));
-    chown(folder, Some(user), Some(group)).expect("root may give the folder away");
+    let inside = std::fs::read_dir(folder).expect("the folder just made").map(|entry| entry.expect("an entry").path());
+    for path in inside.chain([folder.to_owned()]) {
+        chown(path, Some(user), Some(group)).expect("root may give the folder away");
+    }
     format!("setpriv --reuid={user} --regid={group} --clear-groups --")
 }

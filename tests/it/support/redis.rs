@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use redis::{Client, Connection, FromRedisValue, TlsCertificates};
 
+use super::certificates::certificates;
+
 /// The databases of the shared server: each test that asks takes the next one.
 const DATABASES: u32 = 10_000;
 /// How long a server may take to start, to die, or to find its peers.
@@ -79,7 +81,7 @@ pub fn cluster() -> Cluster {
 /// A server that only speaks TLS, with a certificate of an authority of its own, and only to the user `haul` with the password `se/cret`.
 pub fn tls() -> Redis {
     start(|port| {
-        let folder = certificates();
+        let folder = tls_folder();
         let at = folder.display();
         let config = format!(
             "port 0\ntls-port {port}\ntls-auth-clients no\n\
@@ -261,21 +263,10 @@ fn find_program() -> PathBuf {
     })
 }
 
-/// A folder with an authority and a server's key and certificate for 127.0.0.1 and localhost, made by `openssl`.
-fn certificates() -> PathBuf {
+/// A folder with an authority and a server's key and certificate.
+fn tls_folder() -> PathBuf {
     let folder = tempfile::Builder::new().prefix("haul-redis-tls-").tempdir().expect("a temporary folder").keep();
-    let openssl = |arguments: &str| {
-        let mut command = Command::new("openssl");
-        command.args(arguments.split(' ')).current_dir(&folder).stdin(Stdio::null());
-        let output = command.output().unwrap_or_else(|error| panic!("cannot run openssl ({error}): apt-get install openssl"));
-        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
-    openssl(&format!("req -x509 {key} -keyout authority.key -out authority.pem -subj /CN=haul-tests"));
-    openssl(&format!(
-        "req -x509 {key} -keyout server.key -out server.pem -subj /CN=localhost -CA authority.pem -CAkey authority.key \
-         -addext subjectAltName=IP:127.0.0.1,DNS:localhost -addext basicConstraints=critical,CA:FALSE"
-    ));
+    certificates(&folder, "IP:127.0.0.1,DNS:localhost");
     folder
 }
 

@@ -14,11 +14,7 @@ pub(super) fn failure(error: sqlx::Error) -> Failure {
             None => Failure::permanent(database.message().to_owned()),
         },
         sqlx::Error::Io(error) => from_io(error),
-        sqlx::Error::Tls(cause) => Failure::permanent("no TLS connection that can be trusted")
-            .help(
-                "name the authority with `?sslrootcert=/path/ca.pem` in the URL, or write a weaker `?sslmode=`: require, prefer or disable",
-            )
-            .cause(cause),
+        sqlx::Error::Tls(cause) => untrusted().cause(cause),
         sqlx::Error::Configuration(cause) => Failure::permanent("the connection's settings are wrong").cause(cause),
         // The server talked out of turn: a proxy in between, a dying server. A fresh connection may do.
         error @ sqlx::Error::Protocol(_) => Failure::transient("the server's answer made no sense").cause(error),
@@ -72,12 +68,25 @@ fn help_of(code: &str) -> Option<&'static str> {
     })
 }
 
+fn untrusted() -> Failure {
+    Failure::permanent("no TLS connection that can be trusted")
+        .help("name the authority with `?sslrootcert=/path/ca.pem` in the URL, or write a weaker `?sslmode=`: require, prefer or disable")
+}
+
+/// Whether the other end's certificate, or its TLS, is not what it should be. The driver hands it on as an error of the stream.
+fn is_untrusted(error: &io::Error) -> bool {
+    use rustls::Error::{InvalidCertificate, NoCertificatesPresented, PeerIncompatible};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(InvalidCertificate(_) | NoCertificatesPresented | PeerIncompatible(_)))
+}
+
 fn from_io(error: io::Error) -> Failure {
     let text = error.to_string();
     // The resolver's errors have no kind of their own; a name that does not exist will not exist in a second either.
     let unknown_host =
         text.contains("Name or service not known") || text.contains("No address associated") || text.contains("nodename nor");
     match error.kind() {
+        _ if is_untrusted(&error) => untrusted().cause(error),
         _ if unknown_host => Failure::permanent("the host name is not known").help("check the host in the connection's URL").cause(error),
         io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput => Failure::permanent("the server cannot be reached").cause(error),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Failure::transient("no server answers there")

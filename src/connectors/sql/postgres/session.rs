@@ -81,6 +81,20 @@ impl Pool {
         })
     }
 
+    /// What a plan says of connections to another machine that are less than verified; nothing is said of the others.
+    pub(super) fn weakness(&self) -> Option<&'static str> {
+        if is_local(&self.options) {
+            return None;
+        }
+        match self.options.get_ssl_mode() {
+            PgSslMode::VerifyFull => None,
+            PgSslMode::VerifyCa => Some("the server's name is not verified (sslmode=verify-ca)"),
+            PgSslMode::Require => Some("the server is not verified (sslmode=require)"),
+            PgSslMode::Prefer | PgSslMode::Allow => Some("TLS only if the server offers it, and unverified (sslmode=prefer)"),
+            PgSslMode::Disable => Some("no TLS (sslmode=disable)"),
+        }
+    }
+
     /// A connection of its own for the caller: an idle one that still answers, or a new one.
     pub(super) async fn session(self: &Arc<Self>, usage: Use) -> Result<Session, Failure> {
         let gate = match usage {

@@ -150,6 +150,9 @@ impl Sink for PgSink {
             }
         }
         session.release();
+        if let Some(weakness) = self.pool.weakness() {
+            guarantee.push_str(&format!("; {weakness}"));
+        }
         // The staging table's real name depends on the load, which a plan knows nothing of.
         let staging = self.replaces().then_some("haul_stage_…");
         let ddl = self.statements(&blueprint, staging)?;

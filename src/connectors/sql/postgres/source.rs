@@ -148,6 +148,9 @@ impl Source for PgSource {
             }
         };
         session.release();
+        if let Some(weakness) = self.pool.weakness() {
+            consistency.push_str(&format!("; {weakness}"));
+        }
         let wire = portable.then(|| WireFormat::PgCopyBinary(relation.columns.iter().map(|column| column.ty.name.clone()).collect()));
         Ok(Description { schema, key: relation.key, rows, bytes, wire, consistency })
     }
