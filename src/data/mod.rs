@@ -17,6 +17,8 @@ use futures::Stream;
 pub use digest::{Digest, RowHasher};
 pub use grade::{Grade, Mapped};
 pub use normalize::normalize;
+#[cfg(test)]
+pub(crate) use schema::samples;
 pub use schema::{Column, Schema, TYPE_NAMES, Type};
 
 use crate::failure::Failure;

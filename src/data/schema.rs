@@ -319,35 +319,22 @@ pub const TYPE_NAMES: &[&str] = &[
     "array(…)",
 ];
 
+/// What tests of types share.
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::Type;
+
+    include!("../../tests/it/support/all_types.rs");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_type_survives_arrow_and_its_name() {
-        let types = [
-            Type::Bool,
-            Type::Int(8),
-            Type::Int(64),
-            Type::UInt(64),
-            Type::Float(32),
-            Type::Decimal(15, 2),
-            Type::Decimal(60, 30),
-            Type::Number,
-            Type::Text,
-            Type::Bytes,
-            Type::Date,
-            Type::Time,
-            Type::Timestamp,
-            Type::TimestampTz,
-            Type::Interval,
-            Type::Uuid,
-            Type::Json,
-            Type::Array(Box::new(Type::Uuid)),
-            Type::Enum(vec!["a:b".to_owned(), String::new()].into()),
-            Type::Native { engine: "postgres", name: "inet".to_owned() },
-        ];
-        for ty in types {
+        let odd = [Type::Enum(vec!["a:b".to_owned(), String::new()].into()), Type::Native { engine: "postgres", name: "inet".to_owned() }];
+        for ty in samples::all_types().into_iter().chain(odd) {
             let schema = Schema { columns: vec![Column::new("c", ty.clone())] };
             assert_eq!(Schema::from_arrow(&schema.to_arrow()), Ok(schema));
             if !matches!(ty, Type::Enum(_) | Type::Native { .. }) {

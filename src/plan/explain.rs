@@ -30,7 +30,7 @@ fn write_plan(text: &mut String, plan: &Plan<Sealed>) -> std::fmt::Result {
 
 fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: usize) -> std::fmt::Result {
     let stage = &plan.stages[number];
-    writeln!(text, "{} ({})", stage.stage.name, stage.stage.kind.word())?;
+    writeln!(text, "{} (batch)", stage.stage.name)?;
     let after: Vec<&str> = stage.stage.after.iter().map(|(name, _)| name.as_str()).collect();
     if !after.is_empty() {
         writeln!(text, "  after   {}", after.join(", "))?;
@@ -134,7 +134,6 @@ fn mode(output: &OutputPlan) -> String {
         SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => "replace".to_owned(),
         SinkSpec::Files(sink) => if sink.mode == WriteMode::Append { "append" } else { "replace" }.to_owned(),
         SinkSpec::Discard => "discard".to_owned(),
-        SinkSpec::Cache(_) => "fill".to_owned(),
     }
 }
 
@@ -187,7 +186,7 @@ fn stage_json(plan: &Plan<Sealed>, number: usize) -> Value {
     let stage = &plan.stages[number];
     json!({
         "name": stage.stage.name,
-        "kind": stage.stage.kind.word(),
+        "kind": "batch",
         "after": stage.stage.after.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "by_split": stage.by_split(),
         "raw": stage.raw,

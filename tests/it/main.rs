@@ -1,6 +1,5 @@
 //! The integration tests: one binary, one module a subject. They drive the built `haul` and look at what it left with other tools.
 
-mod caches;
 mod cli;
 mod conformance;
 mod examples;
@@ -16,4 +15,5 @@ mod run_postgres;
 mod sqlite;
 mod support;
 mod tidy;
+mod types;
 mod verbs;

@@ -25,15 +25,15 @@ type MakeSink = Box<dyn Fn(&WriteMode) -> Arc<dyn Sink>>;
 type MakeSource = Box<dyn Fn(&Schema) -> Arc<dyn Source>>;
 
 /// A connector and a fresh place of its own.
-struct System {
-    sink: MakeSink,
+pub struct System {
+    pub sink: MakeSink,
     /// A source of what the sink has published. Formats without types are told the columns.
-    source: MakeSource,
+    pub source: MakeSource,
     /// The ways to write that the place knows, the one that stages first.
-    modes: Vec<WriteMode>,
+    pub modes: Vec<WriteMode>,
     /// Types of which the format has no form for every value: Parquet refuses infinite dates and the time 24:00, and in NDJSON the JSON
     /// text `null` reads as NULL.
-    lacks: fn(&Type) -> bool,
+    pub lacks: fn(&Type) -> bool,
     /// What goes away with the system.
     _place: Box<dyn Any>,
 }
@@ -54,7 +54,7 @@ impl System {
     }
 }
 
-fn connection(url: &str) -> Connection {
+pub fn connection(url: &str) -> Connection {
     Connection { name: "c".to_owned(), engine: None, url: Secret::new(url.to_owned()), max_connections: 4, at: String::new() }
 }
 
@@ -69,7 +69,7 @@ fn sql_sink(mode: &WriteMode) -> SqlSink {
     }
 }
 
-fn sql_source() -> SqlSource {
+pub fn sql_source() -> SqlSource {
     let read = SqlRead::Table { name: sql_sink(&WriteMode::Append).table, columns: Vec::new(), filter: None };
     SqlSource { connection: "c".to_owned(), read, split_by: None }
 }
@@ -78,11 +78,11 @@ fn sql_modes() -> Vec<WriteMode> {
     vec![WriteMode::Replace, WriteMode::Append, WriteMode::Upsert { key: vec!["id".to_owned()] }]
 }
 
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("haul-test-").tempdir().expect("a temporary folder")
 }
 
-fn sqlite() -> System {
+pub fn sqlite() -> System {
     let folder = folder();
     let database = Database::new(&connection("sqlite:target.db"), folder.path()).expect("a file's URL");
     let reading = database.clone();
@@ -96,7 +96,11 @@ fn sqlite() -> System {
 }
 
 fn postgresql() -> System {
-    let server = Server::new(&connection(&postgres().fresh_database())).expect("a server's URL");
+    postgresql_at(&postgres().fresh_database())
+}
+
+pub fn postgresql_at(url: &str) -> System {
+    let server = Server::new(&connection(url)).expect("a server's URL");
     let reading = server.clone();
     System {
         sink: Box::new(move |mode| server.sink(&sql_sink(mode))),
@@ -159,7 +163,7 @@ fn declared(schema: &Schema) -> BTreeMap<String, Type> {
     schema.columns.iter().filter(|column| can_be_declared(&column.ty)).map(|column| (column.name.clone(), column.ty.clone())).collect()
 }
 
-fn csv_file() -> System {
+pub fn csv_file() -> System {
     files("orders.csv", csv(), Compression::Plain)
 }
 
@@ -167,11 +171,11 @@ fn csv_folder() -> System {
     files("orders/", csv(), Compression::Gzip)
 }
 
-fn ndjson_folder() -> System {
+pub fn ndjson_folder() -> System {
     files("orders/", FileFormat::Ndjson, Compression::Zstd)
 }
 
-fn parquet_file() -> System {
+pub fn parquet_file() -> System {
     files("orders.parquet", FileFormat::Parquet, Compression::Zstd)
 }
 
@@ -180,7 +184,7 @@ fn parquet_folder() -> System {
 }
 
 /// A word for NULL, because an empty text is another value.
-fn csv() -> FileFormat {
+pub fn csv() -> FileFormat {
     FileFormat::Csv(CsvDialect {
         delimiter: b',',
         quote: Some(b'"'),

@@ -17,41 +17,7 @@ use haul::data::{BatchLimit, BatchStream, Column, Digest, Position, Reject, RowH
 use haul::define::pipeline::Verify;
 use haul::failure::Failure;
 
-/// Every logical type but those of a single engine.
-pub fn all_types() -> Vec<Type> {
-    vec![
-        Type::Bool,
-        Type::Int(8),
-        Type::Int(16),
-        Type::Int(32),
-        Type::Int(64),
-        Type::UInt(8),
-        Type::UInt(16),
-        Type::UInt(32),
-        Type::UInt(64),
-        Type::Float(32),
-        Type::Float(64),
-        Type::Decimal(15, 2),
-        Type::Decimal(38, 10),
-        Type::Decimal(76, 38),
-        Type::Number,
-        Type::Text,
-        Type::Bytes,
-        Type::Date,
-        Type::Time,
-        Type::Timestamp,
-        Type::TimestampTz,
-        Type::Interval,
-        Type::Uuid,
-        Type::Json,
-        Type::Enum(vec!["new".to_owned(), "it's done".to_owned()].into()),
-        Type::Array(Box::new(Type::Int(32))),
-        Type::Array(Box::new(Type::Text)),
-        Type::Array(Box::new(Type::Float(64))),
-        Type::Array(Box::new(Type::Decimal(12, 2))),
-        Type::Array(Box::new(Type::TimestampTz)),
-    ]
-}
+include!("all_types.rs");
 
 /// Values of a type that copies tend to lose, and a NULL.
 pub fn awkward(ty: &Type) -> ArrayRef {

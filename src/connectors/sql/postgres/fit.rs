@@ -213,38 +213,11 @@ fn fraction(to: &PgType, same_native: bool, form: Form) -> Fit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::samples::all_types;
 
     #[test]
     fn what_is_created_for_a_type_holds_all_of_it() {
-        let types = [
-            Type::Bool,
-            Type::Int(8),
-            Type::Int(16),
-            Type::Int(32),
-            Type::Int(64),
-            Type::UInt(8),
-            Type::UInt(16),
-            Type::UInt(32),
-            Type::UInt(64),
-            Type::Float(32),
-            Type::Float(64),
-            Type::Decimal(38, 10),
-            Type::Decimal(76, 0),
-            Type::Decimal(5, -3),
-            Type::Number,
-            Type::Text,
-            Type::Bytes,
-            Type::Date,
-            Type::Time,
-            Type::Timestamp,
-            Type::TimestampTz,
-            Type::Interval,
-            Type::Uuid,
-            Type::Json,
-            Type::Enum(vec!["a".to_owned()].into()),
-            Type::Array(Box::new(Type::Decimal(10, 2))),
-        ];
-        for ty in types {
+        for ty in all_types().into_iter().chain([Type::Decimal(5, -3)]) {
             let created = natural(&ty).expect("a type");
             let fit = fit(&Column::new("c", ty.clone()), &created).expect("a fit");
             assert!(fit.grade <= Grade::Widened, "{ty} as {}: {}", created.name, fit.reason);

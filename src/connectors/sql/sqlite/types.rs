@@ -187,36 +187,17 @@ pub(super) fn fit(ty: &Type, declared: &str) -> Result<(Grade, String), String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::samples::all_types;
 
     #[test]
     fn created_types_are_read_back_as_what_they_were() {
-        let items = [Type::Text, Type::Decimal(12, 2), Type::TimestampTz, Type::Float(64), Type::Int(32)];
-        let plain = [
-            Type::Bool,
-            Type::Int(8),
-            Type::Int(16),
-            Type::Int(32),
-            Type::Int(64),
-            Type::UInt(8),
-            Type::UInt(16),
-            Type::UInt(32),
-            Type::Float(32),
-            Type::Float(64),
-            Type::Decimal(15, 2),
-            Type::Decimal(76, 76),
-            Type::Number,
-            Type::Text,
-            Type::Bytes,
-            Type::Date,
-            Type::Time,
-            Type::Timestamp,
-            Type::TimestampTz,
-            Type::Interval,
-            Type::Uuid,
-            Type::Json,
-        ];
-        for ty in plain.into_iter().chain(items.map(|item| Type::Array(Box::new(item)))) {
+        for ty in all_types() {
             let created = create(&ty, false);
+            // What SQLite cannot name it keeps whole, as another type.
+            if matches!(ty, Type::UInt(64) | Type::Enum(_)) {
+                assert_eq!(created.grade, Grade::Widened, "{ty}");
+                continue;
+            }
             assert_eq!(created.grade, Grade::Exact, "{ty}");
             assert_eq!(logical(&created.declared), Some(ty.clone()), "{}", created.declared);
             assert_eq!(fit(&ty, &created.declared), Ok((Grade::Exact, String::new())));
