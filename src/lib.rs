@@ -6,6 +6,7 @@
 //! - [`cli`]: one file a verb. `cli::render` is the only place that prints.
 //! - [`run`]: one dispatcher owns the state of a run; units (one segment of the DAG, or one split of it) are tasks that talk to it by messages.
 //! - [`plan`]: checked definition → sealed plan. Only a sealed plan can be run.
+//! - [`cache`]: keyed rows that stages look up, and the sinks that fill them. Knows no plans and no runs.
 //! - [`connectors`]: the open set of systems. They know the contract in `connectors::mod`, and nothing of plans or runs.
 //! - [`transform`]: steps compiled once against real columns, then run on batches. Knows no source and no sink.
 //! - [`define`]: document → checked pipeline, all problems at once. Does no I/O.
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod connectors;

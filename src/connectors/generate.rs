@@ -97,16 +97,19 @@ impl Reading for Rows {
         let rows = i64::try_from(self.limit.rows.max(1)).unwrap_or(i64::MAX);
         let (arrow, program, places) = (self.number.to_arrow(), self.program.clone(), self.places.clone());
         let starts = std::iter::successors(Some(from), move |start| start.checked_add(rows)).take_while(move |start| *start < to);
-        let chunks = starts.map(move |start| {
-            let end = to.min(start.saturating_add(rows));
-            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(start..end));
-            let failed = |error| Failure::permanent("failed to make a batch up").cause(error);
-            let made = program.apply(Chunk::of(RecordBatch::try_new(arrow.clone(), vec![numbers]).map_err(failed)?))?;
-            let batch = made.batch.project(&places).map_err(failed)?;
-            let bytes = batch.get_array_memory_size() as u64;
-            Ok(Chunk { batch, rejects: made.rejects, bytes, position: Some(Position(format!("row {end}"))) })
+        let chunks = futures::stream::iter(starts).then(move |start| {
+            let (arrow, program, places) = (arrow.clone(), program.clone(), places.clone());
+            async move {
+                let end = to.min(start.saturating_add(rows));
+                let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(start..end));
+                let failed = |error| Failure::permanent("failed to make a batch up").cause(error);
+                let made = program.apply(Chunk::of(RecordBatch::try_new(arrow.clone(), vec![numbers]).map_err(failed)?)).await?;
+                let batch = made.batch.project(&places).map_err(failed)?;
+                let bytes = batch.get_array_memory_size() as u64;
+                Ok(Chunk { batch, rejects: made.rejects, bytes, position: Some(Position(format!("row {end}"))) })
+            }
         });
-        Ok(futures::stream::iter(chunks).boxed())
+        Ok(chunks.boxed())
     }
 }
 

@@ -72,6 +72,7 @@ impl Connections {
             },
             SinkSpec::Files(files) => Ok(self.files(&files.connection)?.sink(files)),
             SinkSpec::Discard => Ok(discard::sink()),
+            SinkSpec::Cache(sink) => Err(Failure::permanent(format!("cache `{}` is no system to write to", sink.cache))),
         }
     }
 

@@ -12,6 +12,10 @@ use crate::diagnostic::Diagnostic;
 use crate::load::document::{Document, child, last_key};
 use crate::load::{file, schema, shape};
 
+mod words;
+
+use words::{type_word, what};
+
 /// A schema, ready to check with.
 pub struct Shape {
     schema: Value,
@@ -338,6 +342,10 @@ fn pattern_problem(pattern: &str, key: &str, value: &Value, error: &dyn Fn(&'sta
             let problem = error("invalid-size", format!("{key} is not a size: `{text}`"));
             problem.help("write a whole number and its unit: `512B`, `64KiB`, `64MiB` or `1GiB`")
         }
+        shape::SHARE_PATTERN => {
+            let problem = error("invalid-count", format!("{key} is neither a number of rows nor a share: `{text}`"));
+            problem.help("write a whole number, or a share such as `90%`")
+        }
         _ if pattern.contains("\\x00") => {
             error("invalid-character", format!("{key} must be one ASCII character, and is `{}`", text.escape_debug()))
         }
@@ -349,46 +357,4 @@ fn pattern_problem(pattern: &str, key: &str, value: &Value, error: &dyn Fn(&'sta
             problem.help("names in SQL begin with a letter or `_`, and go on with letters, digits and `_`")
         }
     }
-}
-
-fn type_word(ty: &str) -> &'static str {
-    match ty {
-        "array" => "a list",
-        "boolean" => "true or false",
-        "integer" => "a whole number",
-        "number" => "a number",
-        "object" => "a mapping",
-        "null" => "nothing",
-        _ => "a text",
-    }
-}
-
-/// A definition of the schema, as people call it.
-fn what(definition: &str) -> String {
-    match definition {
-        "" => "a pipeline",
-        "BatchStage" | "Stage" => "a stage",
-        "SqlInput" => "a `sql` input",
-        "FilesInput" => "a `files` input",
-        "GenerateInput" => "a `generate` input",
-        "StageInput" => "a `stage` input",
-        "SqlOutput" => "a `sql` output",
-        "FilesOutput" => "a `files` output",
-        "DiscardOutput" => "a `discard` output",
-        "Step" => "a transform step",
-        "Mask" => "a mask",
-        "Param" => "a param",
-        "Connection" => "a connection",
-        "Limits" => "`limits`",
-        "Defaults" => "`defaults`",
-        "Retry" => "`retry`",
-        "Backoff" => "`backoff`",
-        "Splits" => "`splits`",
-        "BatchSize" => "`batch`",
-        "CsvInput" | "CsvOutput" => "`csv`",
-        "Rejects" => "`rejects`",
-        "RejectsFile" => "the `to` of `rejects`",
-        other => other,
-    }
-    .to_owned()
 }

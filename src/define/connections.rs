@@ -8,7 +8,7 @@ use super::reader::Reader;
 use super::suggest::{did_you_mean, known_names};
 use crate::diagnostic::Diagnostic;
 use crate::load::document::child;
-use crate::load::file::{self, BatchStage, Input, Output, Stage};
+use crate::load::file::{self, Input, Output, Rows};
 use crate::load::template::is_template;
 use crate::load::{Document, Project};
 use crate::secret::Secret;
@@ -205,29 +205,27 @@ pub fn engine(url: &str) -> Result<Option<Engine>, (String, String)> {
 fn used(said: &file::Pipeline) -> BTreeSet<&str> {
     let mut used = BTreeSet::new();
     for (_, stage) in said.stages.iter().flat_map(|entries| &entries.0) {
-        if let Stage::Batch(stage) = stage {
-            used_by(stage, &mut used);
-        }
+        used_by(stage.rows(), &mut used);
     }
     used
 }
 
-fn used_by<'a>(stage: &'a BatchStage, used: &mut BTreeSet<&'a str>) {
-    for (_, input) in items(stage.from.as_ref(), "") {
+fn used_by<'a>(stage: Rows<'a>, used: &mut BTreeSet<&'a str>) {
+    for (_, input) in items(stage.from, "") {
         match input {
             Input::Sql(input) => used.extend(input.sql.as_deref()),
             Input::Files(input) => used.extend(input.files.as_deref()),
             Input::Generate(_) | Input::Stage(_) | Input::Unclear => {}
         }
     }
-    for (_, output) in items(stage.to.as_ref(), "") {
+    for (_, output) in items(stage.to, "") {
         match output {
             Output::Sql(output) => used.extend(output.sql.as_deref()),
             Output::Files(output) => used.extend(output.files.as_deref()),
             Output::Discard(_) | Output::Unclear => {}
         }
     }
-    let rejects = stage.rejects.as_ref().and_then(|rejects| rejects.to.as_ref());
+    let rejects = stage.rejects.and_then(|rejects| rejects.to.as_ref());
     used.extend(rejects.and_then(|to| to.files.as_deref()));
 }
 

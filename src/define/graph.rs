@@ -6,7 +6,7 @@ use super::reader::Reader;
 use super::suggest::known_names;
 use crate::diagnostic::Diagnostic;
 use crate::load::document::child;
-use crate::load::file::{self, BatchStage, Input, Stage};
+use crate::load::file::{self, Input, Rows, Stage};
 use crate::load::shape::OneOrMany;
 
 /// One edge: a stage that waits for another, and where that is said.
@@ -14,7 +14,18 @@ struct Edge<'a> {
     from: &'a str,
     to: &'a str,
     at: String,
-    data: bool,
+    kind: EdgeKind,
+}
+
+/// Why a stage waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EdgeKind {
+    /// `after:` names the other.
+    Order,
+    /// It reads the other's rows.
+    Data,
+    /// It looks into the other, a cache.
+    Lookup,
 }
 
 /// Checks the graph. True when it has no cycle, so that what follows may walk it.
@@ -22,39 +33,76 @@ pub fn check(reader: &mut Reader<'_>, said: &file::Pipeline) -> bool {
     let stages = said.stages.as_ref().map(|entries| entries.0.as_slice()).unwrap_or_default();
     let mut edges = Vec::new();
     for (name, stage) in stages {
-        if let Stage::Batch(stage) = stage {
-            collect(reader, name, stage, &mut edges);
-        }
+        collect(reader, name, stage.rows(), &mut edges);
     }
-    let names: BTreeSet<&str> = stages.iter().map(|(name, _)| name.as_str()).collect();
-    edges.retain(|edge| {
-        let known = names.contains(edge.from);
-        if !known && !reader.broken(&child("/stages", edge.from)) {
-            let help = known_names(edge.from, "other stages", names.iter().copied().filter(|name| *name != edge.to));
-            reader.error("unknown-stage", &edge.at, format!("there is no stage `{}`", edge.from), help);
-        }
-        known
-    });
+    edges.retain(|edge| known(reader, stages, edge));
     unread(reader, stages, &edges);
+    unused_caches(reader, stages, &edges);
     cycles(reader, edges)
 }
 
-fn collect<'a>(reader: &mut Reader<'_>, name: &'a str, stage: &'a BatchStage, edges: &mut Vec<Edge<'a>>) {
+/// Whether the stage that an edge comes from is there, and is what the edge needs.
+fn known(reader: &mut Reader<'_>, stages: &[(String, Stage)], edge: &Edge<'_>) -> bool {
+    let others = |cache: bool| {
+        let wanted = move |stage: &Stage| !cache || matches!(stage, Stage::Cache(_));
+        stages.iter().filter(move |(name, stage)| name != edge.to && wanted(stage)).map(|(name, _)| name.as_str())
+    };
+    match (stages.iter().find(|(name, _)| name == edge.from), edge.kind) {
+        (None, EdgeKind::Lookup) if !reader.broken(&child("/stages", edge.from)) => {
+            let help = known_names(edge.from, "caches", others(true));
+            reader.error("unknown-cache", &edge.at, format!("there is no cache `{}`", edge.from), help);
+        }
+        (None, _) if !reader.broken(&child("/stages", edge.from)) => {
+            let help = known_names(edge.from, "other stages", others(false));
+            reader.error("unknown-stage", &edge.at, format!("there is no stage `{}`", edge.from), help);
+        }
+        (Some((_, Stage::Batch(_))), EdgeKind::Lookup) => {
+            let help = known_names(edge.from, "caches", others(true));
+            reader.error("unknown-cache", &edge.at, format!("the stage `{}` is no cache", edge.from), help);
+        }
+        (Some((_, Stage::Cache(_))), EdgeKind::Data) => {
+            let message = format!("the stage `{}` is a cache, which has no rows to read from end to end", edge.from);
+            reader.error("unknown-stage", &edge.at, message, "look its rows up in `transform`, or read what the cache reads");
+        }
+        (found, _) => return found.is_some(),
+    }
+    false
+}
+
+/// A cache in memory that nobody looks into is filled for nothing.
+fn unused_caches(reader: &mut Reader<'_>, stages: &[(String, Stage)], edges: &[Edge<'_>]) {
+    if !reader.reports_unused("unknown-cache") {
+        return;
+    }
+    for (name, stage) in stages {
+        if matches!(stage, Stage::Cache(_)) && !edges.iter().any(|edge| edge.kind == EdgeKind::Lookup && edge.from == name) {
+            let message = format!("no stage looks into the cache `{name}`");
+            reader.warn_at_key("unused-cache", &child("/stages", name), message, "add a `lookup` step to a stage, or remove the cache");
+        }
+    }
+}
+
+fn collect<'a>(reader: &mut Reader<'_>, name: &'a str, stage: Rows<'a>, edges: &mut Vec<Edge<'a>>) {
     let at = child("/stages", name);
-    for (index, from) in stage.after.iter().flatten().enumerate() {
+    for (index, from) in stage.after.iter().enumerate() {
         let at = format!("{at}/after/{index}");
-        if stage.after.iter().flatten().take(index).any(|earlier| earlier == from) {
+        if stage.after[..index].contains(from) {
             let message = format!("`{from}` is named twice in `after`");
             reader.warn_at_key("duplicate-name", &at, message, "remove one of the two");
             continue;
         }
-        edges.push(Edge { from, to: name, at, data: false });
+        edges.push(Edge { from, to: name, at, kind: EdgeKind::Order });
     }
-    for (pointer, input) in items(stage.from.as_ref(), &format!("{at}/from")) {
+    for (pointer, input) in items(stage.from, &format!("{at}/from")) {
         if let Input::Stage(input) = input
             && let Some(from) = &input.stage
         {
-            edges.push(Edge { from, to: name, at: format!("{pointer}/stage"), data: true });
+            edges.push(Edge { from, to: name, at: format!("{pointer}/stage"), kind: EdgeKind::Data });
+        }
+    }
+    for (index, step) in stage.transform.iter().copied().flatten().enumerate() {
+        if let Some(from) = step.lookup.as_ref().and_then(|lookup| lookup.cache.as_deref()) {
+            edges.push(Edge { from, to: name, at: format!("{at}/transform/{index}/lookup/cache"), kind: EdgeKind::Lookup });
         }
     }
 }
@@ -72,7 +120,10 @@ fn unread(reader: &mut Reader<'_>, stages: &[(String, Stage)], edges: &[Edge<'_>
     for (name, stage) in stages {
         let at = child("/stages", name);
         let Stage::Batch(stage) = stage else { continue };
-        if stage.to.is_some() || reader.broken(&format!("{at}/to")) || edges.iter().any(|edge| edge.data && edge.from == name) {
+        if stage.to.is_some()
+            || reader.broken(&format!("{at}/to"))
+            || edges.iter().any(|edge| edge.kind == EdgeKind::Data && edge.from == name)
+        {
             continue;
         }
         let message = format!("the stage `{name}` has no `to`, and no stage reads it");
@@ -130,7 +181,11 @@ fn report(reader: &mut Reader<'_>, edges: &[Edge<'_>], circle: &[usize]) {
     };
     let mut problem = Diagnostic::error("stage-cycle", message);
     for edge in in_file {
-        let verb = if edge.data { "reads" } else { "waits for" };
+        let verb = match edge.kind {
+            EdgeKind::Order => "waits for",
+            EdgeKind::Data => "reads",
+            EdgeKind::Lookup => "looks into",
+        };
         problem = reader.document.at_value(problem, &edge.at, format!("`{}` {verb} `{}`", edge.to, edge.from));
     }
     reader.problems.push(problem.help("remove one of these"));

@@ -1,6 +1,6 @@
 //! What sources and sinks are called in plans, progress and reports.
 
-use super::pipeline::{SinkSpec, SourceSpec, SqlRead};
+use super::pipeline::{Kind, SinkSpec, SourceSpec, SqlRead};
 
 impl SourceSpec {
     /// `shop.public.orders`, `shop (query)`, `data/orders-*.csv`, `1000 generated rows`, `stage orders`.
@@ -18,12 +18,23 @@ impl SourceSpec {
 }
 
 impl SinkSpec {
-    /// `warehouse.public.orders`, `out/orders.parquet`, `discard`.
+    /// `warehouse.public.orders`, `out/orders.parquet`, `discard`, `cache customers`.
     pub fn label(&self) -> String {
         match self {
             Self::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
             Self::Files(sink) => format!("{}/{}", sink.connection, sink.path),
             Self::Discard => "discard".to_owned(),
+            Self::Cache(sink) => format!("cache {}", sink.cache),
+        }
+    }
+}
+
+impl Kind {
+    /// The word of `kind:`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Cache(_) => "cache",
         }
     }
 }

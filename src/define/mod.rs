@@ -3,6 +3,7 @@
 //! [`check`] reads a file as far as it goes without any environment and reports every problem that is in it. [`resolve`] gives the same
 //! file its params and environment, and answers with the pipeline that a plan is made from. Neither does any I/O.
 
+mod caches;
 mod check;
 pub mod codes;
 mod conform;

@@ -192,7 +192,7 @@ fn target(output: &Output, stage: usize) -> Option<Target> {
     let (connection, name, replaces, key) = match &output.sink {
         SinkSpec::Sql(sink) => (&sink.connection, sink.table.join("."), sink.mode == WriteMode::Replace, "table"),
         SinkSpec::Files(sink) => (&sink.connection, sink.path.clone(), sink.mode == WriteMode::Replace, "path"),
-        SinkSpec::Discard => return None,
+        SinkSpec::Discard | SinkSpec::Cache(_) => return None,
     };
     Some(Target { connection: connection.clone(), name, replaces, stage, at: format!("{}/{key}", output.at) })
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use crate::secret::Secret;
 
+mod cache;
 mod inputs;
 mod outputs;
 mod steps;
 
+pub use cache::*;
 pub use inputs::*;
 pub use outputs::*;
 pub use steps::*;
@@ -129,6 +131,8 @@ pub struct Stage {
 pub enum Kind {
     /// Bounded: reads its inputs to their end.
     Batch,
+    /// Keeps rows by their key.
+    Cache(Box<Cache>),
 }
 
 /// Where a stage's rows come from, what happens to them, and where they go: the same shape for every kind of stage.

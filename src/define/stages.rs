@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::graph::items;
-use super::pipeline::{Flow, Input, Kind, Limits, Retry, SplitPolicy, Stage, Step, Verify};
+use super::pipeline::{CacheMode, CacheSink, Flow, Input, Kind, Limits, Output, Retry, SinkSpec, SplitPolicy, Stage, Step, Verify};
 use super::reader::Reader;
-use super::{inputs, outputs, steps};
+use super::{caches, inputs, outputs, steps};
 use crate::data::BatchLimit;
 use crate::diagnostic::Diagnostic;
 use crate::load::document::child;
-use crate::load::file::{self, BatchStage, Defaults};
+use crate::load::file::{self, Defaults, Rows};
 use crate::load::shape;
 
 /// The least memory that a run can work in.
@@ -24,37 +24,91 @@ pub fn read(reader: &mut Reader<'_>, said: &file::Pipeline, shared: &file::Proje
     let mut stages = Vec::new();
     for (name, said) in said.stages.iter().flat_map(|entries| &entries.0) {
         let at = child("/stages", name);
-        match said {
-            file::Stage::Batch(said) => stages.extend(batch(reader, name, &at, said, &defaults)),
+        let (own, description) = match said {
+            file::Stage::Batch(said) => (
+                own_settings(said.retry.as_ref(), said.timeout.as_ref(), said.verify, said.splits.as_ref(), said.batch.as_ref()),
+                &said.description,
+            ),
+            file::Stage::Cache(said) => (
+                // What a cache holds is proved by its number of rows.
+                own_settings(
+                    said.retry.as_ref(),
+                    said.timeout.as_ref(),
+                    Some(file::Verify::None),
+                    said.splits.as_ref(),
+                    said.batch.as_ref(),
+                ),
+                &said.description,
+            ),
             file::Stage::Other(Some(kind)) => {
                 let word = if *kind == file::Kind::Stream { "stream" } else { "cache" };
                 let message = format!("stages of kind `{word}` are not in this version");
-                reader.error("kind-not-yet", &format!("{at}/kind"), message, "this version runs stages of kind `batch`");
+                reader.error("kind-not-yet", &format!("{at}/kind"), message, "this version runs stages of kind `batch` and `cache`");
+                continue;
             }
-            file::Stage::Other(None) => {}
-        }
+            file::Stage::Other(None) => continue,
+        };
+        settings(reader, &at, &own);
+        let levels = [Some(&own), defaults[0], defaults[1]];
+        let mut flow = flow(reader, name, &at, said.rows(), &levels);
+        let kind = match said {
+            file::Stage::Cache(said) => {
+                let kind = caches::read(reader, &at, said);
+                if let Some(flow) = &mut flow {
+                    let sink = SinkSpec::Cache(CacheSink { cache: name.clone(), mode: CacheMode::Fill });
+                    flow.to = vec![Output { sink, allow_lossy: Vec::new(), at: at.clone() }];
+                }
+                kind.map(|cache| Kind::Cache(Box::new(cache)))
+            }
+            _ => Some(Kind::Batch),
+        };
+        let (Some(flow), Some(kind)) = (flow, kind) else { continue };
+        stages.push(Stage {
+            name: name.clone(),
+            after: after(said.rows(), &at),
+            retry: retry(&levels),
+            timeout: first(&levels, |level| level.timeout.as_ref()).and_then(shape::Duration::read),
+            kind,
+            flow,
+            description: description.clone(),
+            at,
+        });
     }
     outputs::same_targets(reader, &stages);
     stages
 }
 
-fn batch(reader: &mut Reader<'_>, name: &str, at: &str, said: &BatchStage, defaults: &[Option<&Defaults>; 2]) -> Option<Stage> {
-    let own = Defaults {
-        retry: said.retry.as_ref().map(copy_retry),
-        timeout: said.timeout.clone(),
-        verify: said.verify,
-        splits: said.splits.as_ref().map(|splits| file::Splits { bytes: splits.bytes.clone(), ..*splits }),
-        batch: said.batch.as_ref().map(|batch| file::BatchSize { bytes: batch.bytes.clone(), ..*batch }),
-    };
-    settings(reader, at, &own);
+/// What a stage says of the settings that it may also leave to the defaults.
+fn own_settings(
+    retry: Option<&file::Retry>,
+    timeout: Option<&shape::Duration>,
+    verify: Option<file::Verify>,
+    splits: Option<&file::Splits>,
+    batch: Option<&file::BatchSize>,
+) -> Defaults {
+    Defaults {
+        retry: retry.map(copy_retry),
+        timeout: timeout.cloned(),
+        verify,
+        splits: splits.map(|splits| file::Splits { bytes: splits.bytes.clone(), ..*splits }),
+        batch: batch.map(|batch| file::BatchSize { bytes: batch.bytes.clone(), ..*batch }),
+    }
+}
+
+fn after(said: Rows<'_>, at: &str) -> Vec<(String, String)> {
+    said.after.iter().enumerate().map(|(index, name)| (name.clone(), format!("{at}/after/{index}"))).collect()
+}
+
+/// The rows of a stage. `None` when an input cannot be understood, which has been reported.
+fn flow(reader: &mut Reader<'_>, name: &str, at: &str, said: Rows<'_>, levels: &[Option<&Defaults>; 3]) -> Option<Flow> {
     let from_at = format!("{at}/from");
-    let from_items = items(said.from.as_ref(), &from_at);
+    let from_items = items(said.from, &from_at);
     let from: Vec<Input> = from_items.iter().filter_map(|(at, input)| inputs::read(reader, at, input)).collect();
     duplicate_inputs(reader, &from);
     let transform_at = format!("{at}/transform");
-    let transform = steps::read(reader, &transform_at, said.transform.as_deref().unwrap_or_default());
+    let transform = steps::read(reader, &transform_at, said.transform.unwrap_or_default());
     if from_items.len() > 1 && !matches!(transform.first(), Some(Step::Sql(_))) && !reader.broken(&transform_at) {
-        let first_is_sql = said.transform.as_ref().and_then(|steps| steps.first()).is_some_and(|step| step.sql.is_some());
+        let first_is_sql = said.transform.and_then(|steps| steps.first()).is_some_and(|step| step.sql.is_some());
         if !first_is_sql {
             let pointer = if said.transform.is_some() { format!("{transform_at}/0") } else { from_at.clone() };
             let message = format!("`{name}` has {} inputs, and nothing says how they become one", from_items.len());
@@ -62,13 +116,10 @@ fn batch(reader: &mut Reader<'_>, name: &str, at: &str, said: &BatchStage, defau
         }
     }
     let complete = from.len() == from_items.len() && !from.is_empty();
-    let to_items = items(said.to.as_ref(), &format!("{at}/to"));
-    let to = to_items.iter().filter_map(|(at, output)| outputs::read(reader, at, output)).collect();
-    let rejects = said.rejects.as_ref().and_then(|rejects| outputs::rejects(reader, &format!("{at}/rejects"), rejects));
-    let after = said.after.iter().flatten().enumerate().map(|(index, name)| (name.clone(), format!("{at}/after/{index}"))).collect();
-    let levels = [Some(&own), defaults[0], defaults[1]];
-    let verify = first(&levels, |level| level.verify).unwrap_or(file::Verify::Digest);
-    let flow = Flow {
+    let to = items(said.to, &format!("{at}/to")).iter().filter_map(|(at, output)| outputs::read(reader, at, output)).collect();
+    let rejects = said.rejects.and_then(|rejects| outputs::rejects(reader, &format!("{at}/rejects"), rejects));
+    let verify = first(levels, |level| level.verify).unwrap_or(file::Verify::Digest);
+    complete.then(|| Flow {
         from,
         transform,
         to,
@@ -78,18 +129,8 @@ fn batch(reader: &mut Reader<'_>, name: &str, at: &str, said: &BatchStage, defau
             file::Verify::None => Verify::None,
         },
         rejects,
-        splits: split_policy(&levels),
-        batch: batch_limit(&levels),
-    };
-    complete.then(|| Stage {
-        name: name.to_owned(),
-        after,
-        retry: retry(&levels),
-        timeout: first(&levels, |level| level.timeout.as_ref()).and_then(shape::Duration::read),
-        kind: Kind::Batch,
-        flow,
-        description: said.description.clone(),
-        at: at.to_owned(),
+        splits: split_policy(levels),
+        batch: batch_limit(levels),
     })
 }
 

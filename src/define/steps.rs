@@ -1,5 +1,6 @@
 //! Transform steps, and the lists of columns that steps and outputs name.
 
+use super::caches;
 use super::inputs::column_type;
 use super::pipeline::{Mask, Step};
 use super::reader::{Grammar, Reader};
@@ -15,7 +16,7 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &[file::Step]) -> Vec<Step>
 }
 
 fn one(reader: &mut Reader<'_>, at: &str, said: &file::Step) -> Option<Step> {
-    let file::Step { filter, select, drop, rename, set, cast, mask, dedupe, sql } = said;
+    let file::Step { filter, select, drop, rename, set, cast, mask, dedupe, lookup, sql } = said;
     if let Some(condition) = filter {
         return Some(Step::Filter(reader.datafusion(&format!("{at}/filter"), condition, Grammar::Expression)?));
     }
@@ -53,6 +54,9 @@ fn one(reader: &mut Reader<'_>, at: &str, said: &file::Step) -> Option<Step> {
         let at = format!("{at}/dedupe");
         let key = names(reader, &at, columns).into_iter().map(|(name, _)| name).collect();
         return Some(Step::Dedupe { key, at });
+    }
+    if let Some(said) = lookup {
+        return caches::lookup(reader, &format!("{at}/lookup"), said).map(Step::Lookup);
     }
     reader.datafusion(&format!("{at}/sql"), sql.as_ref()?, Grammar::Query).map(Step::Sql)
 }

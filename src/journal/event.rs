@@ -103,6 +103,9 @@ pub enum What {
         elapsed_ms: u64,
         /// What was written where.
         outputs: Vec<OutputReport>,
+        /// What its lookups came to, one for each cache.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lookups: Vec<LookupReport>,
         /// Why it failed or was skipped.
         failure: Option<Cause>,
     },
@@ -175,6 +178,35 @@ pub struct OutputReport {
     pub rows: u64,
     /// What was proved.
     pub verdict: Verdict,
+}
+
+/// What the lookups of a stage in one cache came to. A key counts once a batch, however many rows of the batch have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupReport {
+    /// The cache stage.
+    pub cache: String,
+    /// Keys that were looked up.
+    pub keys: u64,
+    /// Of these, keys whose row was in the cache.
+    pub hits: u64,
+    /// Of the hits, those in the memory of the process.
+    pub memory_hits: u64,
+    /// Keys that the cache did not have.
+    pub misses: u64,
+    /// Keys that the cache knew to have no row.
+    pub negative_hits: u64,
+    /// Misses that waited for a load that was under way for somebody else.
+    pub coalesced: u64,
+    /// Keys that were served from a row past its time, because the origin or the cache's server failed.
+    pub stale_served: u64,
+    /// Keys that went to the origin because the cache's server failed.
+    pub bypassed: u64,
+    /// Queries for missing keys.
+    pub loads: u64,
+    /// Time spent in them, in milliseconds.
+    pub load_ms: u64,
+    /// The greatest age of a row that was served, in milliseconds.
+    pub oldest_ms: u64,
 }
 
 /// What was proved of an output.

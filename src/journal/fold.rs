@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::event::{Cause, Event, Outcome, OutputReport, What};
+use super::event::{Cause, Event, LookupReport, Outcome, OutputReport, What};
 
 /// Everything the journal knows of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -64,6 +64,9 @@ pub struct StageState {
     pub elapsed_ms: u64,
     /// What was written where, and what was proved of it.
     pub outputs: Vec<OutputReport>,
+    /// What its lookups came to, one for each cache.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lookups: Vec<LookupReport>,
     /// Why it failed or was skipped.
     pub failure: Option<Cause>,
 }
@@ -218,7 +221,7 @@ impl RunState {
                 retry_in_ms: *retry_in_ms,
             }),
             What::Note { stage, text } => self.notes.push(RunNote { at_ms, stage: stage.clone(), text: text.clone() }),
-            What::StageFinished { stage, outcome, rows_in, rows_out, bytes, rejects, elapsed_ms, outputs, failure } => {
+            What::StageFinished { stage, outcome, rows_in, rows_out, bytes, rejects, elapsed_ms, outputs, lookups, failure } => {
                 let stage = self.stage(stage);
                 stage.outcome = Some(*outcome);
                 stage.rows_in = *rows_in;
@@ -227,6 +230,7 @@ impl RunState {
                 stage.rejects = *rejects;
                 stage.elapsed_ms = *elapsed_ms;
                 stage.outputs.clone_from(outputs);
+                stage.lookups.clone_from(lookups);
                 stage.failure.clone_from(failure);
             }
             What::RunFinished { outcome, elapsed_ms } => {
@@ -339,6 +343,7 @@ mod tests {
             rejects: 0,
             elapsed_ms: 50,
             outputs: Vec::new(),
+            lookups: Vec::new(),
             failure,
         }
     }

@@ -12,7 +12,7 @@ mod postgres;
 mod sqlite;
 mod store;
 
-pub use event::{Cause, Event, Outcome, OutputReport, Verdict, What};
+pub use event::{Cause, Event, LookupReport, Outcome, OutputReport, Verdict, What};
 pub use fold::{AttemptState, RunNote, RunState, RunSummary, SplitState, StageState, fold};
 pub use handle::{Journal, Lease};
 

@@ -8,10 +8,12 @@ use serde::Deserialize;
 
 use super::shape::{Duration, Entries, OneOrMany, Scalar, Size};
 
+mod cache;
 mod inputs;
 mod outputs;
 mod steps;
 
+pub use cache::*;
 pub use inputs::*;
 pub use outputs::*;
 pub use steps::*;
@@ -214,7 +216,7 @@ pub enum Kind {
     Batch,
     /// Unbounded: follows a source of changes. Not in this version.
     Stream,
-    /// Keyed data kept warm for other stages. Not in this version.
+    /// Keyed rows that other stages look up.
     Cache,
 }
 
@@ -256,6 +258,46 @@ pub struct BatchStage {
 pub enum Stage {
     /// The stage is bounded.
     Batch(Box<BatchStage>),
+    /// The stage holds keyed rows.
+    Cache(Box<CacheStage>),
     /// The stage is of a kind that is not in this version, or of none.
     Other(Option<Kind>),
+}
+
+/// What every kind of stage says of its rows.
+#[derive(Clone, Copy, Default)]
+pub struct Rows<'a> {
+    /// Stages that must be done before.
+    pub after: &'a [String],
+    /// Where rows come from.
+    pub from: Option<&'a OneOrMany<Input>>,
+    /// What happens to them.
+    pub transform: Option<&'a [Step]>,
+    /// Where they go.
+    pub to: Option<&'a OneOrMany<Output>>,
+    /// Where bad rows go.
+    pub rejects: Option<&'a Rejects>,
+}
+
+impl Stage {
+    /// What the stage says of its rows; nothing when its kind is not known.
+    pub fn rows(&self) -> Rows<'_> {
+        match self {
+            Self::Batch(stage) => Rows {
+                after: stage.after.as_deref().unwrap_or_default(),
+                from: stage.from.as_ref(),
+                transform: stage.transform.as_deref(),
+                to: stage.to.as_ref(),
+                rejects: stage.rejects.as_ref(),
+            },
+            Self::Cache(stage) => Rows {
+                after: stage.after.as_deref().unwrap_or_default(),
+                from: stage.from.as_ref(),
+                transform: stage.transform.as_deref(),
+                to: None,
+                rejects: stage.rejects.as_ref(),
+            },
+            Self::Other(_) => Rows::default(),
+        }
+    }
 }

@@ -9,7 +9,11 @@ use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::file::{BatchStage, Kind, Mask, Stage};
+use super::file::{BatchStage, CacheStage, Kind, Mask, Stage};
+
+mod cache;
+
+pub use cache::*;
 
 /// A mapping in file order.
 #[derive(Debug)]
@@ -211,6 +215,7 @@ impl<'de> Deserialize<'de> for Stage {
         let value = Value::deserialize(deserializer)?;
         match value.get("kind").map(Kind::deserialize).transpose().map_err(D::Error::custom)? {
             Some(Kind::Batch) => Ok(Self::Batch(Box::new(serde_json::from_value(value).map_err(D::Error::custom)?))),
+            Some(Kind::Cache) => Ok(Self::Cache(Box::new(serde_json::from_value(value).map_err(D::Error::custom)?))),
             kind => Ok(Self::Other(kind)),
         }
     }
@@ -223,8 +228,12 @@ impl JsonSchema for Stage {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let mut kind = generator.subschema_for::<Kind>();
-        kind.insert("description".to_owned(), json!("What the stage does: `batch` reads its inputs to their end."));
+        kind.insert(
+            "description".to_owned(),
+            json!("What the stage does: `batch` reads its inputs to their end, `cache` keeps rows for lookups."),
+        );
         let batch = generator.subschema_for::<BatchStage>();
+        let cache = generator.subschema_for::<CacheStage>();
         json_schema!({
             "description": "One stage of a pipeline.",
             "type": "object",
@@ -232,6 +241,7 @@ impl JsonSchema for Stage {
             "properties": { "kind": kind },
             "allOf": [
                 { "if": { "required": ["kind"], "properties": { "kind": { "const": "batch" } } }, "then": batch },
+                { "if": { "required": ["kind"], "properties": { "kind": { "const": "cache" } } }, "then": cache },
             ],
         })
     }

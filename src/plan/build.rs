@@ -5,76 +5,26 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::problems::Problems;
 use super::routes::{output_key, passes_raw, writes};
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
+use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Engine, Input, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
+use crate::define::pipeline::{Engine, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
-use crate::failure::{Failure, FailureKind};
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
 
-/// Problems gathered while sealing, and whether any is the definition's fault.
-struct Problems<'a> {
-    document: &'a Document,
-    diagnostics: Vec<Diagnostic>,
-    definition: bool,
-}
-
-impl Problems<'_> {
-    fn at(&mut self, at: &str, diagnostic: Diagnostic) {
-        let diagnostic = diagnostic.label(&self.document.source, self.document.value_span(at), "");
-        let known = |other: &Diagnostic| other.code == diagnostic.code && other.message == diagnostic.message;
-        if !self.diagnostics.iter().any(known) {
-            self.diagnostics.push(diagnostic);
-        }
-    }
-
-    fn definition(&mut self, at: &str, diagnostic: Diagnostic) {
-        self.definition = true;
-        self.at(at, diagnostic);
-    }
-
-    /// A failure to ask a system: an unreachable one is the environment's fault, a missing table the definition's.
-    fn failure(&mut self, at: &str, code: &'static str, failure: &Failure) {
-        let code = if failure.kind == FailureKind::Transient { "unreachable" } else { code };
-        let mut diagnostic = Diagnostic::error(code, failure.to_string());
-        if let Some(help) = &failure.help {
-            diagnostic = diagnostic.help(help);
-        }
-        if failure.kind == FailureKind::Transient { self.at(at, diagnostic) } else { self.definition(at, diagnostic) }
-    }
-
-    /// Problems of SQL in the file, each at its place in the string.
-    fn transform(&mut self, at: &str, problems: Vec<transform::Problem>) {
-        self.definition = true;
-        for problem in problems {
-            let mut diagnostic = Diagnostic::error(problem.code, problem.message);
-            if let Some(help) = problem.help {
-                diagnostic = diagnostic.help(help);
-            }
-            let at = if problem.at.is_empty() { at } else { problem.at.as_str() };
-            let span = problem.span.and_then(|span| self.document.inner_span(at, span)).unwrap_or_else(|| self.document.value_span(at));
-            self.diagnostics.push(diagnostic.label(&self.document.source, span, ""));
-        }
-    }
-
-    fn refused(mut self) -> Refused {
-        self.diagnostics.sort_by_key(|diagnostic| diagnostic.labels.first().map_or(0, |label| label.span.start));
-        Refused { diagnostics: self.diagnostics, environment: !self.definition }
-    }
-}
-
 /// Everything planned so far, by stage number.
-struct Builder<'a> {
-    pipeline: &'a Pipeline,
+pub(super) struct Builder<'a> {
+    pub pipeline: &'a Pipeline,
     connections: &'a crate::connectors::Connections,
-    numbers: BTreeMap<&'a str, usize>,
+    pub numbers: BTreeMap<&'a str, usize>,
     edges: Vec<(usize, usize)>,
     consumers: Vec<Vec<usize>>,
-    planned: Vec<Option<StagePlan>>,
-    problems: Problems<'a>,
+    pub planned: Vec<Option<StagePlan>>,
+    pub problems: Problems<'a>,
 }
 
 pub(super) async fn stages(plan: &Plan<Open>) -> Result<Vec<StagePlan>, Refused> {
@@ -147,9 +97,13 @@ impl<'a> Builder<'a> {
         let transform = self.compile(&mut inputs, &flow.transform, &stage.at).await?;
         let schema = transform.schema().clone();
         let key = output_key(&inputs, flow, &schema);
+        let cache = match &stage.kind {
+            Kind::Cache(spec) => Some(self.cache(number, spec, &schema)?),
+            Kind::Batch => None,
+        };
         let mut outputs = Vec::with_capacity(flow.to.len());
         for output in &flow.to {
-            outputs.push(self.output(number, output, &key, &schema).await);
+            outputs.push(self.output(number, output, &key, &schema, cache.as_ref()).await);
         }
         let outputs: Vec<OutputPlan> = outputs.into_iter().collect::<Option<_>>()?;
         let consumers = self.consumers[number].clone();
@@ -165,6 +119,7 @@ impl<'a> Builder<'a> {
             consumers,
             raw,
             hash,
+            cache,
             late,
         })
     }
@@ -276,7 +231,7 @@ impl<'a> Builder<'a> {
             [InputPlan { origin: Origin::Source(from), .. }] => from.source.dialect(),
             _ => None,
         };
-        let compiled = match transform::compile(&columns, steps, push).await {
+        let compiled = match transform::compile(&columns, steps, push, &self.tables(steps)?).await {
             Ok(compiled) => compiled,
             Err(problems) => {
                 self.problems.transform(at, problems);
@@ -294,7 +249,14 @@ impl<'a> Builder<'a> {
         Some(compiled)
     }
 
-    async fn output(&mut self, number: usize, output: &Output, key: &[String], schema: &Schema) -> Option<OutputPlan> {
+    async fn output(
+        &mut self,
+        number: usize,
+        output: &Output,
+        key: &[String],
+        schema: &Schema,
+        own: Option<&Arc<Cache>>,
+    ) -> Option<OutputPlan> {
         let mut spec = output.sink.clone();
         if let SinkSpec::Sql(sink) = &mut spec
             && sink.primary_key.is_none()
@@ -302,7 +264,11 @@ impl<'a> Builder<'a> {
         {
             sink.primary_key = Some(key.to_vec());
         }
-        let sink = match self.connections.sink(&spec) {
+        let sink = match (&spec, own) {
+            (SinkSpec::Cache(_), Some(cache)) => Ok(cache.sink()),
+            (other, _) => self.connections.sink(other),
+        };
+        let sink = match sink {
             Ok(sink) => sink,
             Err(failure) => {
                 self.problems.failure(&output.at, "target-unusable", &failure);
@@ -360,6 +326,13 @@ impl<'a> Builder<'a> {
                 && let Some(producer) = &self.planned[*from]
             {
                 parts.push(producer.hash.clone());
+            }
+        }
+        for step in &flow.transform {
+            if let Step::Lookup(lookup) = step
+                && let Some(cache) = self.numbers.get(lookup.cache.as_str()).and_then(|number| self.planned[*number].as_ref())
+            {
+                parts.push(cache.hash.clone());
             }
         }
         hash(parts.iter().map(String::as_str))

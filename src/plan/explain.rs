@@ -30,7 +30,7 @@ fn write_plan(text: &mut String, plan: &Plan<Sealed>) -> std::fmt::Result {
 
 fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: usize) -> std::fmt::Result {
     let stage = &plan.stages[number];
-    writeln!(text, "{} (batch)", stage.stage.name)?;
+    writeln!(text, "{} ({})", stage.stage.name, stage.stage.kind.word())?;
     let after: Vec<&str> = stage.stage.after.iter().map(|(name, _)| name.as_str()).collect();
     if !after.is_empty() {
         writeln!(text, "  after   {}", after.join(", "))?;
@@ -134,6 +134,7 @@ fn mode(output: &OutputPlan) -> String {
         SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => "replace".to_owned(),
         SinkSpec::Files(sink) => if sink.mode == WriteMode::Append { "append" } else { "replace" }.to_owned(),
         SinkSpec::Discard => "discard".to_owned(),
+        SinkSpec::Cache(_) => "fill".to_owned(),
     }
 }
 
@@ -186,7 +187,7 @@ fn stage_json(plan: &Plan<Sealed>, number: usize) -> Value {
     let stage = &plan.stages[number];
     json!({
         "name": stage.stage.name,
-        "kind": "batch",
+        "kind": stage.stage.kind.word(),
         "after": stage.stage.after.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "by_split": stage.by_split(),
         "raw": stage.raw,

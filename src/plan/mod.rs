@@ -4,18 +4,21 @@
 //! at once. The executor takes only a sealed plan.
 
 mod build;
+mod caches;
 mod explain;
 pub mod graph;
 mod offline;
+mod problems;
 mod routes;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use crate::cache::Cache;
 use crate::connectors::{Connections, Description, ReadRequest, Sink, Source, Target};
 use crate::data::Schema;
-use crate::define::pipeline::{Flow, Output, Pipeline, SourceSpec, Stage};
+use crate::define::pipeline::{Flow, Output, Pipeline, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::Compiled;
@@ -80,6 +83,8 @@ pub struct StagePlan {
     pub raw: bool,
     /// A hash over everything that decides which rows are written where.
     pub hash: String,
+    /// The cache that it fills, when it is one.
+    pub cache: Option<Arc<Cache>>,
     /// An earlier stage makes what this one reads: its columns are predicted, and asked for again when it starts.
     pub late: bool,
 }
@@ -217,6 +222,13 @@ impl Edges {
                     && let Some(&from) = numbers.get(name.as_str())
                 {
                     edges.data.push((from, number));
+                }
+            }
+            for step in &stage.flow.transform {
+                if let Step::Lookup(lookup) = step
+                    && let Some(&from) = numbers.get(lookup.cache.as_str())
+                {
+                    edges.order.push((from, number, format!("{}/cache", lookup.at)));
                 }
             }
             for (name, at) in &stage.after {

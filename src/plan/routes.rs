@@ -38,7 +38,7 @@ pub(super) fn output_key(inputs: &[InputPlan], flow: &Flow, schema: &Schema) -> 
             Step::Mask(columns) => columns.iter().all(|(column, ..)| column != name),
             Step::Rename(columns) => columns.iter().all(|(_, new, _)| new != name),
             Step::Sql(_) => false,
-            Step::Filter(_) | Step::Select(_) | Step::Drop(_) | Step::Dedupe { .. } => true,
+            Step::Filter(_) | Step::Select(_) | Step::Drop(_) | Step::Dedupe { .. } | Step::Lookup(_) => true,
         })
     };
     surviving_key(&from.description.key, schema, untouched)

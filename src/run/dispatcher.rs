@@ -356,7 +356,7 @@ impl Dispatcher {
     async fn done(&mut self, number: usize, reports: Vec<Vec<OutputReport>>) {
         let stages = std::mem::take(&mut self.segments[number].stages);
         for ((place, stage), outputs) in stages.iter().zip(reports) {
-            self.report(number, *place, Outcome::Done, stage.rejected(), outputs, None).await;
+            self.report(number, *place, tell::Ended::done(stage, outputs)).await;
         }
         self.segments[number].phase = Phase::Over(Outcome::Done);
     }
@@ -364,11 +364,14 @@ impl Dispatcher {
     /// Ends a segment that did not come through.
     async fn end(&mut self, number: usize, outcome: Outcome, failure: Option<Failure>) {
         self.segments[number].ready.clear();
-        self.segments[number].stages.clear(); // Gives connections back.
+        let begun = std::mem::take(&mut self.segments[number].stages); // Gives connections back.
         let cause = failure.as_ref().map(Cause::from);
         for place in self.members(number) {
             let rejects = self.counters[place].rejects.load(Ordering::Relaxed);
-            self.report(number, place, outcome, rejects, Vec::new(), cause.clone()).await;
+            let stage = begun.iter().find(|(other, _)| *other == place);
+            let lookups = stage.map(|(_, stage)| stage.plan.transform.lookups()).unwrap_or_default();
+            let ended = tell::Ended { outcome, rejects, outputs: Vec::new(), lookups, failure: cause.clone() };
+            self.report(number, place, ended).await;
         }
         self.segments[number].phase = Phase::Over(outcome);
     }

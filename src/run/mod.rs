@@ -94,6 +94,9 @@ pub async fn verify_again(plan: Plan<Sealed>, run: String) -> Result<Vec<(String
     let spill = plan.pipeline.base.join(".haul").join("tmp").join("verify");
     let context = RunContext { plan, run, fresh: false, abandoned: Mutex::default(), spill };
     let mut reports = Vec::new();
+    for number in context.plan.segments.iter().flat_map(|segment| &segment.stages).copied() {
+        replay::warm(&context, number).await?;
+    }
     for (number, stage) in context.plan.stages.iter().enumerate() {
         for (place, output) in stage.outputs.iter().enumerate() {
             let report = replay::compare(&context, number, place).await;

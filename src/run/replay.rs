@@ -6,9 +6,10 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
-use super::stage::RunContext;
+use super::stage::{RunContext, WHOLE};
+use super::unit;
 use super::verify::{self, Sides};
-use crate::connectors::{Load, LoadKey};
+use crate::connectors::{Load, LoadKey, Mark};
 use crate::data::{BatchStream, Digest, RowHasher};
 use crate::define::pipeline::{SinkSpec, Verify, WriteMode};
 use crate::failure::Failure;
@@ -27,28 +28,54 @@ pub fn rows<'a>(plan: &'a Plan<Sealed>, number: usize, spill: &'a PathBuf) -> Bo
             });
         }
         if stage.transform.rowwise() && streams.len() == 1 {
-            let transform = Arc::clone(&stage.transform);
-            return Ok(Box::pin(streams.remove(0).map(move |chunk| transform.apply(chunk?))) as BatchStream);
+            return Ok(unit::applied(Arc::clone(&stage.transform), streams.remove(0)));
         }
         stage.transform.run(streams, plan.pipeline.limits.memory, stage.flow().batch, spill)
     })
+}
+
+/// Fills the cache of a stage, when it is one that this process has to fill before anything can be looked up in it.
+pub async fn warm(context: &RunContext, number: usize) -> Result<(), Failure> {
+    let stage = &context.plan.stages[number];
+    let (Some(cache), [output]) = (&stage.cache, &stage.outputs[..]) else { return Ok(()) };
+    if cache.is_warm() {
+        return Ok(());
+    }
+    let key = load_key(context, number, 0);
+    let claim = output.sink.claim(&key).await?;
+    let load = Load { key, epoch: claim.epoch, schema: stage.schema.clone(), verify: Verify::None };
+    output.sink.prepare(&load, "").await?;
+    let mut writer = output.sink.writer(&load, WHOLE, None).await?;
+    let mut found = rows(&context.plan, number, &context.spill).await?;
+    let mut written = Digest::default();
+    while let Some(chunk) = found.next().await {
+        let batch = chunk?.batch;
+        written.rows += batch.num_rows() as u64;
+        writer.write(batch).await?;
+    }
+    writer.commit(Mark { split: WHOLE.to_owned(), rows: written.rows, digest: written, rejects: 0, position: None }).await?;
+    output.sink.publish(&load).await
+}
+
+fn load_key(context: &RunContext, number: usize, place: usize) -> LoadKey {
+    let stage = &context.plan.stages[number];
+    LoadKey {
+        pipeline: context.plan.pipeline.name.clone(),
+        stage: stage.stage.name.clone(),
+        output: place,
+        run: context.run.clone(),
+        plan_hash: stage.hash.clone(),
+    }
 }
 
 /// Compares one output with the stage's rows as its sources have them now, down to the keys that differ.
 pub async fn compare(context: &RunContext, number: usize, place: usize) -> Result<OutputReport, Failure> {
     let stage = &context.plan.stages[number];
     let output = &stage.outputs[place];
-    if matches!(output.output.sink, SinkSpec::Discard) {
+    if matches!(output.output.sink, SinkSpec::Discard | SinkSpec::Cache(_)) {
         return Ok(OutputReport { target: output.label.clone(), rows: 0, verdict: Verdict::NotChecked });
     }
-    let key = LoadKey {
-        pipeline: context.plan.pipeline.name.clone(),
-        stage: stage.stage.name.clone(),
-        output: place,
-        run: context.run.clone(),
-        plan_hash: stage.hash.clone(),
-    };
-    let load = Load { key, epoch: 0, schema: stage.schema.clone(), verify: Verify::Digest };
+    let load = Load { key: load_key(context, number, place), epoch: 0, schema: stage.schema.clone(), verify: Verify::Digest };
     let limit = stage.flow().batch;
     let found = digest(output.sink.read_back(&load, limit).await?).await?;
     let extra_allowed = holds_other_rows(output);

@@ -83,7 +83,7 @@ async fn forward(stage: &StageRun, attempt: &Attempt, mut rows: BatchStream, sen
         let chunk = chunk?;
         let came = chunk.batch.num_rows() as u64 + chunk.rejects.len() as u64;
         attempt.read(came, chunk.bytes);
-        let chunk = stage.plan.transform.apply(chunk)?;
+        let chunk = stage.plan.transform.apply(chunk).await?;
         if sender.send(Piece::of(stage, &mut hasher, chunk, came)).await.is_err() {
             return Err(Failure::cancelled()); // The writing task failed, and says why.
         }
@@ -242,10 +242,17 @@ fn transformed(
     spill: &Path,
 ) -> Result<BatchStream, Failure> {
     if transform.rowwise() && streams.len() == 1 {
-        let transform = Arc::clone(transform);
-        return Ok(Box::pin(streams.remove(0).map(move |chunk| transform.apply(chunk?))));
+        return Ok(applied(Arc::clone(transform), streams.remove(0)));
     }
     transform.run(streams, memory_bytes, stage.plan.flow().batch, spill)
+}
+
+/// Rows through steps that look at one row at a time.
+pub fn applied(transform: Arc<Compiled>, rows: BatchStream) -> BatchStream {
+    Box::pin(rows.then(move |chunk| {
+        let transform = Arc::clone(&transform);
+        async move { transform.apply(chunk?).await }
+    }))
 }
 
 /// Counts what comes in on the way by.

@@ -46,7 +46,7 @@ fn upserts(output: &OutputPlan) -> bool {
 }
 
 fn keeps_nothing(output: &OutputPlan) -> bool {
-    matches!(output.output.sink, SinkSpec::Discard)
+    matches!(output.output.sink, SinkSpec::Discard | SinkSpec::Cache(_))
 }
 
 /// The digest of what a sink holds of a load: staged rows, or the whole target.

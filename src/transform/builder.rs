@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::ast;
 
 use super::compile::{Compiled, Segment};
 use super::expression::{self, list};
+use super::lookup::Tables;
 use super::query::{self, Query};
 use super::rows::{Hidden, RowStep, Rows, Value, What};
 use super::sql::{Fault, Names};
@@ -26,19 +27,21 @@ pub(super) fn problem(fault: Fault, at: &At) -> Problem {
 pub(super) struct Builder {
     inputs: Vec<InputColumns>,
     /// The columns after the steps so far.
-    schema: Schema,
+    pub(super) schema: Schema,
     /// Names that may stand before a column's in the next step.
     qualifiers: Vec<String>,
     /// Columns whose type is not known, because the step that makes them has a problem. What uses them is not reported again.
-    unknown: BTreeSet<String>,
+    pub(super) unknown: BTreeSet<String>,
     /// A query has a problem, so that the columns after it are not known.
-    lost: bool,
+    pub(super) lost: bool,
     /// The dialect of the source, while every step so far was taken over by it.
-    push: Option<Dialect>,
+    pub(super) push: Option<Dialect>,
     pushed: Pushed,
-    segments: Vec<Segment>,
-    lines: Vec<String>,
-    problems: Vec<Problem>,
+    pub(super) segments: Vec<Segment>,
+    pub(super) lines: Vec<String>,
+    pub(super) problems: Vec<Problem>,
+    /// What `lookup` steps may look into.
+    pub(super) tables: Tables,
 }
 
 impl Builder {
@@ -56,6 +59,7 @@ impl Builder {
             segments: Vec::new(),
             lines: Vec::new(),
             problems: Vec::new(),
+            tables: Tables::new(),
         }
     }
 
@@ -74,6 +78,7 @@ impl Builder {
             _ if self.lost => return,
             Step::Dedupe { key, at } => self.dedupe(key, at).await,
             Step::Sql(expr) => self.sql(expr).await,
+            Step::Lookup(lookup) => return self.lookup(lookup),
             _ => return self.row_step(step),
         };
         self.push = None;
@@ -139,7 +144,7 @@ impl Builder {
             Step::Set(columns) => self.set(columns),
             Step::Cast(casts) => self.cast(casts),
             Step::Mask(masks) => self.mask(masks),
-            Step::Dedupe { .. } | Step::Sql(_) => return,
+            Step::Dedupe { .. } | Step::Lookup(_) | Step::Sql(_) => return,
         };
         if self.push.is_some() {
             self.lines.iter_mut().last().into_iter().for_each(|line| line.push_str(" (by the source)"));
@@ -164,7 +169,7 @@ impl Builder {
     }
 
     /// The place of a column that a step names; its case may differ where that leaves one choice.
-    fn find(&mut self, name: &str, at: &At) -> Option<usize> {
+    pub(super) fn find(&mut self, name: &str, at: &At) -> Option<usize> {
         let names = Names::new(self.schema.columns.iter().map(|column| column.name.as_str()));
         let fault = match names.spelling(name) {
             Ok(Some(spelling)) => return self.schema.find(spelling).map(|(place, _)| place),
@@ -329,7 +334,7 @@ impl Builder {
     }
 }
 
-fn joined(names: impl Iterator<Item = impl std::fmt::Display>) -> String {
+pub(super) fn joined(names: impl Iterator<Item = impl std::fmt::Display>) -> String {
     names.map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 
 use super::builder::{Builder, problem};
+use super::lookup::{LookupStep, Tables};
 use super::query::{self, Query};
 use super::rows::Rows;
 use super::sql::{self, Aliases, Names};
@@ -14,6 +15,7 @@ use crate::data::{BatchLimit, BatchStream, Chunk, Schema};
 use crate::define::pipeline::{Expr, Step};
 use crate::dialect::Dialect;
 use crate::failure::Failure;
+use crate::journal::LookupReport;
 
 /// Steps that were typed against real columns.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct Compiled {
 pub(super) enum Segment {
     /// Steps that look at one row at a time.
     Rows(Rows),
+    /// A step that looks at one row at a time, and waits for rows of a cache.
+    Lookup(Arc<LookupStep>),
     /// A step that looks at many rows.
     Query(Box<Query>),
 }
@@ -43,9 +47,10 @@ pub fn check_query(expr: &Expr) -> Result<(), Problem> {
 }
 
 /// Types steps against the columns of their inputs. `push` is the dialect of the only input when that can filter and project by itself; what
-/// it is given is not done again. Reports every problem of every step.
-pub async fn compile(inputs: &[InputColumns], steps: &[Step], push: Option<Dialect>) -> Result<Compiled, Vec<Problem>> {
+/// it is given is not done again; `tables` are what `lookup` steps may look into. Reports every problem of every step.
+pub async fn compile(inputs: &[InputColumns], steps: &[Step], push: Option<Dialect>, tables: &Tables) -> Result<Compiled, Vec<Problem>> {
     let mut builder = Builder::new(inputs, push.filter(|_| inputs.len() == 1));
+    builder.tables = tables.clone();
     for step in steps {
         builder.step(step).await;
     }
@@ -67,7 +72,7 @@ impl Compiled {
 
     /// Whether every step looks at one row at a time, so that splits can be transformed apart.
     pub fn rowwise(&self) -> bool {
-        self.segments.iter().all(|segment| matches!(segment, Segment::Rows(_)))
+        self.segments.iter().all(|segment| matches!(segment, Segment::Rows(_) | Segment::Lookup(_)))
     }
 
     /// Whether nothing is left to do after push-down: what comes in goes out as it is.
@@ -80,17 +85,38 @@ impl Compiled {
         &self.pushed
     }
 
+    /// What the lookups came to so far, one report for each cache, in the order of the steps.
+    pub fn lookups(&self) -> Vec<LookupReport> {
+        let mut reports: Vec<LookupReport> = Vec::new();
+        for segment in &self.segments {
+            let Segment::Lookup(lookup) = segment else { continue };
+            match reports.iter_mut().find(|report| report.cache == lookup.cache) {
+                Some(report) => lookup.tally.add_to(report),
+                None => {
+                    let mut report = LookupReport { cache: lookup.cache.clone(), ..LookupReport::default() };
+                    lookup.tally.add_to(&mut report);
+                    reports.push(report);
+                }
+            }
+        }
+        reports
+    }
+
     /// One line a step, for the plan.
     pub fn describe(&self) -> Vec<String> {
         self.lines.clone()
     }
 
     /// Transforms one batch. Only for a transform that is [`Compiled::rowwise`]; may be called from many splits at the same time.
-    pub fn apply(&self, chunk: Chunk) -> Result<Chunk, Failure> {
-        self.segments.iter().try_fold(chunk, |chunk, segment| match segment {
-            Segment::Rows(rows) => rows.apply(chunk),
-            Segment::Query(_) => Err(Failure::permanent("a transform with a `sql` or `dedupe` step cannot run on one batch")),
-        })
+    pub async fn apply(&self, mut chunk: Chunk) -> Result<Chunk, Failure> {
+        for segment in &self.segments {
+            chunk = match segment {
+                Segment::Rows(rows) => rows.apply(chunk)?,
+                Segment::Lookup(lookup) => lookup.apply(chunk).await?,
+                Segment::Query(_) => return Err(Failure::permanent("a transform with a `sql` or `dedupe` step cannot run on one batch")),
+            };
+        }
+        Ok(chunk)
     }
 
     /// Streams every row of the inputs through the steps, within `memory_bytes`; what does not fit goes to files below `spill`, which are
@@ -107,6 +133,15 @@ impl Compiled {
                     let stream = streams.pop().ok_or_else(|| Failure::permanent("a transform has no input"))?;
                     let rows = rows.clone();
                     stream.map(move |chunk| chunk.and_then(|chunk| rows.apply(chunk))).boxed()
+                }
+                (Segment::Lookup(lookup), _) => {
+                    let stream = streams.pop().ok_or_else(|| Failure::permanent("a transform has no input"))?;
+                    let lookup = Arc::clone(lookup);
+                    let looked = move |chunk: Result<Chunk, Failure>| {
+                        let lookup = Arc::clone(&lookup);
+                        async move { lookup.apply(chunk?).await }
+                    };
+                    stream.then(looked).boxed()
                 }
                 (Segment::Query(_), None) => return Err(Failure::permanent("a query has no memory to run in")),
             };

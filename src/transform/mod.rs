@@ -1,7 +1,7 @@
 //! Steps compiled once against real columns, then run on batches.
 //!
 //! [`compile`] types every step and reports all problems at once; [`Compiled`] runs them. Steps that look at one row at a time run on a
-//! batch where it stands ([`Compiled::apply`]); from the first `dedupe` or `sql` step on, rows stream through DataFusion under a memory
+//! batch where it stands ([`Compiled::apply`]), `lookup` too, which waits for somebody else's rows; from the first `dedupe` or `sql` step on, rows stream through DataFusion under a memory
 //! limit, with spill files ([`Compiled::run`]). Untouched columns keep their logical type and their arrays. A value that does not fit is a
 //! rejected row that names column and value, never a NULL; integer arithmetic never wraps.
 //!
@@ -12,6 +12,7 @@ mod builder;
 mod compile;
 mod expression;
 mod input;
+mod lookup;
 mod memory;
 mod push;
 mod query;
@@ -29,6 +30,7 @@ use crate::define::pipeline::At;
 
 pub(crate) use compile::compile_rows;
 pub use compile::{Compiled, check_expression, check_query, compile};
+pub use lookup::{Looked, Lookup, Table, Tables, Tally};
 
 /// A problem of a step, before the run.
 #[derive(Clone, Debug, PartialEq, Eq)]

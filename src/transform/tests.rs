@@ -87,7 +87,7 @@ fn stream(batches: Vec<RecordBatch>) -> BatchStream {
 }
 
 async fn compiled(steps: &[Step]) -> Compiled {
-    compile(&inputs(&orders().0), steps, None).await.unwrap_or_else(|problems| panic!("{problems:#?}"))
+    compile(&inputs(&orders().0), steps, None, &Tables::new()).await.unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 /// Runs steps over the orders, one step on each input batch where it can; the rows and the rejects.

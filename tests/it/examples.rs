@@ -53,12 +53,18 @@ fn every_example_has_a_test() {
         .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.strip_suffix(".yaml").map(str::to_owned))
         .collect();
     names.sort();
-    assert_eq!(names, ["nightly_extract", "postgres_copy", "quickstart"], "write a test for the new one below");
+    assert_eq!(names, ["flight_names", "nightly_extract", "postgres_copy", "quickstart"], "write a test for the new one below");
 }
 
 #[test]
 fn quickstart() {
     check("quickstart", &[]);
+}
+
+#[test]
+fn flight_names() {
+    let project = check("flight_names", &[]);
+    assert!(project.path("target/flight_names/flights.parquet").is_file());
 }
 
 /// Rows in the shape of TPC-H, made in the database.

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a subject. They drive the built `haul` and look at what it left with other tools.
 
+mod caches;
 mod cli;
 mod conformance;
 mod examples;

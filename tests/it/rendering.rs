@@ -60,6 +60,7 @@ fn ended(stage: &str, outcome: Outcome, rows: (u64, u64), elapsed_ms: u64, outpu
         rejects: rows.0 - rows.1,
         elapsed_ms,
         outputs: outputs.into_iter().map(report).collect(),
+        lookups: Vec::new(),
         failure,
     }
 }

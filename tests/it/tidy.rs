@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 /// Top-level modules from the highest rank to the lowest. A module may use those of lower ranks, and itself.
-const RANKS: [&[&str]; 10] = [
+const RANKS: [&[&str]; 11] = [
     &["cli"],
     &["run"],
     &["plan"],
+    &["cache"],
     &["connectors"],
     &["transform"],
     &["define"],

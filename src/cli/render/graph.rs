@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage};
+use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage, Step};
 
 /// The graph of a checked pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -85,11 +85,16 @@ impl Graph {
         for (name, _) in &stage.after {
             self.edge(known(name), Some(id.clone()), EdgeKind::Order);
         }
+        for step in &stage.flow.transform {
+            if let Step::Lookup(lookup) = step {
+                self.edge(known(&lookup.cache), Some(id.clone()), EdgeKind::Data);
+            }
+        }
         self.outputs(&id, &stage.flow);
     }
 
     fn outputs(&mut self, id: &str, flow: &Flow) {
-        for output in &flow.to {
+        for output in flow.to.iter().filter(|output| !matches!(output.sink, SinkSpec::Cache(_))) {
             let to = self.place(sink_label(output), !matches!(output.sink, SinkSpec::Discard));
             self.edge(Some(id.to_owned()), Some(to), EdgeKind::Data);
         }
@@ -182,7 +187,7 @@ fn sink_label(output: &Output) -> String {
     match &output.sink {
         SinkSpec::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
         SinkSpec::Files(sink) => format!("{}/{}", sink.connection, sink.path),
-        SinkSpec::Discard => "discard".to_owned(),
+        SinkSpec::Discard | SinkSpec::Cache(_) => output.sink.label(),
     }
 }
 

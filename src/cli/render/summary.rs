@@ -1,6 +1,6 @@
 //! How a run ended: a table of its stages, and one line that says what came of it.
 
-use crate::journal::{Outcome, OutputReport, RunState, StageState, Verdict};
+use crate::journal::{LookupReport, Outcome, OutputReport, RunState, StageState, Verdict};
 
 use super::Paint;
 use super::table::{Align, table};
@@ -8,7 +8,38 @@ use super::words;
 
 /// The table and the verdict.
 pub fn run(state: &RunState, paint: Paint) -> String {
-    format!("{}\n\n{}", stages(state, paint), verdict(state, paint))
+    format!("{}{}\n\n{}", stages(state, paint), lookups(state), verdict(state, paint))
+}
+
+/// One line for each cache that a stage looked into.
+fn lookups(state: &RunState) -> String {
+    let lines = state.stages.iter().flat_map(|stage| stage.lookups.iter().map(|report| lookup(&stage.stage, report)));
+    lines.map(|line| format!("\n{line}")).collect()
+}
+
+/// `flights looked into carriers: 16 keys, 15 hits (15 in memory), 1 miss`
+fn lookup(stage: &str, report: &LookupReport) -> String {
+    let mut line = format!("{stage} looked into {}: {}", report.cache, words::counted(report.keys, "key"));
+    line.push_str(&format!(", {} ({} in memory)", words::counted(report.hits, "hit"), words::count(report.memory_hits)));
+    for (count, what) in [
+        (report.misses, "missed"),
+        (report.negative_hits, "known to be nowhere"),
+        (report.coalesced, "waited for another's load"),
+        (report.stale_served, "served past their time"),
+        (report.bypassed, "past the cache"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!(", {} {what}", words::count(count)));
+        }
+    }
+    if report.loads > 0 {
+        let loads = words::counted(report.loads, "load");
+        line.push_str(&format!("; {loads} of {} on average", words::span(report.load_ms / report.loads)));
+    }
+    if report.oldest_ms > 0 {
+        line.push_str(&format!("; the oldest row was {} old", words::span(report.oldest_ms)));
+    }
+    line
 }
 
 /// One line a stage.

@@ -22,6 +22,24 @@ pub enum SinkSpec {
     Files(FilesSink),
     /// Nowhere: rows are counted and dropped.
     Discard,
+    /// A cache of the same pipeline.
+    Cache(CacheSink),
+}
+
+/// A cache to write.
+#[derive(Clone, Debug)]
+pub struct CacheSink {
+    /// The cache stage.
+    pub cache: String,
+    /// How rows meet what is there.
+    pub mode: CacheMode,
+}
+
+/// How rows meet what a cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheMode {
+    /// The cache holds exactly the new rows once all are there, and exactly the old ones until then.
+    Fill,
 }
 
 /// A table of a SQL database.

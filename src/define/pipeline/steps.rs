@@ -37,6 +37,8 @@ pub enum Step {
         /// Where it stands.
         at: At,
     },
+    /// Adds columns from a cache.
+    Lookup(Lookup),
     /// A query over the inputs (as the first step) or over `input`, the rows so far.
     Sql(Expr),
 }
@@ -53,4 +55,32 @@ pub enum Mask {
     Redact(String),
     /// Every value becomes NULL.
     Null,
+}
+
+/// Columns added from a cache by its key.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    /// The cache stage.
+    pub cache: String,
+    /// A column of the cache's key (`None`: its only one), the column that holds it, and the place.
+    pub on: Vec<(Option<String>, String, At)>,
+    /// A column of the cache, the name it gets, and the place.
+    pub add: Vec<(String, String, At)>,
+    /// What happens to a row whose key the cache does not have.
+    pub missing: Missing,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// What happens to a row whose key a cache does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The added columns are NULL.
+    Null,
+    /// It is a bad row.
+    Reject,
+    /// It is left out.
+    Drop,
+    /// The stage fails.
+    Fail,
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Lookup;
 use crate::load::shape::Entries;
 
 /// One step of a transform: exactly one of these keys.
@@ -34,6 +35,9 @@ pub struct Step {
     /// Keeps the first row of each key.
     #[schemars(extend("minItems" = 1))]
     pub dedupe: Option<Vec<String>>,
+    /// Adds columns of the row of a cache that has the same key.
+    #[schemars(extend("examples" = [{"cache": "customers", "on": "customer_id", "add": ["segment", "country"]}]))]
+    pub lookup: Option<Lookup>,
     /// A SQL query over the inputs by their names, or over `input`, the rows so far.
     #[schemars(extend("minLength" = 1, "examples" = ["select * from orders join customers using (customer_id)"]))]
     pub sql: Option<String>,

@@ -8,7 +8,23 @@ use super::super::stage::StageRun;
 use super::super::unit::Done;
 use super::{Dispatcher, Step};
 use crate::clock;
-use crate::journal::{Cause, Outcome, OutputReport, What};
+use crate::journal::{Cause, LookupReport, Outcome, OutputReport, What};
+
+/// How a stage ended.
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    pub(super) rejects: u64,
+    pub(super) outputs: Vec<OutputReport>,
+    pub(super) lookups: Vec<LookupReport>,
+    pub(super) failure: Option<Cause>,
+}
+
+impl Ended {
+    /// Everything arrived.
+    pub(super) fn done(stage: &StageRun, outputs: Vec<OutputReport>) -> Self {
+        Self { outcome: Outcome::Done, rejects: stage.rejected(), outputs, lookups: stage.plan.transform.lookups(), failure: None }
+    }
+}
 
 impl Dispatcher {
     pub(super) async fn announce(&self, options: &Options) {
@@ -59,15 +75,8 @@ impl Dispatcher {
         }
     }
 
-    pub(super) async fn report(
-        &self,
-        number: usize,
-        place: usize,
-        outcome: Outcome,
-        rejects: u64,
-        outputs: Vec<OutputReport>,
-        failure: Option<Cause>,
-    ) {
+    pub(super) async fn report(&self, number: usize, place: usize, ended: Ended) {
+        let Ended { outcome, rejects, outputs, lookups, failure } = ended;
         let counters = &self.counters[place];
         let what = What::StageFinished {
             stage: self.context.plan.stages[place].stage.name.clone(),
@@ -78,6 +87,7 @@ impl Dispatcher {
             rejects,
             elapsed_ms: millis(self.segments[number].watch.elapsed()),
             outputs,
+            lookups,
             failure,
         };
         self.recorder.record(what).await;

@@ -3,7 +3,7 @@
 use super::*;
 
 async fn problems(steps: &[Step]) -> Vec<String> {
-    let problems = compile(&inputs(&orders().0), steps, None).await.expect_err("problems");
+    let problems = compile(&inputs(&orders().0), steps, None, &Tables::new()).await.expect_err("problems");
     let place = |problem: &Problem, sql: Option<&str>| match (&problem.span, sql) {
         (Some(span), Some(sql)) => format!("{} `{}`", problem.at, &sql[span.clone()]),
         _ => problem.at.clone(),
@@ -78,7 +78,8 @@ async fn problems_say_what_where_and_how() {
 
 #[tokio::test]
 async fn leading_steps_move_into_the_source() {
-    let compiled = async |steps: &[Step]| compile(&inputs(&orders().0), steps, Some(Dialect::Postgres)).await.expect("compiled");
+    let compiled =
+        async |steps: &[Step]| compile(&inputs(&orders().0), steps, Some(Dialect::Postgres), &Tables::new()).await.expect("compiled");
     let all =
         compiled(&[filter("total > 1"), Step::Drop(names(&["doc", "ref"])), filter("paid"), Step::Select(names(&["total", "id"]))]).await;
     assert!(all.is_identity() && all.rowwise());
@@ -100,6 +101,7 @@ async fn leading_steps_move_into_the_source() {
         assert_eq!(compiled(&[first, filter("id > 1")]).await.pushed(), &Pushed::default());
     }
     let several = [inputs(&orders().0), vec![InputColumns { name: "b".to_owned(), schema: orders().0 }]].concat();
-    let join = compile(&several, &[query("select a.id from orders a, b")], Some(Dialect::Postgres)).await.expect("compiled");
+    let join =
+        compile(&several, &[query("select a.id from orders a, b")], Some(Dialect::Postgres), &Tables::new()).await.expect("compiled");
     assert_eq!(join.pushed(), &Pushed::default());
 }

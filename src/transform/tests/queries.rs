@@ -43,14 +43,14 @@ async fn several_inputs_meet_in_the_first_query() {
     let people = RecordBatch::try_new(names.to_arrow(), columns).expect("a batch");
     let inputs = [InputColumns { name: "orders".to_owned(), schema }, InputColumns { name: "people".to_owned(), schema: names }];
     let sql = "select o.id, p.name from Orders o join people p on o.id = p.\"Id\" order by o.id";
-    let compiled = compile(&inputs, &[query(sql)], None).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let compiled = compile(&inputs, &[query(sql)], None, &Tables::new()).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
     let spill = tempfile::tempdir().expect("a folder");
     let streams = vec![stream(vec![batch]), stream(vec![people])];
     let run = compiled.run(streams, 64 << 20, BatchLimit::default(), spill.path()).expect("a stream");
     let chunks: Vec<Chunk> = run.try_collect().await.expect("rows");
     assert_eq!(chunks.iter().map(|chunk| chunk.batch.num_rows()).sum::<usize>(), 2);
     assert!(chunks.iter().map(|chunk| chunk.bytes).sum::<u64>() > 0);
-    let unread = compile(&inputs, &[query("select id from orders")], None).await.expect_err("an unread input");
+    let unread = compile(&inputs, &[query("select id from orders")], None, &Tables::new()).await.expect_err("an unread input");
     assert_eq!(unread[0].message, "the input `people` is not read by the query");
 }
 
@@ -97,7 +97,8 @@ async fn what_does_not_fit_in_memory_spills() {
                     placed as (select *, row_number() over (partition by key order by id) as place from joined)
                select key, count(*) as n, max(place) as places, sum(id) as ids, max(text) as text from placed group by key";
     let spill = tempfile::tempdir().expect("a folder");
-    let compiled = compile(&[table("a"), table("b")], &[query(sql)], None).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let compiled =
+        compile(&[table("a"), table("b")], &[query(sql)], None, &Tables::new()).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
     let mut run = compiled.run(vec![facts(ROWS), facts(ROWS)], MEMORY, BatchLimit::default(), spill.path()).expect("a stream");
     let (mut keys, mut rows, mut ids, mut most) = (0, 0, 0, 0_u64);
     while let Some(chunk) = run.try_next().await.expect("rows") {
@@ -113,9 +114,10 @@ async fn what_does_not_fit_in_memory_spills() {
     drop(run);
     assert_eq!(bytes_below(spill.path()), 0, "spill files stay behind");
     // The same rows, deduplicated, in less memory than their keys take.
-    let compiled = compile(&[table("a")], &[dedupe(&["key"]), query("select count(*) as n, max(id) as last from input")], None)
-        .await
-        .expect("compiled");
+    let compiled =
+        compile(&[table("a")], &[dedupe(&["key"]), query("select count(*) as n, max(id) as last from input")], None, &Tables::new())
+            .await
+            .expect("compiled");
     let run = compiled.run(vec![facts(ROWS)], MEMORY, BatchLimit::default(), spill.path()).expect("a stream");
     let chunks: Vec<Chunk> = run.try_collect().await.expect("rows");
     let batches: Vec<RecordBatch> = chunks.into_iter().map(|chunk| chunk.batch).collect();
@@ -135,8 +137,9 @@ async fn a_query_that_cannot_spill_says_what_it_needs() {
     let schema =
         Schema { columns: vec![Column::new("id", Type::Int(64)), Column::new("key", Type::Int(64)), Column::new("text", Type::Text)] };
     let input = InputColumns { name: "a".to_owned(), schema };
-    let compiled =
-        compile(&[input], &[query("select array_agg(text) as all from a")], None).await.unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let compiled = compile(&[input], &[query("select array_agg(text) as all from a")], None, &Tables::new())
+        .await
+        .unwrap_or_else(|problems| panic!("{problems:#?}"));
     let spill = tempfile::tempdir().expect("a folder");
     let run = compiled.run(vec![facts(200_000)], 4 << 20, BatchLimit::default(), spill.path()).expect("a stream");
     let failure = run.try_collect::<Vec<Chunk>>().await.expect_err("too much");

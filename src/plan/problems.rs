@@ -1,0 +1,58 @@
+//! What is wrong with a plan, each problem at its place in the file.
+
+use super::Refused;
+use crate::diagnostic::Diagnostic;
+use crate::failure::{Failure, FailureKind};
+use crate::load::Document;
+use crate::transform;
+
+/// Problems gathered while sealing, and whether any is the definition's fault.
+pub(super) struct Problems<'a> {
+    pub document: &'a Document,
+    pub diagnostics: Vec<Diagnostic>,
+    pub definition: bool,
+}
+
+impl Problems<'_> {
+    fn at(&mut self, at: &str, diagnostic: Diagnostic) {
+        let diagnostic = diagnostic.label(&self.document.source, self.document.value_span(at), "");
+        let known = |other: &Diagnostic| other.code == diagnostic.code && other.message == diagnostic.message;
+        if !self.diagnostics.iter().any(known) {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    pub(super) fn definition(&mut self, at: &str, diagnostic: Diagnostic) {
+        self.definition = true;
+        self.at(at, diagnostic);
+    }
+
+    /// A failure to ask a system: an unreachable one is the environment's fault, a missing table the definition's.
+    pub(super) fn failure(&mut self, at: &str, code: &'static str, failure: &Failure) {
+        let code = if failure.kind == FailureKind::Transient { "unreachable" } else { code };
+        let mut diagnostic = Diagnostic::error(code, failure.to_string());
+        if let Some(help) = &failure.help {
+            diagnostic = diagnostic.help(help);
+        }
+        if failure.kind == FailureKind::Transient { self.at(at, diagnostic) } else { self.definition(at, diagnostic) }
+    }
+
+    /// Problems of SQL in the file, each at its place in the string.
+    pub(super) fn transform(&mut self, at: &str, problems: Vec<transform::Problem>) {
+        self.definition = true;
+        for problem in problems {
+            let mut diagnostic = Diagnostic::error(problem.code, problem.message);
+            if let Some(help) = problem.help {
+                diagnostic = diagnostic.help(help);
+            }
+            let at = if problem.at.is_empty() { at } else { problem.at.as_str() };
+            let span = problem.span.and_then(|span| self.document.inner_span(at, span)).unwrap_or_else(|| self.document.value_span(at));
+            self.diagnostics.push(diagnostic.label(&self.document.source, span, ""));
+        }
+    }
+
+    pub(super) fn refused(mut self) -> Refused {
+        self.diagnostics.sort_by_key(|diagnostic| diagnostic.labels.first().map_or(0, |label| label.span.start));
+        Refused { diagnostics: self.diagnostics, environment: !self.definition }
+    }
+}

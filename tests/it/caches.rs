@@ -1,0 +1,136 @@
+//! Caches and lookups, from the command line.
+
+use crate::support::{Project, golden};
+
+/// A project whose pipeline looks ids up in a cache of customers, and writes CSV.
+fn pipeline(cache: &str, orders: &str, transform: &str) -> Project {
+    let project = Project::new();
+    let text = format!(
+        "connections:\n  files: {{ url: 'file:files' }}\nstages:\n  customers:\n    kind: cache\n{cache}  orders:\n    kind: batch\n    \
+         from: {{ files: files, path: orders.csv, columns: {{ id: int32 }} }}\n    transform:\n{transform}    \
+         to: {{ files: files, path: out.csv }}\n    rejects: {{ to: {{ files: files, path: bad.ndjson }}, at_most: 2 }}\n"
+    );
+    project.file("pipelines/p.yaml", text).file("files/orders.csv", orders);
+    project.file("files/customers.csv", "id,tenant,name\n1,a,Ada\n2,a,\n2,b,Bob\n3,b,Cy\n");
+    project
+}
+
+const CUSTOMERS: &str = "    key: [id]\n    from: { files: files, path: customers.csv, columns: { id: int64 } }\n";
+const ORDERS: &str = "n,id,tenant\n1,3,b\n2,9,b\n3,,a\n4,1,a\n5,3,b\n";
+
+/// What a run of the pipeline writes, or says when it fails.
+fn out(project: &Project) -> String {
+    let said = project.haul(&["run", "p"]);
+    if said.code == Some(0) { project.read("files/out.csv") } else { said.stdout + &said.stderr }
+}
+
+#[test]
+fn a_key_that_is_not_there_is_null_or_left_out_or_bad_or_fatal() {
+    let looked_up = |missing: &str| {
+        let step = format!("      - lookup: {{ cache: customers, on: id, add: {{ customer: name }}{missing} }}\n      - drop: [tenant]\n");
+        pipeline(CUSTOMERS, ORDERS, &step)
+    };
+    for missing in ["", ", missing: null", ", missing: \"null\""] {
+        assert_eq!(out(&looked_up(missing)), "n,id,customer\n1,3,Cy\n2,9,\n3,,\n4,1,Ada\n5,3,Cy\n");
+    }
+    assert_eq!(out(&looked_up(", missing: drop")), "n,id,customer\n1,3,Cy\n4,1,Ada\n5,3,Cy\n");
+    let rejecting = looked_up(", missing: reject");
+    assert_eq!(out(&rejecting), "n,id,customer\n1,3,Cy\n4,1,Ada\n5,3,Cy\n");
+    let bad = rejecting.read("files/bad.ndjson");
+    assert_eq!(bad.lines().count(), 2, "{bad}");
+    assert!(bad.contains("the cache `customers` has no row of this key") && bad.contains(r#"\"n\":2,\"id\":9"#), "{bad}");
+    let said = out(&looked_up(", missing: fail"));
+    assert!(said.contains("n=2: `id`: the cache `customers` has no row of this key"), "{said}");
+}
+
+#[test]
+fn keys_of_several_columns_find_their_row_whatever_their_order() {
+    let cache = "    key: [tenant, id]\n    from: { files: files, path: customers.csv, columns: { id: uint8 } }\n";
+    let step = "      - lookup: { cache: customers, on: { id: id, tenant: tenant }, add: [name] }\n";
+    let project = pipeline(cache, "id,tenant\n2,b\n2,a\n3,a\n300,b\n-1,b\n", step);
+    assert_eq!(out(&project), "id,tenant,name\n2,b,Bob\n2,a,\n3,a,\n300,b,\n-1,b,\n");
+}
+
+#[test]
+fn a_cache_takes_transformed_rows_of_another_stage_and_is_verified_again() {
+    let project = Project::new();
+    project.file(
+        "pipelines/p.yaml",
+        "connections:
+  db: { url: 'sqlite:out.db' }
+stages:
+  numbers:
+    kind: batch
+    from: { generate: 60000, columns: { id: i } }
+  squares:
+    kind: cache
+    key: [id]
+    from: { stage: numbers }
+    transform:
+      - set: { square: 'id * id' }
+    batch: { rows: 100 }
+  looked:
+    kind: batch
+    from: { generate: 50000, columns: { n: 'i', id: '(i * 7919) % 70000' } }
+    transform:
+      - filter: 'n >= 0'
+      - lookup: { cache: squares, on: id, add: [square], missing: drop }
+      - filter: 'square >= 0'
+    to: { sql: db, table: looked, mode: replace, primary_key: [n] }
+    splits: { most: 8, bytes: 1KiB }
+",
+    );
+    let said = project.haul(&["run", "p", "--json"]).expect(0);
+    let database = rusqlite::Connection::open(project.path("out.db")).expect("the database");
+    let count = |condition: &str| -> i64 {
+        database.query_row(&format!("select count(*) from looked where {condition}"), [], |row| row.get(0)).expect("a count")
+    };
+    let expected = (0..50_000_i64).filter(|n| (n * 7919) % 70_000 < 60_000).count() as i64;
+    assert_eq!((count("true"), count("square = id * id")), (expected, expected));
+    let event = |line: &&str| line.contains("stage_finished") && line.contains("\"stage\":\"looked\"");
+    let event: serde_json::Value = serde_json::from_str(said.stdout.lines().find(event).expect("the stage's end")).expect("JSON");
+    let lookups = &event["lookups"][0];
+    assert_eq!((lookups["cache"].as_str(), lookups["keys"].as_i64()), (Some("squares"), Some(50_000)), "{event}");
+    assert_eq!((lookups["hits"].as_i64(), lookups["misses"].as_i64()), (Some(expected), Some(50_000 - expected)), "{event}");
+
+    project.haul(&["verify", "p"]).expect(0);
+    assert_eq!(database.execute("update looked set square = 5 where n = 1", []), Ok(1));
+    let said = project.haul(&["verify", "p"]).expect(1);
+    assert!(said.stdout.contains("n=1: its values differ"), "{}", said.stdout);
+}
+
+#[test]
+fn a_filling_that_is_too_small_or_too_large_fails_before_anybody_looks() {
+    for (settings, reason) in [
+        ("    min_rows: 4\n", "was filled with 3 rows, and `min_rows` asks for 4"),
+        ("    levels: { memory: { max: 512B } }\n", "needs more than the 512 bytes it may use"),
+    ] {
+        let step = "      - lookup: { cache: customers, on: id, add: [name] }\n";
+        let project = pipeline(&format!("{CUSTOMERS}{settings}"), ORDERS, step);
+        let said = project.haul(&["run", "p"]).expect(1);
+        assert!(said.stdout.contains(reason) || said.stderr.contains(reason), "{}{}", said.stdout, said.stderr);
+        assert!(!project.path("files/out.csv").exists(), "a stage looked into a cache that was never warm");
+    }
+}
+
+#[test]
+fn a_cache_that_is_left_out_is_told_apart_from_one_without_the_key() {
+    let project = pipeline(CUSTOMERS, ORDERS, "      - lookup: { cache: customers, on: id, add: [name] }\n");
+    let said = project.haul(&["run", "p", "--only", "orders"]).expect(1);
+    assert!(said.stderr.contains("the cache `customers` has not been filled"), "{}{}", said.stdout, said.stderr);
+}
+
+#[test]
+fn what_a_lookup_cannot_know_offline_is_told_by_the_plan_all_at_once() {
+    let cache = "    key: [tenant, id]\n    from: { files: files, path: customers.csv }\n";
+    let step = "      - lookup: { cache: customers, on: id, add: [nam] }
+      - lookup: { cache: customers, on: { tenant: n, idd: id, id: id }, add: [name] }
+      - lookup: { cache: customers, on: { tenant: tenant, id: ide }, add: { n: name } }
+      - lookup: { cache: customers, on: { tenant: tenant, id: id }, add: { a: name, b: nowhere } }\n";
+    let said = pipeline(cache, ORDERS, step).haul(&["plan", "p"]).expect(2);
+    golden("fixtures/caches/plan.txt", &said.stderr);
+    let cache = "    key: [tenant, nr]\n    from: { files: files, path: customers.csv }\n";
+    let said =
+        pipeline(cache, ORDERS, "      - lookup: { cache: customers, on: { tenant: tenant, nr: id }, add: [name] }\n").haul(&["plan", "p"]);
+    golden("fixtures/caches/key.txt", &said.expect(2).stderr);
+}
