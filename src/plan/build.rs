@@ -195,10 +195,12 @@ impl<'a> Builder<'a> {
 
     /// The columns of a table or file that another stage of the pipeline writes. Reading it without waiting for that stage is a problem.
     fn predicted(&mut self, number: usize, input: &Input) -> Option<Option<Schema>> {
-        let before = graph::ancestors(number, &self.edges);
+        // Most stages read what no other writes: only for the few that do is it worth asking what comes before what.
+        let mut before = None;
         let mut found = None;
         for (other, stage) in self.pipeline.stages.iter().enumerate() {
             let Some(place) = stage.flow.to.iter().position(|output| writes(&output.sink, &input.source)) else { continue };
+            let before = before.get_or_insert_with(|| graph::ancestors(number, &self.edges));
             if before.contains(&other) {
                 // A planned stage without outputs here failed to plan, and said why.
                 found = Some(self.planned[other].as_ref()?.outputs.get(place)?.target.reads_as.clone());

@@ -64,14 +64,15 @@ pub fn groups(nodes: usize, edges: &[(usize, usize)]) -> Vec<Vec<usize>> {
 
 /// Every node from which `node` can be reached, itself left out.
 pub fn ancestors(node: usize, edges: &[(usize, usize)]) -> std::collections::BTreeSet<usize> {
+    let mut before: std::collections::BTreeMap<usize, Vec<usize>> = std::collections::BTreeMap::new();
+    for &(from, to) in edges {
+        before.entry(to).or_default().push(from);
+    }
     let mut found = std::collections::BTreeSet::new();
     let mut open = vec![node];
     while let Some(at) = open.pop() {
-        for &(from, to) in edges {
-            if to == at && found.insert(from) {
-                open.push(from);
-            }
-        }
+        let new = before.get(&at).into_iter().flatten().copied().filter(|&from| found.insert(from));
+        open.extend(new);
     }
     found
 }

@@ -1,13 +1,12 @@
 //! The one loop that owns the state of a run.
 
+mod rest;
 mod segment;
 mod steps;
 mod tell;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -45,6 +44,10 @@ struct Dispatcher {
     counters: Vec<Arc<StageCounters>>,
     recorder: Recorder,
     segments: Vec<Segment>,
+    /// Segments whose turn has come and that are not over: only they can have steps.
+    open: BTreeSet<usize>,
+    /// Segments that wait for one that did not come through, and which.
+    doomed: BTreeMap<usize, usize>,
     tasks: JoinSet<Result<Answer, Failure>>,
     owners: HashMap<Id, (usize, Step)>,
     /// Steps that wait, and until when.
@@ -60,10 +63,12 @@ pub(super) async fn run(
     options: Options,
     control: Control,
 ) -> Result<Report, Failure> {
-    let segments = context.plan.segments.iter().map(|_| Segment::new()).collect();
+    let segments = Segment::all(&context.plan.segments);
     let mut dispatcher = Dispatcher {
         counters,
         recorder,
+        open: (0..segments.len()).filter(|&number| segments[number].waits_for == 0).collect(),
+        doomed: BTreeMap::new(),
         segments,
         tasks: JoinSet::new(),
         owners: HashMap::new(),
@@ -87,13 +92,9 @@ impl Dispatcher {
         for number in 0..self.segments.len() {
             let named = self.members(number).iter().any(|&stage| only.contains(&self.context.plan.stages[stage].stage.name));
             if !named {
-                self.end(number, Outcome::Skipped, None).await;
-            }
-        }
-        // A segment that was left out holds nobody up.
-        for segment in &mut self.segments {
-            if segment.phase == Phase::Over(Outcome::Skipped) {
-                segment.phase = Phase::Over(Outcome::Done);
+                self.tell_end(number, &[], Outcome::Skipped, None).await;
+                // A segment that was left out holds nobody up.
+                self.over(number, Outcome::Done);
             }
         }
     }
@@ -140,48 +141,28 @@ impl Dispatcher {
         self.tasks.shutdown().await;
     }
 
-    /// Steps that wait for their next attempt are given up when the run stops.
-    fn rest_no_more(&mut self) {
-        for (_, number, _) in self.resting.drain(..) {
-            self.segments[number].resting -= 1;
-        }
-    }
-
-    /// Puts steps whose wait is over back in line.
-    fn wake(&mut self) {
-        let now = clock::instant();
-        let (due, rest) = std::mem::take(&mut self.resting).into_iter().partition::<Vec<_>, _>(|(until, ..)| *until <= now);
-        self.resting = rest;
-        for (_, number, step) in due {
-            self.segments[number].resting -= 1;
-            self.segments[number].ready.push_back(step);
-        }
-    }
-
     /// Opens segments whose turn has come, skips those that wait for a failed one, and fills the free slots.
     async fn advance(&mut self) {
-        for number in 0..self.segments.len() {
-            if self.segments[number].phase != Phase::Waiting {
-                continue;
-            }
-            let before: Vec<(usize, Phase)> =
-                self.context.plan.segments[number].after.iter().map(|&other| (other, self.segments[other].phase)).collect();
-            let broken = before.iter().find(|(_, phase)| matches!(phase, Phase::Over(outcome) if *outcome != Outcome::Done));
-            if let Some((other, _)) = broken {
-                let name = self.context.plan.stages[self.context.plan.segments[*other].stages[0]].stage.name.clone();
+        while let Some((number, other)) = self.doomed.pop_first() {
+            if self.segments[number].phase == Phase::Waiting {
+                let name = self.context.plan.stages[self.context.plan.segments[other].stages[0]].stage.name.clone();
                 self.end(number, Outcome::Skipped, Some(Failure::permanent(format!("stage {name} is not done")))).await;
-            } else if before.iter().all(|(_, phase)| *phase == Phase::Over(Outcome::Done)) {
-                self.segments[number].phase = Phase::Active;
-                self.segments[number].ready.push_back(Step::Begin);
+            }
+        }
+        for &number in &self.open {
+            let segment = &mut self.segments[number];
+            if segment.phase == Phase::Waiting {
+                segment.phase = Phase::Active;
+                segment.ready.push_back(Step::Begin);
             }
         }
         if self.draining {
             return;
         }
         let limits = self.context.plan.pipeline.limits.clone();
-        let mut active = self.segments.iter().filter(|segment| segment.running > 0).count();
+        let mut active = self.open.iter().filter(|&&number| self.segments[number].running > 0).count();
         let mut working = self.owners.values().filter(|(_, step)| matches!(step, Step::Work(_))).count();
-        for number in 0..self.segments.len() {
+        for number in self.open.clone() {
             while let Some(&step) = self.segments[number].ready.front() {
                 let segment = &self.segments[number];
                 let new = segment.running == 0;
@@ -244,36 +225,6 @@ impl Dispatcher {
         if segment.failure.is_some() && segment.running == 0 && !matches!(segment.phase, Phase::Over(_)) {
             let failure = self.segments[number].failure.take();
             self.end(number, Outcome::Failed, failure).await;
-        }
-    }
-
-    /// Opens a new view for what is left, as soon as nothing reads through the old one. What was committed in between is known from the marks.
-    fn begin_again(&mut self, number: usize) {
-        let segment = &mut self.segments[number];
-        if segment.running > 0 || segment.failure.is_some() || self.draining {
-            return;
-        }
-        if let Some(wait) = segment.begin_again.take()
-            && segment.left > 0
-        {
-            segment.stages.clear();
-            self.rest(number, Step::Begin, wait);
-        }
-    }
-
-    /// Drops the steps of a segment that no task works on.
-    fn forget_waiting(&mut self, number: usize) {
-        self.resting.retain(|(_, other, _)| *other != number);
-        self.segments[number].resting = 0;
-        self.segments[number].ready.clear();
-    }
-
-    /// Puts a step to rest until its next attempt.
-    fn rest(&mut self, number: usize, step: Step, wait: Duration) {
-        self.resting.push((clock::instant() + wait, number, step));
-        self.segments[number].resting += 1;
-        for &stage in &self.context.plan.segments[number].stages {
-            self.counters[stage].retries.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -358,22 +309,32 @@ impl Dispatcher {
         for ((place, stage), outputs) in stages.iter().zip(reports) {
             self.report(number, *place, tell::Ended::done(stage, outputs)).await;
         }
-        self.segments[number].phase = Phase::Over(Outcome::Done);
+        self.over(number, Outcome::Done);
     }
 
     /// Ends a segment that did not come through.
     async fn end(&mut self, number: usize, outcome: Outcome, failure: Option<Failure>) {
         self.segments[number].ready.clear();
         let begun = std::mem::take(&mut self.segments[number].stages); // Gives connections back.
-        let cause = failure.as_ref().map(Cause::from);
-        for place in self.members(number) {
-            let rejects = self.counters[place].rejects.load(Ordering::Relaxed);
-            let stage = begun.iter().find(|(other, _)| *other == place);
-            let lookups = stage.map(|(_, stage)| stage.plan.transform.lookups()).unwrap_or_default();
-            let ended = tell::Ended { outcome, rejects, outputs: Vec::new(), lookups, failure: cause.clone() };
-            self.report(number, place, ended).await;
-        }
+        self.tell_end(number, &begun, outcome, failure).await;
+        self.over(number, outcome);
+    }
+
+    /// Lets those go on that wait for a segment that came through; the others will never start.
+    fn over(&mut self, number: usize, outcome: Outcome) {
         self.segments[number].phase = Phase::Over(outcome);
+        self.open.remove(&number);
+        for place in 0..self.segments[number].followers.len() {
+            let follower = self.segments[number].followers[place];
+            if outcome == Outcome::Done {
+                self.segments[follower].waits_for -= 1;
+                if self.segments[follower].waits_for == 0 && self.segments[follower].phase == Phase::Waiting {
+                    self.open.insert(follower);
+                }
+            } else {
+                self.doomed.entry(follower).or_insert(number);
+            }
+        }
     }
 
     async fn close(self) -> Result<Report, Failure> {

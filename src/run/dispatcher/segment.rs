@@ -9,6 +9,7 @@ use super::Step;
 use crate::clock::Stopwatch;
 use crate::failure::Failure;
 use crate::journal::Outcome;
+use crate::plan;
 
 /// Where a segment stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,10 @@ pub(super) enum Phase {
 /// One segment, as the dispatcher sees it.
 pub(super) struct Segment {
     pub(super) phase: Phase,
+    /// How many of those that must be done before are not.
+    pub(super) waits_for: usize,
+    /// Those that wait for it.
+    pub(super) followers: Vec<usize>,
     /// Steps that may start, oldest first.
     pub(super) ready: VecDeque<Step>,
     /// Steps that tasks work on.
@@ -45,10 +50,22 @@ pub(super) struct Try {
 }
 
 impl Segment {
-    /// One that nothing has happened to yet.
-    pub(super) fn new() -> Self {
+    /// The segments of a plan, before anything has happened to them.
+    pub(super) fn all(planned: &[plan::Segment]) -> Vec<Self> {
+        let mut segments: Vec<Self> = planned.iter().map(|planned| Self::new(planned.after.len())).collect();
+        for (number, planned) in planned.iter().enumerate() {
+            for &other in &planned.after {
+                segments[other].followers.push(number);
+            }
+        }
+        segments
+    }
+
+    fn new(waits_for: usize) -> Self {
         Self {
             phase: Phase::Waiting,
+            waits_for,
+            followers: Vec::new(),
             ready: VecDeque::new(),
             running: 0,
             resting: 0,

@@ -1,5 +1,6 @@
 //! What the dispatcher tells the journal.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use super::super::stage::StageRun;
 use super::super::unit::Done;
 use super::{Dispatcher, Step};
 use crate::clock;
+use crate::failure::Failure;
 use crate::journal::{Cause, LookupReport, Outcome, OutputReport, What};
 
 /// How a stage ended.
@@ -72,6 +74,17 @@ impl Dispatcher {
                 elapsed_ms: tried.map_or(0, |tried| millis(tried.watch.elapsed())),
             };
             self.recorder.record(what).await;
+        }
+    }
+
+    /// Every stage of a segment that did not come through; `begun` are those that had begun.
+    pub(super) async fn tell_end(&self, number: usize, begun: &[(usize, Arc<StageRun>)], outcome: Outcome, failure: Option<Failure>) {
+        let cause = failure.as_ref().map(Cause::from);
+        for place in self.members(number) {
+            let rejects = self.counters[place].rejects.load(Ordering::Relaxed);
+            let stage = begun.iter().find(|(other, _)| *other == place);
+            let lookups = stage.map(|(_, stage)| stage.plan.transform.lookups()).unwrap_or_default();
+            self.report(number, place, Ended { outcome, rejects, outputs: Vec::new(), lookups, failure: cause.clone() }).await;
         }
     }
 
