@@ -99,10 +99,15 @@ impl Decoder {
 
     /// The batch so far; the next one begins.
     pub(super) fn finish(&mut self) -> Result<Chunk, Failure> {
-        let mut arrays: Vec<ArrayRef> = self.columns.iter_mut().map(Values::finish).collect();
         let mut rows = std::mem::take(&mut self.rows);
         let bytes = std::mem::take(&mut self.bytes) as u64;
-        let refused = std::mem::take(&mut self.refused);
+        let mut refused = std::mem::take(&mut self.refused);
+        let first = self.read - rows as u64 + 1;
+        let arrays = self.columns.iter_mut().enumerate().map(|(column, values)| {
+            values.finish(&mut |row, reason| refused.push(Refused { row, number: first + row as u64, column, reason }))
+        });
+        let mut arrays: Vec<ArrayRef> = arrays.collect();
+        refused.sort_by_key(|refused| (refused.row, refused.column));
         let rejects = self.rejects(&arrays, &refused);
         if !rejects.is_empty() {
             let mut keep = vec![true; rows];

@@ -23,6 +23,7 @@ mod source;
 mod splits;
 mod swap;
 mod target;
+mod texts;
 mod tuples;
 mod types;
 mod upsert;

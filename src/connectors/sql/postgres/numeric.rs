@@ -72,21 +72,24 @@ pub(super) fn to_i128(wire: &[u8], precision: u8, scale: i8) -> Result<i128, Str
         return Err(format!("{special} is no decimal({precision},{scale})"));
     }
     let out_of_range = || format!("{} does not fit decimal({precision},{scale})", to_text(wire).unwrap_or_default());
-    let magnitude = if parts.digits.len() <= 8 {
+    let exponent = parts.exponent(scale);
+    if parts.digits.len() <= 8 {
         // Four digits of base 10,000 fit 64 bits, which is nearly every value there is.
-        i128::from(parts.each().fold(0u64, |sum, digit| sum * 10_000 + u64::from(digit)))
-    } else {
-        let add = |sum: i128, digit: u16| sum.checked_mul(10_000)?.checked_add(i128::from(digit));
-        // The last digit may hold decimals beyond the scale; they are zeros, but may be too many for 128 bits.
-        match parts.each().try_fold(0i128, add) {
-            Some(magnitude) => magnitude,
-            None => {
-                let wide = to_i256(wire, precision, scale)?;
-                return wide.to_i128().ok_or_else(out_of_range);
-            }
+        let magnitude = parts.each().fold(0u64, |sum, digit| sum * 10_000 + u64::from(digit));
+        if let Some(scaled) = shifted(magnitude, exponent).filter(|scaled| i128::from(*scaled) < POWERS[usize::from(precision.min(38))]) {
+            let scaled = i128::from(scaled);
+            return Ok(if parts.sign == NEGATIVE { -scaled } else { scaled });
+        }
+    }
+    let add = |sum: i128, digit: u16| sum.checked_mul(10_000)?.checked_add(i128::from(digit));
+    // The last digit may hold decimals beyond the scale; they are zeros, but may be too many for 128 bits.
+    let magnitude = match parts.each().try_fold(0i128, add) {
+        Some(magnitude) => magnitude,
+        None => {
+            let wide = to_i256(wire, precision, scale)?;
+            return wide.to_i128().ok_or_else(out_of_range);
         }
     };
-    let exponent = parts.exponent(scale);
     let power = POWERS.get(exponent.unsigned_abs() as usize).copied();
     let scaled = match (exponent, power) {
         _ if magnitude == 0 => 0,
@@ -98,6 +101,19 @@ pub(super) fn to_i128(wire: &[u8], precision: u8, scale: i8) -> Result<i128, Str
         return Err(out_of_range());
     }
     Ok(if parts.sign == NEGATIVE { -scaled } else { scaled })
+}
+
+/// `magnitude` times a power of ten, where that is simple. The divisors are constants, which makes the divisions multiplications.
+fn shifted(magnitude: u64, exponent: i32) -> Option<u64> {
+    let (quotient, rest) = match exponent {
+        0 => (magnitude, 0),
+        1..=18 => return magnitude.checked_mul(10u64.pow(exponent.unsigned_abs())),
+        -1 => (magnitude / 10, magnitude % 10),
+        -2 => (magnitude / 100, magnitude % 100),
+        -3 => (magnitude / 1000, magnitude % 1000),
+        _ => return None,
+    };
+    (rest == 0).then_some(quotient)
 }
 
 /// Reads a decimal of at most 76 digits.
@@ -172,13 +188,23 @@ pub(super) fn write_i128(value: i128, scale: u8, out: &mut Vec<u8>) {
     let mut count = 0;
     let mut rest = value.unsigned_abs();
     let behind = usize::from(scale).div_ceil(4);
-    let odd = scale % 4;
-    if odd > 0 {
+    if !scale.is_multiple_of(4) {
         // The group that holds the last decimals is filled up with zeros on its right.
-        let unit = 10u128.pow(u32::from(odd));
-        groups[0] = (rest % unit) as u16 * 10u16.pow(u32::from(4 - odd));
+        let decimals;
+        (rest, decimals) = match u64::try_from(rest) {
+            // Constant divisors make the divisions multiplications.
+            Ok(rest) => match scale % 4 {
+                1 => (u128::from(rest / 10), (rest % 10) as u16 * 1000),
+                2 => (u128::from(rest / 100), (rest % 100) as u16 * 100),
+                _ => (u128::from(rest / 1000), (rest % 1000) as u16 * 10),
+            },
+            Err(_) => {
+                let unit = 10u16.pow(u32::from(scale % 4));
+                (rest / u128::from(unit), (rest % u128::from(unit)) as u16 * (10_000 / unit))
+            }
+        };
+        groups[0] = decimals;
         count = 1;
-        rest /= unit;
     }
     while rest > u128::from(u64::MAX) {
         groups[count] = (rest % 10_000) as u16;
@@ -202,11 +228,9 @@ fn write_groups(groups: &[u16], behind: usize, negative: bool, display_scale: u1
     let digits = if count == 0 { &[] } else { &groups[zeros_below..zeros_below + count] };
     let weight = if count == 0 { 0 } else { (groups.len() - zeros_above) as i32 - behind as i32 - 1 };
     let sign = if negative && count > 0 { NEGATIVE } else { 0 };
-    out.extend_from_slice(&(8 + 2 * count as u32).to_be_bytes());
-    out.extend_from_slice(&(count as u16).to_be_bytes());
-    out.extend_from_slice(&(weight as i16).to_be_bytes());
-    out.extend_from_slice(&sign.to_be_bytes());
-    out.extend_from_slice(&display_scale.to_be_bytes());
+    let header = [count as u16, weight as i16 as u16, sign, display_scale].into_iter().fold(0, |sum, word| sum << 16 | u128::from(word));
+    // The length before the header, both in one piece.
+    out.extend_from_slice(&(u128::from(8 + 2 * count as u32) << 64 | header).to_be_bytes()[4..]);
     for group in digits.iter().rev() {
         out.extend_from_slice(&group.to_be_bytes());
     }

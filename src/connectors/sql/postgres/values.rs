@@ -14,6 +14,7 @@ use arrow::datatypes::{
 };
 
 use super::numeric;
+use super::texts::{Texts, utf8};
 use super::types::{Kind, PgType};
 use crate::data::Type;
 use crate::failure::Failure;
@@ -44,7 +45,7 @@ enum Form {
     Decimal128(Vec<i128>, u8, i8),
     Decimal256(Vec<i256>, u8, i8),
     Number(StringBuilder, String),
-    Text(StringBuilder),
+    Text(Texts),
     /// Text behind one byte that holds the version of the form.
     Jsonb(StringBuilder),
     Bytes(BinaryBuilder),
@@ -83,7 +84,7 @@ impl Values {
             (Kind::Numeric(_), Type::Decimal(precision, scale)) if *precision <= 38 => Form::Decimal128(Vec::new(), *precision, *scale),
             (Kind::Numeric(_), Type::Decimal(precision, scale)) => Form::Decimal256(Vec::new(), *precision, *scale),
             (Kind::Numeric(_), Type::Number) => Form::Number(StringBuilder::new(), String::new()),
-            (Kind::Text | Kind::Json | Kind::Enum(_), Type::Text | Type::Json | Type::Enum(_)) => Form::Text(StringBuilder::new()),
+            (Kind::Text | Kind::Json | Kind::Enum(_), Type::Text | Type::Json | Type::Enum(_)) => Form::Text(Texts::new()),
             (Kind::Jsonb, Type::Json) => Form::Jsonb(StringBuilder::new()),
             (Kind::Bytea, Type::Bytes) | (Kind::Opaque, Type::Native { .. }) => Form::Bytes(BinaryBuilder::new()),
             (Kind::Date, Type::Date) => Form::Date(Vec::new()),
@@ -114,7 +115,8 @@ impl Values {
             Form::F64(values) => values.push(0.0),
             Form::Decimal128(values, ..) => values.push(0),
             Form::Decimal256(values, ..) => values.push(i256::ZERO),
-            Form::Number(values, _) | Form::Text(values) | Form::Jsonb(values) => return values.append_null(),
+            Form::Text(values) => values.push(&[]),
+            Form::Number(values, _) | Form::Jsonb(values) => return values.append_null(),
             Form::Bytes(values) => return values.append_null(),
             Form::Interval(values) => values.push(IntervalMonthDayNano::ZERO),
             Form::Uuid(values) => values.extend_from_slice(&[0; 16]),
@@ -146,10 +148,7 @@ impl Values {
                 values.append_value(&text);
                 return Ok(());
             }
-            Form::Text(values) => {
-                values.append_value(utf8(wire)?);
-                return Ok(());
-            }
+            Form::Text(values) => values.push(wire),
             Form::Jsonb(values) => {
                 let (version, text) = wire.split_first().ok_or("it is empty")?;
                 if *version != 1 {
@@ -201,7 +200,13 @@ impl Values {
         for _ in 0..i32::from_be_bytes(*length) {
             match take_item(&mut rest)? {
                 None => self.push_null(),
-                Some(item) => self.push(item)?,
+                Some(item) => {
+                    // Texts are checked at the end of the batch, where an item no longer knows its row.
+                    if let Form::Text(_) = self.form {
+                        utf8(item)?;
+                    }
+                    self.push(item)?;
+                }
             }
         }
         Ok(())
@@ -209,7 +214,7 @@ impl Values {
 
     fn len(&self) -> i32 {
         let length = match &self.form {
-            Form::Number(values, _) | Form::Text(values) | Form::Jsonb(values) => values.offsets_slice().len() - 1,
+            Form::Number(values, _) | Form::Jsonb(values) => values.offsets_slice().len() - 1,
             Form::Bytes(values) => values.offsets_slice().len() - 1,
             _ => self.nulls.len(),
         };
@@ -217,10 +222,10 @@ impl Values {
         i32::try_from(length).unwrap_or(i32::MAX)
     }
 
-    /// The array of all values, which are then forgotten.
-    pub(super) fn finish(&mut self) -> ArrayRef {
+    /// The array of all values, which are then forgotten. `refuse` is told the rows whose value turns out to be none, and why; they hold NULL.
+    pub(super) fn finish(&mut self, refuse: &mut dyn FnMut(usize, String)) -> ArrayRef {
         let nulls = match &self.form {
-            Form::Number(..) | Form::Text(_) | Form::Jsonb(_) | Form::Bytes(_) => None,
+            Form::Number(..) | Form::Jsonb(_) | Form::Bytes(_) => None,
             _ => self.nulls.finish(),
         };
         fn primitive<T: ArrowPrimitiveType>(values: &mut Vec<T::Native>, nulls: Option<arrow::buffer::NullBuffer>) -> PrimitiveArray<T> {
@@ -245,7 +250,8 @@ impl Values {
             Form::Decimal256(values, precision, scale) => {
                 Arc::new(primitive::<Decimal256Type>(values, nulls).with_data_type(DataType::Decimal256(*precision, *scale)))
             }
-            Form::Number(values, _) | Form::Text(values) | Form::Jsonb(values) => {
+            Form::Text(values) => Arc::new(values.finish(nulls, refuse)),
+            Form::Number(values, _) | Form::Jsonb(values) => {
                 // The next batch is likely to be as large.
                 let next = StringBuilder::with_capacity(values.offsets_slice().len(), values.values_slice().len());
                 Arc::new(std::mem::replace(values, next).finish())
@@ -267,7 +273,7 @@ impl Values {
                 let DataType::List(field) = Type::Array(Box::new(item.clone())).to_arrow() else {
                     unreachable!("the Arrow type of an array is a list");
                 };
-                Arc::new(ListArray::new(field, offsets, items.finish(), nulls))
+                Arc::new(ListArray::new(field, offsets, items.finish(refuse), nulls))
             }
         }
     }
@@ -279,10 +285,6 @@ fn fixed<const N: usize>(wire: &[u8]) -> Result<[u8; N], String> {
 
 fn narrow<T: Copy + std::fmt::Display, N: TryFrom<T>>(value: T) -> Result<N, String> {
     N::try_from(value).map_err(|_| format!("{value} is out of range"))
-}
-
-fn utf8(wire: &[u8]) -> Result<&str, String> {
-    std::str::from_utf8(wire).map_err(|error| format!("it is no valid UTF-8 after byte {}", error.valid_up_to()))
 }
 
 fn date(days: i32) -> Result<i32, String> {
