@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use arrow::array::{Array, ArrayRef, StringArray, StringBuilder};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::IntervalMonthDayNano;
 
 use super::calendar;
@@ -13,6 +14,8 @@ use crate::data::Type;
 /// Prints the values of one column. NULLs are the caller's.
 pub(crate) struct Printer<'a> {
     array: &'a dyn Array,
+    /// Only of a column that has NULLs: most have none, and are not asked row by row.
+    nulls: Option<&'a NullBuffer>,
     cells: Cells<'a>,
     /// What stands between the date and the time of a timestamp.
     between: u8,
@@ -21,7 +24,7 @@ pub(crate) struct Printer<'a> {
 impl<'a> Printer<'a> {
     /// The column must have the Arrow type of the logical type, as every batch of a load has.
     pub(crate) fn new(array: &'a ArrayRef, ty: &'a Type) -> Self {
-        Self { array, cells: Cells::new(array, ty), between: b'T' }
+        Self { array, nulls: array.nulls().filter(|nulls| nulls.null_count() > 0), cells: Cells::new(array, ty), between: b'T' }
     }
 
     /// With a space between the date and the time of a timestamp, as SQL writes them.
@@ -36,7 +39,7 @@ impl<'a> Printer<'a> {
 
     /// Whether the row's value is NULL.
     pub(crate) fn is_null(&self, row: usize) -> bool {
-        self.array.is_null(row)
+        self.nulls.is_some_and(|nulls| nulls.is_null(row))
     }
 
     /// The value of a text column, as it is.
@@ -161,15 +164,14 @@ fn decimal(negative: bool, digits: u64, scale: i8, out: &mut Vec<u8>) {
     if negative {
         out.push(b'-');
     }
-    match u32::try_from(scale).ok().filter(|scale| *scale > 0 && *scale < 20) {
-        None if scale == 0 => unsigned(digits, 0, out),
-        None => long_decimal(&digits.to_string(), scale, out),
-        Some(scale) => {
-            let unit = 10_u64.pow(scale);
-            unsigned(digits / unit, 0, out);
-            out.push(b'.');
-            unsigned(digits % unit, scale as usize, out);
+    match usize::try_from(scale) {
+        Ok(0) => unsigned(digits, 0, out),
+        Ok(scale @ 1..20) => {
+            // The point goes into the digits afterwards: to part the number at it would take two divisions.
+            unsigned(digits, scale + 1, out);
+            out.insert(out.len() - scale, b'.');
         }
+        _ => long_decimal(&digits.to_string(), scale, out),
     }
 }
 

@@ -16,7 +16,6 @@ pub(in crate::connectors::files) struct CsvWriter<W> {
     schema: Schema,
     dialect: CsvDialect,
     null: Vec<u8>,
-    value: Vec<u8>,
 }
 
 impl<W: Write> CsvWriter<W> {
@@ -29,12 +28,10 @@ impl<W: Write> CsvWriter<W> {
         header: bool,
     ) -> Result<Self, Failure> {
         let null = dialect.null.first().cloned().unwrap_or_default().into_bytes();
-        let mut writer = Self { lines: Lines::new(path, out), schema: schema.clone(), dialect: dialect.clone(), null, value: Vec::new() };
+        let mut writer = Self { lines: Lines::new(path, out), schema: schema.clone(), dialect: dialect.clone(), null };
         if header && dialect.header {
             for (place, column) in schema.columns.iter().enumerate() {
-                writer.value.clear();
-                writer.value.extend_from_slice(column.name.as_bytes());
-                writer.field(place)?;
+                writer.field(place, column.name.as_bytes())?;
             }
             writer.lines.end_line()?;
         }
@@ -50,19 +47,23 @@ impl<W: Write> CsvWriter<W> {
             .zip(&schema.columns)
             .map(|(array, column)| (Printer::new(array, &column.ty), self.is_safe(&column.ty)))
             .collect();
+        let mut value = Vec::new();
         for row in 0..batch.num_rows() {
             for (place, (printer, safe)) in columns.iter().enumerate() {
-                if place > 0 && (printer.is_null(row) || *safe) {
+                let null = printer.is_null(row);
+                if place > 0 && (null || *safe) {
                     self.lines.text.push(self.dialect.delimiter);
                 }
-                if printer.is_null(row) {
+                if null {
                     self.lines.text.extend_from_slice(&self.null);
                 } else if *safe {
                     printer.print(row, &mut self.lines.text);
+                } else if let Some(text) = printer.text(row) {
+                    self.field(place, text.as_bytes())?;
                 } else {
-                    self.value.clear();
-                    printer.print(row, &mut self.value);
-                    self.field(place)?;
+                    value.clear();
+                    printer.print(row, &mut value);
+                    self.field(place, &value)?;
                 }
             }
             self.lines.end_line()?;
@@ -100,27 +101,23 @@ impl<W: Write> CsvWriter<W> {
         plain && !word && !marks.into_iter().flatten().any(odd)
     }
 
-    /// Appends the gathered value as a field, quoted when it must be.
-    fn field(&mut self, place: usize) -> Result<(), Failure> {
+    /// Appends a value as a field, quoted when it must be.
+    fn field(&mut self, place: usize, value: &[u8]) -> Result<(), Failure> {
+        let text = &mut self.lines.text;
         if place > 0 {
-            self.lines.text.push(self.dialect.delimiter);
+            text.push(self.dialect.delimiter);
         }
-        let value = &self.value;
-        let marks = [Some(self.dialect.delimiter), self.dialect.quote];
-        let special = |byte: &u8| matches!(*byte, b'\n' | b'\r') || marks.contains(&Some(*byte));
+        let is_null_word = || self.dialect.null.iter().any(|null| null.as_bytes() == value);
         let edge = |byte: Option<&u8>| byte.is_some_and(|byte| *byte == b' ' || *byte == b'\t');
-        let needs = self.dialect.null.iter().any(|null| null.as_bytes() == value.as_slice())
-            || value.is_empty()
-            || edge(value.first())
-            || edge(value.last())
-            || value.iter().any(special);
-        if !needs {
-            self.lines.text.extend_from_slice(value);
+        let marks = [b'\n', b'\r', self.dialect.delimiter, self.dialect.quote.unwrap_or(b'\n')];
+        let special = holds(value, marks);
+        if !special && !value.is_empty() && !edge(value.first()) && !edge(value.last()) && !is_null_word() {
+            text.extend_from_slice(value);
             return Ok(());
         }
         let Some(quote) = self.dialect.quote else {
-            if !value.iter().any(special) && !self.dialect.null.iter().any(|null| null.as_bytes() == value.as_slice()) {
-                self.lines.text.extend_from_slice(value);
+            if !special && !is_null_word() {
+                text.extend_from_slice(value);
                 return Ok(());
             }
             let column = &self.schema.columns[place].name;
@@ -131,14 +128,24 @@ impl<W: Write> CsvWriter<W> {
             ))
             .help("set `csv: { quote: '\"' }`, or another delimiter or null word"));
         };
-        self.lines.text.push(quote);
-        for byte in value {
-            if *byte == quote || Some(*byte) == self.dialect.escape {
-                self.lines.text.push(self.dialect.escape.unwrap_or(quote));
+        let escape = self.dialect.escape.unwrap_or(quote);
+        text.push(quote);
+        if holds(value, [quote, escape]) {
+            for byte in value {
+                if *byte == quote || *byte == escape {
+                    text.push(escape);
+                }
+                text.push(*byte);
             }
-            self.lines.text.push(*byte);
+        } else {
+            text.extend_from_slice(value);
         }
-        self.lines.text.push(quote);
+        text.push(quote);
         Ok(())
     }
+}
+
+/// Whether a value holds one of the bytes. It looks at all of them without a branch, so that the compiler compares many at a time.
+fn holds<const N: usize>(value: &[u8], marks: [u8; N]) -> bool {
+    value.iter().fold(false, |found, byte| found | marks.iter().fold(false, |found, mark| found | (byte == mark)))
 }
