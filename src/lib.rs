@@ -4,6 +4,8 @@
 //! `use` lines). A file that says one thing is the rule; `mod.rs` holds a contract and re-exports.
 //!
 //! - [`cli`]: one file a verb. `cli::render` is the only place that prints.
+//! - [`serve`]: what a project does by itself.
+//! - [`schedule`]: what is due when. Pure: it reads no clock and starts nothing.
 //! - [`run`]: one dispatcher owns the state of a run; units (one segment of the DAG, or one split of it) are tasks that talk to it by messages.
 //! - [`plan`]: checked definition → sealed plan. Only a sealed plan can be run.
 //! - [`cache`]: keyed rows that stages look up, and the sinks that fill them. Knows no plans and no runs.
@@ -31,5 +33,7 @@ pub mod journal;
 pub mod load;
 pub mod plan;
 pub mod run;
+pub mod schedule;
 pub mod secret;
+pub mod serve;
 pub mod transform;

@@ -15,6 +15,7 @@ mod ready;
 pub mod render;
 mod run;
 mod runs;
+mod schedule;
 mod schema;
 mod show;
 pub mod signals;
@@ -75,6 +76,8 @@ pub enum Verb {
     Run(run::Args),
     /// Compare sources and targets again, down to the keys that differ
     Verify(verify::Args),
+    /// Show what runs when by itself, and what will not
+    Schedule(schedule::Args),
     /// List past runs, latest first
     Runs(runs::Args),
     /// Show what happened in a run
@@ -120,6 +123,7 @@ impl Verb {
             Self::Plan(args) => plan::run(global, args),
             Self::Run(args) => run::run(global, args),
             Self::Verify(args) => verify::run(global, args),
+            Self::Schedule(args) => schedule::run(global, args),
             Self::Runs(args) => runs::run(global, args),
             Self::Show(args) => show::run(global, args),
             Self::Graph(args) => graph::run(global, args),

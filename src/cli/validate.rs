@@ -8,11 +8,13 @@ use std::sync::Arc;
 use super::ready::{self, Facts, Found};
 use super::render::{self, diagnostics};
 use super::{CliError, Exit, Global, signals};
+use crate::define::pipeline::Schedule;
 use crate::define::{check_project, has_errors};
 use crate::diagnostic::{Diagnostic, SourceText};
-use crate::load::Project;
 use crate::load::project::{FILE, PIPELINES, pipeline_name, shown, yaml_files};
+use crate::load::{Document, Project};
 use crate::plan::check;
+use crate::schedule::triggers;
 
 /// Arguments of `haul validate`.
 #[derive(Debug, clap::Args)]
@@ -69,22 +71,32 @@ enum Job {
     Unreadable(Diagnostic),
 }
 
+/// What is found in one file, and the schedule of a pipeline.
+struct Looked {
+    diagnostics: Vec<Diagnostic>,
+    schedule: Option<(Schedule, Document)>,
+}
+
 impl Job {
-    fn found(&self) -> Vec<Diagnostic> {
+    fn look(&self) -> Looked {
         match self {
-            Self::Pipeline { name, source, project } => check(name, source, project).diagnostics,
-            Self::Project(project) => check_project(project),
-            Self::Unreadable(diagnostic) => vec![diagnostic.clone()],
+            Self::Pipeline { name, source, project } => {
+                let checked = check(name, source, project);
+                let schedule = checked.pipeline.and_then(|pipeline| pipeline.schedule).zip(checked.document);
+                Looked { diagnostics: checked.diagnostics, schedule }
+            }
+            Self::Project(project) => Looked { diagnostics: check_project(project), schedule: None },
+            Self::Unreadable(diagnostic) => Looked { diagnostics: vec![diagnostic.clone()], schedule: None },
         }
     }
 }
 
-/// What is found in each file, in their order; every core takes a share of them.
-fn found(jobs: &[Job]) -> Vec<Vec<Diagnostic>> {
+/// What every file holds, in their order; every core takes a share of them.
+fn look(jobs: &[Job]) -> Vec<Looked> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let share = jobs.len().div_ceil(workers).max(LEAST_SHARE);
     std::thread::scope(|scope| {
-        let check_share = |share: &[Job]| share.iter().map(Job::found).collect::<Vec<_>>();
+        let check_share = |share: &[Job]| share.iter().map(Job::look).collect::<Vec<_>>();
         let threads: Vec<_> = jobs.chunks(share).map(|share| scope.spawn(move || check_share(share))).collect();
         let found = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         found.flatten().collect()
@@ -178,13 +190,37 @@ impl Checks {
 
     /// Checks every file offline.
     fn check(&mut self) {
-        for (job, diagnostics) in self.jobs.iter().zip(found(&self.jobs)) {
+        let mut looked = look(&self.jobs);
+        self.check_triggers(&mut looked);
+        for (job, Looked { diagnostics, .. }) in self.jobs.iter().zip(looked) {
             if let Job::Pipeline { name, source, project } = job
                 && !has_errors(&diagnostics)
             {
                 self.clean.push(Found { project: (**project).clone(), name: name.clone(), source: Arc::clone(source) });
             }
             self.found.extend(diagnostics);
+        }
+    }
+
+    /// Adds what only the files of a project together show of pipelines that run after each other.
+    fn check_triggers(&self, looked: &mut [Looked]) {
+        let mut projects: BTreeMap<&Path, Vec<(&str, usize)>> = BTreeMap::new();
+        for (number, job) in self.jobs.iter().enumerate() {
+            if let Job::Pipeline { name, project, .. } = job
+                && looked[number].schedule.is_some()
+            {
+                projects.entry(&project.base).or_default().push((name, number));
+            }
+        }
+        for (base, pipelines) in projects {
+            let names = Project::bare(base).pipeline_names();
+            let known = names.keys().map(String::as_str).chain(pipelines.iter().map(|(name, _)| *name)).collect();
+            let schedules = pipelines.iter().filter_map(|(name, number)| Some((*name, &looked[*number].schedule.as_ref()?.0)));
+            for trouble in triggers::check(schedules, &known) {
+                let of = |(name, _): &&(&str, usize)| *name == trouble.pipeline;
+                let Some(found) = pipelines.iter().find(of).map(|(_, number)| &mut looked[*number]) else { continue };
+                found.diagnostics.extend(found.schedule.as_ref().map(|(_, document)| trouble.diagnostic(document)));
+            }
         }
     }
 

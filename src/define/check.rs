@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::conform::{self, Conformed};
 use super::pipeline::{Expr, Pipeline};
 use super::reader::{Grammar, Mode, Reader};
-use super::{connections, graph, params, stages};
+use super::{connections, graph, params, schedule, stages};
 use crate::diagnostic::{Diagnostic, Severity, SourceText};
 use crate::load::{Document, Project, file, yaml};
 
@@ -80,6 +80,7 @@ pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mod
     reader.problems = diagnostics;
     reader.more_connections = shared_broken;
     reader.params = params::read(&mut reader, said.params.as_ref());
+    let schedule = schedule::read(&mut reader, name, said.schedule.as_ref());
     let graph = graph::check(&mut reader, &said);
     reader.connections = connections::read(&mut reader, &said, &shared, project);
     let stages = stages::read(&mut reader, &said, &shared);
@@ -92,6 +93,7 @@ pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mod
         params: std::mem::take(&mut reader.params),
         connections: std::mem::take(&mut reader.connections),
         stages,
+        schedule,
         limits,
         base: project.base.clone(),
     };

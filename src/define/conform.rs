@@ -292,6 +292,7 @@ impl Found<'_> {
             Value::String(text) if (has("integer") || has("number")) && text.parse::<f64>().is_ok() => {
                 problem.help(format!("write {text} without quotes"))
             }
+            Value::String(_) if pointer == "/schedule" => problem.help("write `{ cron: \"0 2 * * *\" }` or `{ every: 15m }`"),
             Value::String(_) | Value::Number(_) if has("array") && !written.contains('\n') => problem.help(format!("write [{written}]")),
             Value::Object(_) if has("array") => problem.help("begin each item with `- `"),
             Value::Null => problem.help("write a value, or remove the key"),

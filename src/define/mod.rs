@@ -16,6 +16,7 @@ mod params;
 pub mod pipeline;
 mod reader;
 mod resolve;
+pub mod schedule;
 mod stages;
 mod steps;
 mod suggest;

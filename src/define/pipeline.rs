@@ -12,11 +12,13 @@ use crate::secret::Secret;
 mod cache;
 mod inputs;
 mod outputs;
+mod schedule;
 mod steps;
 
 pub use cache::*;
 pub use inputs::*;
 pub use outputs::*;
+pub use schedule::*;
 pub use steps::*;
 
 /// A JSON pointer into the pipeline's document, such as `/stages/orders/from/table`.
@@ -35,6 +37,8 @@ pub struct Pipeline {
     pub connections: BTreeMap<String, Connection>,
     /// In file order.
     pub stages: Vec<Stage>,
+    /// When it runs by itself.
+    pub schedule: Option<Schedule>,
     /// What the run may use at the same time.
     pub limits: Limits,
     /// Paths in the pipeline are relative to this folder: the one that holds `haul.yaml` or `pipelines/`.

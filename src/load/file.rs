@@ -11,11 +11,13 @@ use super::shape::{Duration, Entries, OneOrMany, Scalar, Size};
 mod cache;
 mod inputs;
 mod outputs;
+mod schedule;
 mod steps;
 
 pub use cache::*;
 pub use inputs::*;
 pub use outputs::*;
+pub use schedule::*;
 pub use steps::*;
 
 /// A haul pipeline: moves data between databases and files. The file's name is the pipeline's name.
@@ -30,6 +32,8 @@ pub struct Pipeline {
     /// The systems the stages name, merged over those of haul.yaml.
     #[schemars(extend("propertyNames" = {"pattern": "^[A-Za-z_][A-Za-z0-9_-]{0,62}$"}))]
     pub connections: Option<Entries<Connection>>,
+    /// When the pipeline runs by itself: one schedule, or a list of them.
+    pub schedule: Option<OneOrMany<Schedule>>,
     /// What a run may use at the same time.
     pub limits: Option<Limits>,
     /// Settings for every stage that does not have its own.

@@ -13,6 +13,7 @@ mod postgres;
 mod rendering;
 mod run;
 mod run_postgres;
+mod schedule;
 mod sqlite;
 mod support;
 mod tidy;

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// Top-level modules from the highest rank to the lowest. A module may use those of lower ranks, and itself.
-const RANKS: [&[&str]; 11] = [
+const RANKS: [&[&str]; 13] = [
     &["cli"],
+    &["serve"],
+    &["schedule"],
     &["run"],
     &["plan"],
     &["cache"],

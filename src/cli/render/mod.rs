@@ -14,6 +14,7 @@ pub mod history;
 pub mod lines;
 mod paint;
 pub mod progress;
+pub mod schedule;
 pub mod summary;
 mod table;
 pub mod verification;

@@ -1,0 +1,90 @@
+//! `haul schedule [NAME]`: what runs when by itself, and what will not.
+
+use serde::Serialize;
+
+use super::{CliError, Exit, Global, project, render};
+use crate::clock;
+use crate::define::pipeline::Schedule;
+use crate::schedule::tick;
+use crate::serve::{Definition, Definitions};
+
+/// Arguments of `haul schedule`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only this pipeline
+    name: Option<String>,
+    /// So many ticks of each schedule
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    next: u16,
+    /// Ticks after this time, such as 2026-03-29T00:00:00Z [default: now]
+    #[arg(long, value_name = "TIME")]
+    from: Option<jiff::Timestamp>,
+}
+
+/// A pipeline that runs by itself.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// Its name.
+    pub pipeline: String,
+    /// What keeps it from running by itself, each with the way out.
+    pub troubles: Vec<(String, String)>,
+    /// Its schedules, in file order.
+    pub schedules: Vec<ShownEntry>,
+}
+
+/// One of its schedules.
+#[derive(Debug, Serialize)]
+pub struct ShownEntry {
+    /// What it says.
+    pub when: String,
+    /// Starts come so much later than ticks, in milliseconds.
+    pub delay_ms: i64,
+    /// The next ticks, in milliseconds since 1970.
+    pub next_ms: Vec<i64>,
+    /// The same, on the clock of its time zone.
+    pub next: Vec<String>,
+}
+
+/// Shows what runs when.
+pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
+    let base = project::find(global)?;
+    let definitions = Definitions::load(&base, None)?;
+    let only = args.name.as_deref().map(|name| project::pipeline(&definitions.project, name)).transpose()?.map(|(name, _)| name);
+    let from_ms = args.from.map_or_else(clock::now_ms, jiff::Timestamp::as_millisecond);
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    let pipelines = definitions.pipelines.iter().filter(|(name, _)| wanted(name));
+    let shown: Vec<Shown> =
+        pipelines.filter_map(|(name, definition)| show(&definitions, name, definition, from_ms, args.next.into())).collect();
+    if global.json {
+        render::json(&shown);
+    } else {
+        render::out(&render::schedule::schedules(&shown, from_ms, render::paint_out(global)));
+    }
+    Ok(Exit::Done)
+}
+
+/// What there is to show of a pipeline; nothing of one that is right and does not run by itself.
+fn show(definitions: &Definitions, name: &str, definition: &Definition, from_ms: i64, count: usize) -> Option<Shown> {
+    let mut troubles = Vec::new();
+    if crate::define::has_errors(&definitions.problems) {
+        troubles.push(("haul.yaml has problems".to_owned(), "`haul validate` shows them".to_owned()));
+    }
+    if !definition.is_right() {
+        let errors = definition.problems.iter().filter(|problem| problem.severity == crate::diagnostic::Severity::Error).count();
+        let problems = render::words::counted(errors as u64, "problem");
+        troubles.push((format!("its definition has {problems}"), format!("`haul validate {}` shows them", definition.source.path)));
+    }
+    let schedules: Vec<ShownEntry> = definition.schedule.iter().flat_map(|schedule| entries(name, schedule, from_ms, count)).collect();
+    let by_itself = !schedules.is_empty() || !definition.is_right();
+    by_itself.then(|| Shown { pipeline: name.to_owned(), troubles, schedules })
+}
+
+fn entries(name: &str, schedule: &Schedule, from_ms: i64, count: usize) -> Vec<ShownEntry> {
+    let entry = |entry: &crate::define::pipeline::Entry| {
+        let ticks = std::iter::successors(tick::next(&entry.when, from_ms), |last| tick::next(&entry.when, *last));
+        let next_ms: Vec<i64> = ticks.take(count).collect();
+        let next = next_ms.iter().map(|ms| tick::shown(&entry.when, *ms)).collect();
+        ShownEntry { when: entry.when.label(), delay_ms: tick::delay_ms(name, entry), next_ms, next }
+    };
+    schedule.entries.iter().map(entry).collect()
+}
