@@ -17,9 +17,19 @@ pub struct Args {
     /// Leave an unfinished run behind and begin a new one
     #[arg(long)]
     fresh: bool,
+    /// End streams once they have handed on everything that their sources hold
+    #[arg(long, value_name = "WHEN")]
+    until: Option<Until>,
     /// Only this stage, and those that stream with it; may be repeated
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
+}
+
+/// When streams end by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Until {
+    /// When every stream has reached what its source held
+    CaughtUp,
 }
 
 /// Runs the verb.
@@ -35,7 +45,15 @@ async fn go(global: &Global, args: &Args, found: Found, stop: signals::Stop) -> 
     let (plan, facts, resumed) = stop.unless(plan(global, args, &found, &journal)).await?;
     let only = only(args, &plan)?;
     let run = facts.run.clone();
-    let options = Options { run: facts.run, started_at_ms: facts.started_at_ms, resumed, fresh: args.fresh, only, params: facts.params };
+    let options = Options {
+        run: facts.run,
+        started_at_ms: facts.started_at_ms,
+        resumed,
+        fresh: args.fresh,
+        only,
+        until_caught_up: args.until == Some(Until::CaughtUp),
+        params: facts.params,
+    };
     let control = Control { drain: stop.drain.clone(), abort: stop.abort.clone() };
     let (progress, handle) = run::start(plan, Arc::new(journal.clone()), options, control);
     render::progress::drive(progress, render::progress::Mode::of(global)).await;

@@ -105,8 +105,7 @@ impl Reading for Rows {
                 let failed = |error| Failure::permanent("failed to make a batch up").cause(error);
                 let made = program.apply(Chunk::of(RecordBatch::try_new(arrow.clone(), vec![numbers]).map_err(failed)?)).await?;
                 let batch = made.batch.project(&places).map_err(failed)?;
-                let bytes = batch.get_array_memory_size() as u64;
-                Ok(Chunk { batch, rejects: made.rejects, bytes, position: Some(Position(format!("row {end}"))) })
+                Ok(Chunk { rejects: made.rejects, position: Some(Position(format!("row {end}"))), ..Chunk::of(batch) })
             }
         });
         Ok(chunks.boxed())

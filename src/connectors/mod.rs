@@ -117,6 +117,12 @@ pub trait Reading: Send + Sync {
     /// gave. A source that gives no positions is never handed one.
     async fn read(&self, split: &Split, from: Option<&Position>) -> Result<BatchStream, Failure>;
 
+    /// Says that everything up to a position is committed and will never be asked for again. Only streams call it, after each commit.
+    async fn acknowledge(&self, position: &Position) -> Result<(), Failure> {
+        let _ = position;
+        Ok(())
+    }
+
     /// Reads one split undecoded. Only called when the description offered a wire format and the sink took it.
     async fn read_raw(&self, split: &Split) -> Result<RawStream, Failure> {
         let _ = split;

@@ -56,6 +56,11 @@ impl Connections {
                 Opened::Sqlite(database) => Ok(database.source(sql)),
                 Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&sql.connection, "sql").into()),
             },
+            SourceSpec::Poll(poll) => match self.open(&poll.sql.connection)? {
+                Opened::Postgres(server) => Ok(server.poll(poll)),
+                Opened::Sqlite(database) => Ok(database.poll(poll)),
+                Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&poll.sql.connection, "sql").into()),
+            },
             SourceSpec::Files(files) => Ok(self.files(&files.connection)?.source(files)),
             SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),
             SourceSpec::Stage(name) => Err(Failure::permanent(format!("stage `{name}` is no system to read from")).into()),

@@ -55,6 +55,17 @@ pub struct Reject {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Position(pub String);
 
+/// How far a stream is behind its source, as the source saw it when it handed a chunk on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Everything that the source held when this read began has been handed on.
+    pub caught_up: bool,
+    /// Milliseconds since the source got the last of these rows, when it can tell.
+    pub behind_ms: Option<u64>,
+    /// Bytes that the source holds behind these rows, when it can tell.
+    pub bytes: Option<u64>,
+}
+
 /// What a source hands on: a batch of good rows, and the rows that were refused while it was made.
 #[derive(Clone, Debug)]
 pub struct Chunk {
@@ -66,13 +77,15 @@ pub struct Chunk {
     pub bytes: u64,
     /// Once everything up to and including this chunk is committed, a read may go on from here. `None`: only from an earlier position.
     pub position: Option<Position>,
+    /// Only in streams.
+    pub lag: Option<Lag>,
 }
 
 impl Chunk {
     /// A chunk without rejects, whose source bytes are the memory of its arrays.
     pub fn of(batch: RecordBatch) -> Self {
         let bytes = batch.get_array_memory_size() as u64;
-        Self { batch, rejects: Vec::new(), bytes, position: None }
+        Self { batch, rejects: Vec::new(), bytes, position: None, lag: None }
     }
 }
 

@@ -2,6 +2,7 @@
 
 /// Code and meaning, sorted by code.
 pub const CODES: &[(&str, &str)] = &[
+    ("after-stream", "a stage waits for a stream, or reads one"),
     ("append-file", "`mode: append` on a single file"),
     ("backoff-order", "the first wait between tries is longer than the longest"),
     ("backoff-unused", "waits between tries are given, and there is one try"),
@@ -12,6 +13,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("cron-never", "a cron pattern names a time that never comes"),
     ("csv-block", "a `csv:` block beside another format"),
     ("csv-characters", "one character means two things in CSV"),
+    ("cursor-fields", "`cursor`, or what belongs to it, where it means nothing"),
     ("duplicate-input", "two inputs have the same name"),
     ("duplicate-key", "a mapping has the same key twice"),
     ("duplicate-name", "a list names the same thing twice"),
@@ -28,7 +30,6 @@ pub const CODES: &[(&str, &str)] = &[
     ("invalid-name", "a name holds characters that names cannot have"),
     ("invalid-size", "a text is not a size"),
     ("key-without-upsert", "`key` without `mode: upsert`"),
-    ("kind-not-yet", "a stage of kind `stream`"),
     ("lookup-key", "a lookup does not give the cache's key"),
     ("lossy-column", "a column's mapping would lose something"),
     ("missing-family", "an input or output does not say its family"),
@@ -51,6 +52,9 @@ pub const CODES: &[(&str, &str)] = &[
     ("source-unreadable", "a source could not describe itself"),
     ("source-unusable", "a source cannot be read at all"),
     ("stage-cycle", "stages wait for each other in a circle"),
+    ("stream-source", "a stream has nothing that it could follow, or several inputs"),
+    ("stream-target", "an output that a stream cannot write"),
+    ("stream-transform", "a step that would have to see all rows of a stream"),
     ("table-name", "a text is not the name of a table"),
     ("table-or-query", "an input has both a table and a query, or neither"),
     ("target-column", "a column cannot be written as it is"),

@@ -28,6 +28,16 @@ enum EdgeKind {
     Lookup,
 }
 
+impl EdgeKind {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Order => "waits for",
+            Self::Data => "reads",
+            Self::Lookup => "looks into",
+        }
+    }
+}
+
 /// Checks the graph. True when it has no cycle, so that what follows may walk it.
 pub fn check(reader: &mut Reader<'_>, said: &file::Pipeline) -> bool {
     let stages = said.stages.as_ref().map(|entries| entries.0.as_slice()).unwrap_or_default();
@@ -38,6 +48,7 @@ pub fn check(reader: &mut Reader<'_>, said: &file::Pipeline) -> bool {
     edges.retain(|edge| known(reader, stages, edge));
     unread(reader, stages, &edges);
     unused_caches(reader, stages, &edges);
+    endless(reader, stages, &edges);
     cycles(reader, edges)
 }
 
@@ -56,7 +67,7 @@ fn known(reader: &mut Reader<'_>, stages: &[(String, Stage)], edge: &Edge<'_>) -
             let help = known_names(edge.from, "other stages", others(false));
             reader.error("unknown-stage", &edge.at, format!("there is no stage `{}`", edge.from), help);
         }
-        (Some((_, Stage::Batch(_))), EdgeKind::Lookup) => {
+        (Some((_, Stage::Batch(_) | Stage::Stream(_))), EdgeKind::Lookup) => {
             let help = known_names(edge.from, "caches", others(true));
             reader.error("unknown-cache", &edge.at, format!("the stage `{}` is no cache", edge.from), help);
         }
@@ -131,6 +142,16 @@ fn unread(reader: &mut Reader<'_>, stages: &[(String, Stage)], edges: &[Edge<'_>
     }
 }
 
+/// A stream never ends by itself: nothing can wait for its end, or read it to its end.
+fn endless(reader: &mut Reader<'_>, stages: &[(String, Stage)], edges: &[Edge<'_>]) {
+    for edge in edges {
+        if stages.iter().any(|(name, stage)| name == edge.from && matches!(stage, Stage::Stream(_))) {
+            let message = format!("`{}` {} the stream `{}`, which never ends", edge.to, edge.kind.verb(), edge.from);
+            reader.error("after-stream", &edge.at, message, "let it read a table that the stream writes, or let the stream wait for it");
+        }
+    }
+}
+
 /// Reports each cycle once, with the place of every edge in it.
 fn cycles(reader: &mut Reader<'_>, mut edges: Vec<Edge<'_>>) -> bool {
     let mut clean = true;
@@ -181,12 +202,7 @@ fn report(reader: &mut Reader<'_>, edges: &[Edge<'_>], circle: &[usize]) {
     };
     let mut problem = Diagnostic::error("stage-cycle", message);
     for edge in in_file {
-        let verb = match edge.kind {
-            EdgeKind::Order => "waits for",
-            EdgeKind::Data => "reads",
-            EdgeKind::Lookup => "looks into",
-        };
-        problem = reader.document.at_value(problem, &edge.at, format!("`{}` {verb} `{}`", edge.to, edge.from));
+        problem = reader.document.at_value(problem, &edge.at, format!("`{}` {} `{}`", edge.to, edge.kind.verb(), edge.from));
     }
     reader.problems.push(problem.help("remove one of these"));
 }

@@ -3,17 +3,22 @@
 use std::collections::BTreeMap;
 
 use super::connections::{Family, engine_of};
-use super::pipeline::{Compression, CsvDialect, Engine, FileFormat, FilesSource, GenerateSource, Input, SourceSpec, SqlRead, SqlSource};
+use super::pipeline::{
+    Compression, CsvDialect, Engine, FileFormat, FilesSource, GenerateSource, Input, PollSource, SourceSpec, SqlRead, SqlSource,
+};
 use super::reader::{Grammar, Reader};
 use super::steps;
 use crate::data::Type;
 use crate::dialect::Dialect;
 use crate::load::document::child;
 use crate::load::file::{self, Format, InputCompression};
+use crate::load::shape::Duration;
 use crate::load::template::is_template;
 
 /// Rows looked at to infer types when an input does not say.
 const SAMPLE: usize = 10_000;
+/// The wait between two questions of a stream that does not say.
+const POLL_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 /// The name of an input that has no better one.
 const INPUT: &str = "input";
 
@@ -26,7 +31,11 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Inp
                 SqlRead::Table { name, .. } => name.last().cloned(),
                 SqlRead::Query(_) => None,
             };
-            (said.name.clone().or(table), SourceSpec::Sql(source))
+            let source = match poll(reader, at, said) {
+                None => SourceSpec::Sql(source),
+                Some(poll) => SourceSpec::Poll(PollSource { sql: source, ..poll? }),
+            };
+            (said.name.clone().or(table), source)
         }
         file::Input::Files(said) => {
             let source = files(reader, at, said)?;
@@ -89,6 +98,34 @@ fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput) -> Option<SqlSo
         }
     };
     Some(SqlSource { connection, read, split_by: said.split_by.clone() })
+}
+
+/// What a stream asks an input for, when the input says so. Its `sql` is left to the caller.
+fn poll(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput) -> Option<Option<PollSource>> {
+    let Some(cursor) = &said.cursor else {
+        for (key, there) in [("key", said.key.is_some()), ("every", said.every.is_some()), ("lag", said.lag.is_some())] {
+            if there && !reader.broken(&format!("{at}/cursor")) {
+                let message = format!("`{key}` belongs to `cursor`, which the input does not have");
+                reader.error_at_key(
+                    "cursor-fields",
+                    &format!("{at}/{key}"),
+                    message,
+                    "add `cursor:`, the column that grows with every change",
+                );
+            }
+        }
+        return None;
+    };
+    let key = steps::names(reader, &format!("{at}/key"), said.key.as_deref().unwrap_or_default());
+    let length = |said: &Option<Duration>, default| said.as_ref().map_or(Some(default), Duration::read);
+    let (every, lag) = (length(&said.every, POLL_EVERY), length(&said.lag, std::time::Duration::ZERO));
+    if every.is_some_and(|every| every.is_zero()) {
+        let message = "without a wait between questions the database would be asked without end";
+        reader.error("out-of-range", &format!("{at}/every"), message, "write a longer time, such as `1s`");
+    }
+    let empty = SqlSource { connection: String::new(), read: SqlRead::Query(String::new()), split_by: None };
+    let key = key.into_iter().map(|(name, _)| name).collect();
+    Some(every.zip(lag).map(|(every, lag)| PollSource { sql: empty, cursor: cursor.clone(), key, every, lag }))
 }
 
 /// The dialect of an engine. An engine that is not known yet is checked as PostgreSQL, the strictest about names.

@@ -1,12 +1,12 @@
 //! What sources and sinks are called in plans, progress and reports.
 
-use super::pipeline::{Kind, SinkSpec, SourceSpec, SqlRead};
+use super::pipeline::{Kind, PollSource, SinkSpec, SourceSpec, SqlRead};
 
 impl SourceSpec {
     /// `shop.public.orders`, `shop (query)`, `data/orders-*.csv`, `1000 generated rows`, `stage orders`.
     pub fn label(&self) -> String {
         match self {
-            Self::Sql(source) => match &source.read {
+            Self::Sql(source) | Self::Poll(PollSource { sql: source, .. }) => match &source.read {
                 SqlRead::Table { name, .. } => format!("{}.{}", source.connection, name.join(".")),
                 SqlRead::Query(_) => format!("{} (query)", source.connection),
             },
@@ -34,6 +34,7 @@ impl Kind {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Batch => "batch",
+            Self::Stream { .. } => "stream",
             Self::Cache(_) => "cache",
         }
     }

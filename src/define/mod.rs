@@ -19,6 +19,7 @@ mod resolve;
 pub mod schedule;
 mod stages;
 mod steps;
+mod streams;
 mod suggest;
 
 pub use crate::load::Project;

@@ -135,6 +135,11 @@ pub struct Stage {
 pub enum Kind {
     /// Bounded: reads its inputs to their end.
     Batch,
+    /// Unbounded: follows its input from a position that is committed with the rows.
+    Stream {
+        /// The longest that a row waits for its commit while no batch gets full.
+        every: Duration,
+    },
     /// Keeps rows by their key.
     Cache(Box<Cache>),
 }

@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
     /// Whether what no stage seems to use may be reported: nothing below `/stages` is hidden, and no name there is misspelt.
     pub fn reports_unused(&self, misspelt: &str) -> bool {
         let hidden = self.broken.iter().any(|broken| broken.is_empty() || broken.starts_with("/stages"));
-        !self.renders() && !hidden && !self.problems.iter().any(|problem| [misspelt, "kind-not-yet"].contains(&problem.code))
+        !self.renders() && !hidden && !self.problems.iter().any(|problem| problem.code == misspelt)
     }
 
     /// Whether texts are rendered, so that everything is known.

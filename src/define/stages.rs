@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::graph::items;
 use super::pipeline::{CacheMode, CacheSink, Flow, Input, Kind, Limits, Output, Retry, SinkSpec, SplitPolicy, Stage, Step, Verify};
 use super::reader::Reader;
-use super::{caches, inputs, outputs, steps};
+use super::{caches, inputs, outputs, steps, streams};
 use crate::data::BatchLimit;
 use crate::diagnostic::Diagnostic;
 use crate::load::document::child;
@@ -40,17 +40,14 @@ pub fn read(reader: &mut Reader<'_>, said: &file::Pipeline, shared: &file::Proje
                 ),
                 &said.description,
             ),
-            file::Stage::Other(Some(kind)) => {
-                let word = if *kind == file::Kind::Stream { "stream" } else { "cache" };
-                let message = format!("stages of kind `{word}` are not in this version");
-                reader.error("kind-not-yet", &format!("{at}/kind"), message, "this version runs stages of kind `batch` and `cache`");
-                continue;
-            }
-            file::Stage::Other(None) => continue,
+            file::Stage::Stream(said) => (streams::settings(reader, &at, said), &said.description),
+            file::Stage::Unclear => continue,
         };
         settings(reader, &at, &own);
         let levels = [Some(&own), defaults[0], defaults[1]];
         let mut flow = flow(reader, name, &at, said.rows(), &levels);
+        let mut retry = retry(&levels);
+        let mut timeout = first(&levels, |level| level.timeout.as_ref()).and_then(shape::Duration::read);
         let kind = match said {
             file::Stage::Cache(said) => {
                 let kind = caches::read(reader, &at, said);
@@ -60,14 +57,25 @@ pub fn read(reader: &mut Reader<'_>, said: &file::Pipeline, shared: &file::Proje
                 }
                 kind.map(|cache| Kind::Cache(Box::new(cache)))
             }
+            file::Stage::Stream(said) => {
+                (retry, timeout) = (streams::retry(said, retry), None);
+                if let Some(flow) = &mut flow {
+                    streams::check(reader, &at, flow);
+                    flow.verify = Verify::None;
+                }
+                Some(streams::kind(said))
+            }
             _ => Some(Kind::Batch),
         };
         let (Some(flow), Some(kind)) = (flow, kind) else { continue };
+        if !matches!(kind, Kind::Stream { .. }) {
+            streams::only_in_streams(reader, &flow);
+        }
         stages.push(Stage {
             name: name.clone(),
             after: after(said.rows(), &at),
-            retry: retry(&levels),
-            timeout: first(&levels, |level| level.timeout.as_ref()).and_then(shape::Duration::read),
+            retry,
+            timeout,
             kind,
             flow,
             description: description.clone(),
@@ -79,7 +87,7 @@ pub fn read(reader: &mut Reader<'_>, said: &file::Pipeline, shared: &file::Proje
 }
 
 /// What a stage says of the settings that it may also leave to the defaults.
-fn own_settings(
+pub(super) fn own_settings(
     retry: Option<&file::Retry>,
     timeout: Option<&shape::Duration>,
     verify: Option<file::Verify>,
@@ -252,7 +260,7 @@ fn settings(reader: &mut Reader<'_>, at: &str, said: &Defaults) {
     }
 }
 
-fn positive(reader: &mut Reader<'_>, at: &str, said: Option<&shape::Duration>) {
+pub(super) fn positive(reader: &mut Reader<'_>, at: &str, said: Option<&shape::Duration>) {
     if said.and_then(shape::Duration::read).is_some_and(|length| length.is_zero()) {
         reader.error("out-of-range", at, "a time of zero would end at once", "write a longer time, or remove the key");
     }

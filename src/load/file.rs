@@ -13,12 +13,14 @@ mod inputs;
 mod outputs;
 mod schedule;
 mod steps;
+mod stream;
 
 pub use cache::*;
 pub use inputs::*;
 pub use outputs::*;
 pub use schedule::*;
 pub use steps::*;
+pub use stream::*;
 
 /// A haul pipeline: moves data between databases and files. The file's name is the pipeline's name.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -218,7 +220,7 @@ pub struct BatchSize {
 pub enum Kind {
     /// Bounded: reads its inputs to their end, in parts that can be resumed and verified.
     Batch,
-    /// Unbounded: follows a source of changes. Not in this version.
+    /// Unbounded: follows its input, and goes on until the run is stopped.
     Stream,
     /// Keyed rows that other stages look up.
     Cache,
@@ -264,8 +266,10 @@ pub enum Stage {
     Batch(Box<BatchStage>),
     /// The stage holds keyed rows.
     Cache(Box<CacheStage>),
-    /// The stage is of a kind that is not in this version, or of none.
-    Other(Option<Kind>),
+    /// The stage is unbounded.
+    Stream(Box<StreamStage>),
+    /// The stage does not say its kind.
+    Unclear,
 }
 
 /// What every kind of stage says of its rows.
@@ -301,7 +305,14 @@ impl Stage {
                 to: None,
                 rejects: stage.rejects.as_ref(),
             },
-            Self::Other(_) => Rows::default(),
+            Self::Stream(stage) => Rows {
+                after: stage.after.as_deref().unwrap_or_default(),
+                from: stage.from.as_ref(),
+                transform: stage.transform.as_deref(),
+                to: stage.to.as_ref(),
+                rejects: stage.rejects.as_ref(),
+            },
+            Self::Unclear => Rows::default(),
         }
     }
 }

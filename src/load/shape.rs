@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::file::{BatchStage, CacheStage, Kind, Mask, Stage};
+use super::file::{BatchStage, CacheStage, Kind, Mask, Stage, StreamStage};
 
 mod cache;
 
@@ -216,7 +216,8 @@ impl<'de> Deserialize<'de> for Stage {
         match value.get("kind").map(Kind::deserialize).transpose().map_err(D::Error::custom)? {
             Some(Kind::Batch) => Ok(Self::Batch(Box::new(serde_json::from_value(value).map_err(D::Error::custom)?))),
             Some(Kind::Cache) => Ok(Self::Cache(Box::new(serde_json::from_value(value).map_err(D::Error::custom)?))),
-            kind => Ok(Self::Other(kind)),
+            Some(Kind::Stream) => Ok(Self::Stream(Box::new(serde_json::from_value(value).map_err(D::Error::custom)?))),
+            None => Ok(Self::Unclear),
         }
     }
 }
@@ -230,10 +231,13 @@ impl JsonSchema for Stage {
         let mut kind = generator.subschema_for::<Kind>();
         kind.insert(
             "description".to_owned(),
-            json!("What the stage does: `batch` reads its inputs to their end, `cache` keeps rows for lookups."),
+            json!(
+                "What the stage does: `batch` reads its inputs to their end, `stream` follows its input, `cache` keeps rows for lookups."
+            ),
         );
         let batch = generator.subschema_for::<BatchStage>();
         let cache = generator.subschema_for::<CacheStage>();
+        let stream = generator.subschema_for::<StreamStage>();
         json_schema!({
             "description": "One stage of a pipeline.",
             "type": "object",
@@ -242,6 +246,7 @@ impl JsonSchema for Stage {
             "allOf": [
                 { "if": { "required": ["kind"], "properties": { "kind": { "const": "batch" } } }, "then": batch },
                 { "if": { "required": ["kind"], "properties": { "kind": { "const": "cache" } } }, "then": cache },
+                { "if": { "required": ["kind"], "properties": { "kind": { "const": "stream" } } }, "then": stream },
             ],
         })
     }

@@ -11,7 +11,7 @@ use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, S
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Engine, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
+use crate::define::pipeline::{Engine, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
@@ -99,7 +99,7 @@ impl<'a> Builder<'a> {
         let key = output_key(&inputs, flow, &schema);
         let cache = match &stage.kind {
             Kind::Cache(spec) => Some(self.cache(number, spec, &schema)?),
-            Kind::Batch => None,
+            Kind::Batch | Kind::Stream { .. } => None,
         };
         let mut outputs = Vec::with_capacity(flow.to.len());
         for output in &flow.to {
@@ -107,7 +107,11 @@ impl<'a> Builder<'a> {
         }
         let outputs: Vec<OutputPlan> = outputs.into_iter().collect::<Option<_>>()?;
         let consumers = self.consumers[number].clone();
-        let raw = consumers.is_empty() && passes_raw(&inputs, &transform, &outputs);
+        let streams = matches!(stage.kind, Kind::Stream { .. });
+        if streams && !self.can_stream(stage, &transform, &outputs) {
+            return None;
+        }
+        let raw = !streams && consumers.is_empty() && passes_raw(&inputs, &transform, &outputs);
         let hash = self.hash(stage, &inputs, &schema);
         Some(StagePlan {
             stage: Arc::new(stage.clone()),
@@ -179,6 +183,21 @@ impl<'a> Builder<'a> {
                 None
             }
         }
+    }
+
+    /// A stream goes through row by row, into outputs that can commit what came so far.
+    fn can_stream(&mut self, stage: &Stage, transform: &Compiled, outputs: &[OutputPlan]) -> bool {
+        let before = self.problems.diagnostics.len();
+        if !transform.rowwise() {
+            let help = "do it in the source's query, or in a batch stage that reads the table which the stream writes";
+            let problem = Diagnostic::error("stream-transform", "a step here must see all rows, and a stream never has all of them");
+            self.problems.definition(&format!("{}/transform", stage.at), problem.help(help));
+        }
+        for output in outputs.iter().filter(|output| !output.target.checkpoints) {
+            let message = format!("{} cannot commit a part of its rows and go on, as a stream must", output.label);
+            self.problems.definition(&output.output.at, Diagnostic::error("stream-target", message).help("write to a table"));
+        }
+        self.problems.diagnostics.len() == before
     }
 
     /// How large the batches of a stage may grow: what it asks for, or less where all splits at once would pass the memory limit. A batch is
@@ -321,6 +340,16 @@ impl<'a> Builder<'a> {
     /// Everything that decides which rows are written where: the definition, the columns, and the same of the stages it reads.
     fn hash(&self, stage: &Stage, inputs: &[InputPlan], schema: &Schema) -> String {
         let flow = &stage.flow;
+        if let (Kind::Stream { .. }, [Input { source: SourceSpec::Poll(poll), .. }]) = (&stage.kind, flow.from.as_slice()) {
+            // A position means the same rows as long as the same thing is followed in the same order, whatever happens to the rows then.
+            let sinks: Vec<String> = flow.to.iter().map(|output| output.sink.label()).collect();
+            let followed = format!("{} {:?} {:?}", poll.sql.connection, poll.cursor, poll.key);
+            let read = match &poll.sql.read {
+                SqlRead::Table { name, .. } => format!("{name:?}"),
+                SqlRead::Query(query) => query.clone(),
+            };
+            return hash([&stage.name, &followed, &read, &format!("{sinks:?}")].map(String::as_str).into_iter());
+        }
         let mut parts = vec![stage.name.clone(), format!("{:?}", flow.from), format!("{:?}", flow.transform), format!("{:?}", flow.to)];
         parts.push(format!("{schema:?}"));
         for input in inputs {

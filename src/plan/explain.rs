@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{InputPlan, Origin, OutputPlan, Plan, Sealed, SourcePlan, StagePlan};
 use crate::data::Grade;
-use crate::define::pipeline::{SinkSpec, SqlSink, Verify, WriteMode};
+use crate::define::pipeline::{Kind, SinkSpec, SqlSink, Verify, WriteMode};
 
 /// The plan for people.
 pub fn explain(plan: &Plan<Sealed>) -> String {
@@ -67,6 +67,11 @@ fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: u
 }
 
 fn work(stage: &StagePlan) -> String {
+    if let Kind::Stream { every } = stage.stage.kind {
+        let batch = stage.flow().batch;
+        let (rows, bytes) = (thousands(batch.rows as u64), size(batch.bytes as u64));
+        return format!("goes on until it is stopped; commits after {rows} rows, {bytes} or {every:?}");
+    }
     let policy = &stage.flow().splits;
     let mut line = if stage.by_split() {
         format!("up to {} splits of {} or more, {} at a time", policy.most, size(policy.bytes), policy.concurrency)

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::connectors::{Connections, Description, ReadRequest, Sink, Source, Target};
 use crate::data::Schema;
-use crate::define::pipeline::{Flow, Output, Pipeline, SourceSpec, Stage, Step};
+use crate::define::pipeline::{Flow, Kind, Output, Pipeline, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::Compiled;
@@ -145,6 +145,11 @@ pub struct Refused {
 }
 
 impl StagePlan {
+    /// Whether it never ends by itself.
+    pub fn streams(&self) -> bool {
+        matches!(self.stage.kind, Kind::Stream { .. })
+    }
+
     /// The rows that go through it, as asked for.
     pub fn flow(&self) -> &Flow {
         &self.stage.flow

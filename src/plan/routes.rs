@@ -2,13 +2,13 @@
 
 use super::{InputPlan, Origin, OutputPlan, SourcePlan};
 use crate::data::{Column, Schema, WireFormat};
-use crate::define::pipeline::{Flow, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
+use crate::define::pipeline::{Flow, PollSource, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
 use crate::transform::Compiled;
 
 /// Whether a sink writes what a source reads.
 pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
     match (sink, source) {
-        (SinkSpec::Sql(sink), SourceSpec::Sql(source)) => {
+        (SinkSpec::Sql(sink), SourceSpec::Sql(source) | SourceSpec::Poll(PollSource { sql: source, .. })) => {
             sink.connection == source.connection && matches!(&source.read, SqlRead::Table { name, .. } if *name == sink.table)
         }
         (SinkSpec::Files(sink), SourceSpec::Files(source)) => {

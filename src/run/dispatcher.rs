@@ -7,6 +7,7 @@ mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -160,23 +161,31 @@ impl Dispatcher {
             return;
         }
         let limits = self.context.plan.pipeline.limits.clone();
-        let mut active = self.open.iter().filter(|&&number| self.segments[number].running > 0).count();
-        let mut working = self.owners.values().filter(|(_, step)| matches!(step, Step::Work(_))).count();
+        // Streams hold their place for ever, and so take none from the stages that end.
+        let bounded = |number: usize| !self.endless(number);
+        let mut active = self.open.iter().filter(|&&number| self.segments[number].running > 0 && bounded(number)).count();
+        let mut working = self.owners.values().filter(|(number, step)| matches!(step, Step::Work(_)) && bounded(*number)).count();
         for number in self.open.clone() {
             while let Some(&step) = self.segments[number].ready.front() {
                 let segment = &self.segments[number];
                 let new = segment.running == 0;
                 let most = segment.stages.first().map_or(1, |(_, stage)| stage.plan.flow().splits.concurrency);
-                let full = (new && active >= limits.stages) || segment.running >= most.max(1);
-                if full || (matches!(step, Step::Work(_)) && working >= limits.splits) {
+                let counts = !self.endless(number);
+                let full = (new && active >= limits.stages && counts) || segment.running >= most.max(1);
+                if full || (matches!(step, Step::Work(_)) && working >= limits.splits && counts) {
                     break;
                 }
                 self.segments[number].ready.pop_front();
-                active += usize::from(new);
-                working += usize::from(matches!(step, Step::Work(_)));
+                active += usize::from(new && counts);
+                working += usize::from(matches!(step, Step::Work(_)) && counts);
                 self.launch(number, step);
             }
         }
+    }
+
+    /// Whether a segment is a stream.
+    fn endless(&self, number: usize) -> bool {
+        self.context.plan.segments[number].stages.iter().any(|&stage| self.context.plan.stages[stage].streams())
     }
 
     fn launch(&mut self, number: usize, step: Step) {
@@ -185,7 +194,14 @@ impl Dispatcher {
         if step == Step::Begin && segment.tries.is_empty() {
             segment.watch = Stopwatch::start();
         }
-        segment.tries.entry(step).or_insert_with(|| Try { attempt: 0, watch: Stopwatch::start() }).attempt += 1;
+        let commits: u64 =
+            self.context.plan.segments[number].stages.iter().map(|&stage| self.counters[stage].commits.load(Ordering::Relaxed)).sum();
+        let tried = segment.tries.entry(step).or_insert_with(|| Try { attempt: 0, watch: Stopwatch::start(), commits });
+        if tried.commits != commits {
+            // A stream that has committed since its last failure has got over it.
+            *tried = Try { attempt: 0, watch: Stopwatch::start(), commits };
+        }
+        tried.attempt += 1;
         let context = Arc::clone(&self.context);
         let members = context.plan.segments[number].stages.clone();
         let timeout = members.iter().filter_map(|&stage| context.plan.stages[stage].stage.timeout).min();

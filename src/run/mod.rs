@@ -6,6 +6,7 @@
 
 mod dispatcher;
 mod edge;
+mod follow;
 mod output;
 pub mod progress;
 mod recorder;
@@ -46,6 +47,8 @@ pub struct Options {
     pub fresh: bool,
     /// Only these stages, and those that stream with them; `None` runs all.
     pub only: Option<BTreeSet<String>>,
+    /// End streams as soon as they have handed on everything that their sources held.
+    pub until_caught_up: bool,
     /// For the journal, in their text form.
     pub params: BTreeMap<String, String>,
 }
@@ -82,6 +85,8 @@ pub fn start(
         run: options.run.clone(),
         fresh: options.fresh,
         abandoned: Mutex::default(),
+        until_caught_up: options.until_caught_up,
+        drain: control.drain.clone(),
         plan,
     });
     let stages = counters.iter().map(|(_, counters)| Arc::clone(counters)).collect();
@@ -92,7 +97,8 @@ pub fn start(
 /// Compares every output of a pipeline with its sources as they are now. `run` names the run whose rows the targets hold.
 pub async fn verify_again(plan: Plan<Sealed>, run: String) -> Result<Vec<(String, OutputReport)>, Failure> {
     let spill = plan.pipeline.base.join(".haul").join("tmp").join("verify");
-    let context = RunContext { plan, run, fresh: false, abandoned: Mutex::default(), spill };
+    let context =
+        RunContext { plan, run, fresh: false, abandoned: Mutex::default(), spill, until_caught_up: false, drain: CancellationToken::new() };
     let mut reports = Vec::new();
     for number in context.plan.segments.iter().flat_map(|segment| &segment.stages).copied() {
         replay::warm(&context, number).await?;

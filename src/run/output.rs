@@ -13,7 +13,7 @@ use super::stage::{LoadRun, StageRun};
 use super::unit::Done;
 use crate::clock::Stopwatch;
 use crate::connectors::{Mark, Writer};
-use crate::data::{Chunk, Digest, Position, RawChunk, Reject, RowHasher};
+use crate::data::{Chunk, Digest, Lag, Position, RawChunk, Reject, RowHasher};
 use crate::define::pipeline::Verify;
 use crate::failure::Failure;
 
@@ -35,6 +35,8 @@ pub enum Piece {
         rejects: Vec<Reject>,
         /// Where a read goes on after them.
         position: Option<Position>,
+        /// How far a stream is behind with them.
+        lag: Option<Lag>,
         /// How many rows came in for them.
         came: u64,
         /// How many bytes.
@@ -52,7 +54,15 @@ impl Piece {
         } else {
             Digest { rows: chunk.batch.num_rows() as u64, sum: 0 }
         };
-        Self::Rows { batch: chunk.batch, digest, rejects: chunk.rejects, position: chunk.position, came, bytes: chunk.bytes }
+        Self::Rows {
+            batch: chunk.batch,
+            digest,
+            rejects: chunk.rejects,
+            position: chunk.position,
+            lag: chunk.lag,
+            came,
+            bytes: chunk.bytes,
+        }
     }
 }
 
@@ -62,7 +72,7 @@ pub struct Output<'a> {
     attempt: &'a Attempt,
     split: String,
     writers: Vec<(&'a LoadRun, &'a str, Box<dyn Writer>)>,
-    /// Whether the attempt commits as it goes: one output, which can.
+    /// Whether the attempt commits by itself as it goes: one output, which can.
     checkpoints: bool,
     slip: RejectSlip,
     /// What is committed of the split.
@@ -126,7 +136,7 @@ impl<'a> Output<'a> {
     pub async fn write(&mut self, piece: Piece) -> Result<Option<Position>, Failure> {
         let during = |label: &str, failure: Failure| failure.during(format!("writing {label}"));
         match piece {
-            Piece::Rows { batch, digest, rejects, position, came, bytes } => {
+            Piece::Rows { batch, digest, rejects, position, came, bytes, .. } => {
                 self.slip.take(&rejects).await?;
                 self.attempt.refused(rejects.len() as u64);
                 self.took(digest, came, bytes, batch.get_array_memory_size());
@@ -160,6 +170,11 @@ impl<'a> Output<'a> {
         self.since.weight += weight;
     }
 
+    /// Rows and their weight in bytes since the last commit.
+    pub fn waiting(&self) -> (u64, usize) {
+        (self.since.came + self.slip.count(), self.since.weight)
+    }
+
     fn is_due(&self) -> bool {
         let limit = self.stage.plan.flow().batch;
         let full = self.since.came >= (limit.rows * BATCHES_PER_CHECKPOINT) as u64
@@ -176,7 +191,7 @@ impl<'a> Output<'a> {
     }
 
     /// Commits what was written up to a position, and goes on. Bad rows are kept first, as in [`Output::commit`].
-    async fn checkpoint(&mut self, position: Position) -> Result<(), Failure> {
+    pub async fn checkpoint(&mut self, position: Position) -> Result<(), Failure> {
         let mark = self.mark(Some(position));
         let rejects = self.slip.count();
         let slip = std::mem::replace(&mut self.slip, self.stage.rejects.slip(&self.split, mark.rows + mark.rejects)?);
@@ -187,9 +202,18 @@ impl<'a> Output<'a> {
             load.mark(mark.clone());
         }
         let since = std::mem::replace(&mut self.since, Since::now());
+        if rejects > 0 && self.stage.plan.streams() {
+            self.stage.rejects.publish(true).await?;
+        }
         self.attempt.keep_part(since.came, since.bytes, since.digest.rows, rejects);
         self.before = Some(mark);
         Ok(())
+    }
+
+    /// What came so far, for a stream that ends although its split does not.
+    pub fn done(&self) -> Done {
+        let (rows, rejects) = self.before.as_ref().map_or((0, 0), |mark| (mark.rows, mark.rejects));
+        Done { rows, bytes: self.bytes, rejects }
     }
 
     /// Bad rows are kept first: a crash in between leaves a part that the next attempt replaces. Outputs commit one after the other; after a

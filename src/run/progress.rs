@@ -7,6 +7,9 @@ use tokio::sync::mpsc;
 
 use crate::journal::Event;
 
+/// What a counter holds that is not known.
+pub const UNKNOWN: u64 = u64::MAX;
+
 /// The counters of one stage since its start in this process, splits committed earlier included in `splits_done` only.
 #[derive(Debug, Default)]
 pub struct StageCounters {
@@ -24,6 +27,14 @@ pub struct StageCounters {
     pub splits_done: AtomicU64,
     /// Splits in all; 0 until known.
     pub splits: AtomicU64,
+    /// Commits of streams.
+    pub commits: AtomicU64,
+    /// When a stream committed last, in milliseconds since 1970; 0 before its first commit.
+    pub committed_at_ms: AtomicU64,
+    /// How far a stream is behind its source in milliseconds, as the source said last; [`UNKNOWN`] when it cannot tell.
+    pub behind_ms: AtomicU64,
+    /// How far in bytes; [`UNKNOWN`] when it cannot tell.
+    pub behind_bytes: AtomicU64,
     /// Estimated rows; 0 when unknown.
     pub rows_expected: AtomicU64,
 }

@@ -37,10 +37,10 @@ impl RejectBudget {
         Ok(RejectSlip { budget: Arc::clone(self), writer, count: 0, committed: false })
     }
 
-    /// Puts the parts together into the file the pipeline names.
-    pub async fn publish(&self) -> Result<(), Failure> {
+    /// Puts the parts together into the file the pipeline names, behind what is there when it `grows`.
+    pub async fn publish(&self, grows: bool) -> Result<(), Failure> {
         match &self.log {
-            Some(log) => log.publish().await,
+            Some(log) => log.publish(grows).await,
             None => Ok(()),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::progress::StageCounters;
 use super::rejects::RejectBudget;
@@ -30,6 +31,10 @@ pub struct RunContext {
     pub fresh: bool,
     /// Outputs, by stage and place, whose earlier load this run has abandoned: what it finds there from then on is its own.
     pub abandoned: Mutex<HashSet<(String, usize)>>,
+    /// Whether streams end when they have caught up.
+    pub until_caught_up: bool,
+    /// Cancelled when the run is to commit what it has begun, and end.
+    pub drain: CancellationToken,
     /// Where joins and edges spill; below the project's `.haul` folder.
     pub spill: PathBuf,
 }
@@ -233,7 +238,7 @@ impl StageRun {
             fingerprint: None,
         };
         match self.reading(0) {
-            Some(reading) if self.plan.by_split() => {
+            Some(reading) if self.plan.by_split() && !self.plan.streams() => {
                 let policy = &self.plan.flow().splits;
                 reading.splits(SplitGoal { most: policy.most, bytes: policy.bytes }).await
             }
@@ -293,9 +298,17 @@ impl StageRun {
             .sum()
     }
 
-    /// Proves and publishes every output. What stages its rows is proved before anybody sees them.
+    /// Proves and publishes every output. A stream's rows have been visible all along, and its loads stay open for the next run. What stages its rows is proved before anybody sees them.
     pub async fn finish(&self) -> Result<Vec<OutputReport>, Failure> {
         self.release();
+        if self.plan.streams() {
+            let report = |(output, run): (&OutputPlan, &LoadRun)| OutputReport {
+                target: output.label.clone(),
+                rows: run.total().rows,
+                verdict: Verdict::NotChecked,
+            };
+            return Ok(self.plan.outputs.iter().zip(&self.loads).map(report).collect());
+        }
         let mut reports = Vec::with_capacity(self.loads.len());
         for (output, run) in self.plan.outputs.iter().zip(&self.loads) {
             let verdict = if run.published {
@@ -310,7 +323,7 @@ impl StageRun {
             };
             reports.push(OutputReport { target: output.label.clone(), rows: run.total().rows, verdict });
         }
-        self.rejects.publish().await?;
+        self.rejects.publish(false).await?;
         Ok(reports)
     }
 

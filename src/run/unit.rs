@@ -60,7 +60,7 @@ pub async fn split(stage: &Arc<StageRun>, split: &Split) -> Result<Done, Failure
 }
 
 /// Waits for a reading task. Its end without a failure is what makes the rows complete.
-async fn finished(reader: AbortOnDropHandle<Result<(), Failure>>) -> Result<(), Failure> {
+pub(super) async fn finished(reader: AbortOnDropHandle<Result<(), Failure>>) -> Result<(), Failure> {
     match reader.await {
         Ok(result) => result,
         Err(error) => Err(internal(&error)),
@@ -77,7 +77,12 @@ pub fn internal(error: &tokio::task::JoinError) -> Failure {
 }
 
 /// Hands a source's rows through the transform to the writing task.
-async fn forward(stage: &StageRun, attempt: &Attempt, mut rows: BatchStream, sender: &mpsc::Sender<Piece>) -> Result<(), Failure> {
+pub(super) async fn forward(
+    stage: &StageRun,
+    attempt: &Attempt,
+    mut rows: BatchStream,
+    sender: &mpsc::Sender<Piece>,
+) -> Result<(), Failure> {
     let mut hasher = RowHasher::default();
     while let Some(chunk) = rows.next().await {
         let chunk = chunk?;

@@ -204,7 +204,7 @@ pub(super) fn cut(stream: BatchStream, bytes: usize) -> BatchStream {
             let places = UInt64Array::from_iter_values(start as u64..rows.min(start + most) as u64);
             let batch =
                 take_record_batch(&chunk.batch, &places).map_err(|error| Failure::permanent("failed to cut a batch").cause(error))?;
-            Ok(Chunk { batch, rejects, bytes, position: None })
+            Ok(Chunk { rejects, bytes, ..Chunk::of(batch) })
         };
         (0..rows).step_by(most).map(piece).collect()
     };
@@ -259,7 +259,7 @@ impl AsideSender {
 
 impl Shared {
     fn chunk(&self, batch: RecordBatch, rejects: Vec<Reject>) -> Chunk {
-        Chunk { batch, rejects, bytes: self.bytes.swap(0, Ordering::Relaxed), position: None }
+        Chunk { rejects, bytes: self.bytes.swap(0, Ordering::Relaxed), ..Chunk::of(batch) }
     }
 }
 

@@ -224,9 +224,9 @@ fn key_names(table: &Table) -> String {
 impl LookupStep {
     /// Adds the columns to one batch.
     pub(super) async fn apply(&self, chunk: Chunk) -> Result<Chunk, Failure> {
-        let Chunk { batch, mut rejects, bytes, position } = chunk;
+        let Chunk { batch, mut rejects, bytes, position, lag } = chunk;
         if batch.num_rows() == 0 {
-            return Ok(Chunk { batch: RecordBatch::new_empty(self.after.clone()), rejects, bytes, position });
+            return Ok(Chunk { batch: RecordBatch::new_empty(self.after.clone()), rejects, bytes, position, lag });
         }
         let Looked { columns, found } = self.table.rows.find(&self.keys(&batch)?, &self.add, &self.tally).await?;
         let missing = found.len() - found.true_count();
@@ -256,7 +256,7 @@ impl LookupStep {
             }
             _ => RecordBatch::try_new_with_options(self.after.clone(), columns, &options).map_err(failed)?,
         };
-        Ok(Chunk { batch, rejects, bytes, position })
+        Ok(Chunk { batch, rejects, bytes, position, lag })
     }
 
     /// The key of every row in the table's own types. A number that the key's type cannot hold becomes NULL: no row has that key.

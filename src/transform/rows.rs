@@ -68,7 +68,7 @@ impl Rows {
         if self.steps.is_empty() {
             return Ok(chunk);
         }
-        let Chunk { batch, mut rejects, bytes, position } = chunk;
+        let Chunk { batch, mut rejects, bytes, position, lag } = chunk;
         let batch = match self.run(&batch) {
             Ok(done) => done,
             Err(_) => {
@@ -78,7 +78,7 @@ impl Rows {
                 concat_batches(&after, &good).map_err(|error| Failure::permanent("failed to put a batch together again").cause(error))?
             }
         };
-        Ok(Chunk { batch, rejects, bytes, position })
+        Ok(Chunk { batch, rejects, bytes, position, lag })
     }
 
     fn run(&self, batch: &RecordBatch) -> Result<RecordBatch, Misfit> {

@@ -31,6 +31,12 @@ fn copy(from: &Path, to: &Path, project: &Project) {
 /// Plans and runs one example, and verifies it again.
 fn check(name: &str, environment: &[(&str, &str)]) -> Project {
     let project = project();
+    check_in(&project, name, environment, &[]);
+    project
+}
+
+/// The same in a project that is there, with more arguments for the run.
+fn check_in(project: &Project, name: &str, environment: &[(&str, &str)], more: &[&str]) {
     let haul = |arguments: &[&str]| {
         let mut command: Command = project.command(arguments);
         command.envs(environment.iter().copied());
@@ -41,9 +47,8 @@ fn check(name: &str, environment: &[(&str, &str)]) -> Project {
     };
     haul(&["validate", &format!("pipelines/{name}.yaml")]);
     support::golden(&format!("plans/{name}.txt"), &haul(&["plan", name]));
-    haul(&["run", name]);
+    haul(&[&["run", name], more].concat());
     haul(&["verify", name]);
-    project
 }
 
 #[test]
@@ -53,7 +58,11 @@ fn every_example_has_a_test() {
         .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.strip_suffix(".yaml").map(str::to_owned))
         .collect();
     names.sort();
-    assert_eq!(names, ["flight_names", "nightly_extract", "postgres_copy", "quickstart"], "write a test for the new one below");
+    assert_eq!(
+        names,
+        ["flight_names", "follow_orders", "nightly_extract", "postgres_copy", "quickstart"],
+        "write a test for the new one below"
+    );
 }
 
 #[test]
@@ -90,6 +99,33 @@ fn postgres_copy() {
     assert_eq!(support::postgres().sql(&source, sum), support::postgres().sql(&target, sum));
     let constraints = "select count(*) from pg_constraint where conrelid = 'public.lineitem'::regclass and contype = 'p'";
     assert_eq!(support::postgres().sql(&target, constraints).trim(), "1", "the primary key came along");
+}
+
+#[test]
+fn follow_orders() {
+    let source = support::postgres().fresh_database();
+    support::postgres().sql(&source, SHOP);
+    support::postgres().sql(
+        &source,
+        "alter table orders add o_updated timestamptz; update orders set o_updated = timestamptz '2024-01-01 00:00:00Z' + (o_orderkey % 7) * interval '1 day';
+         alter table orders alter o_updated set not null",
+    );
+    let project = project();
+    let environment = [("SOURCE_URL", source.as_str())];
+    check_in(&project, "follow_orders", &environment, &["--until", "caught-up"]);
+    let sums = || {
+        let database = rusqlite::Connection::open(project.path("target/reporting.db")).expect("the database");
+        let sums = "select count(*) || '|' || sum(total_cents) from orders";
+        database.query_row(sums, [], |row| row.get::<_, String>(0)).expect("orders")
+    };
+    let expected = "select count(*), sum((o_totalprice * 100)::bigint) from orders";
+    assert_eq!(sums(), support::postgres().sql(&source, expected));
+    let change =
+        "update orders set o_totalprice = o_totalprice + 1, o_updated = timestamptz '2024-02-01 00:00:00Z' where o_orderkey <= 100";
+    support::postgres().sql(&source, change);
+    let mut again = project.command(&["run", "follow_orders", "--until", "caught-up"]);
+    assert!(again.envs(environment).status().expect("haul can be started").success());
+    assert_eq!(sums(), support::postgres().sql(&source, expected));
 }
 
 #[test]

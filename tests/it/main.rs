@@ -15,6 +15,7 @@ mod run;
 mod run_postgres;
 mod schedule;
 mod sqlite;
+mod streams;
 mod support;
 mod tidy;
 mod types;

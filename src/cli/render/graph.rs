@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage, Step};
+use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, PollSource, SinkSpec, SourceSpec, SqlRead, Stage, Step};
 
 /// The graph of a checked pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -165,7 +165,7 @@ impl Graph {
 /// Two queries or two generators are two places even when they read the same.
 fn is_shared_source(source: &SourceSpec) -> bool {
     match source {
-        SourceSpec::Sql(sql) => matches!(sql.read, SqlRead::Table { .. }),
+        SourceSpec::Sql(sql) | SourceSpec::Poll(PollSource { sql, .. }) => matches!(sql.read, SqlRead::Table { .. }),
         SourceSpec::Files(_) => true,
         SourceSpec::Generate(_) | SourceSpec::Stage(_) => false,
     }
@@ -173,7 +173,7 @@ fn is_shared_source(source: &SourceSpec) -> bool {
 
 fn source_label(source: &SourceSpec) -> String {
     match source {
-        SourceSpec::Sql(sql) => match &sql.read {
+        SourceSpec::Sql(sql) | SourceSpec::Poll(PollSource { sql, .. }) => match &sql.read {
             SqlRead::Table { name, .. } => format!("{}.{}", sql.connection, name.join(".")),
             SqlRead::Query(_) => format!("{}: query", sql.connection),
         },

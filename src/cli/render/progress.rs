@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::clock::Stopwatch;
+use crate::clock::{self, Stopwatch};
 use crate::journal::{Event, What};
-use crate::run::progress::{Progress, StageCounters};
+use crate::run::progress::{Progress, StageCounters, UNKNOWN};
 
 use super::lines::{Splits, Teller};
 use super::{Paint, words};
@@ -180,6 +180,11 @@ impl View {
             splits_done: read(&self.counters.splits_done),
             rows_expected: (read(&self.counters.rows_expected) as f64 * self.share) as u64,
             elapsed_ms,
+            committed_ms: Some(read(&self.counters.committed_at_ms))
+                .filter(|at| *at > 0)
+                .map(|at| clock::now_ms().unsigned_abs().saturating_sub(at)),
+            behind_ms: Some(read(&self.counters.behind_ms)).filter(|ms| *ms != UNKNOWN),
+            behind_bytes: Some(read(&self.counters.behind_bytes)).filter(|bytes| *bytes != UNKNOWN),
             rate: Some(elapsed_ms.saturating_sub(since_ms))
                 .filter(|ms| *ms >= SETTLED_MS)
                 .and_then(|ms| words::per_second(rows.saturating_sub(since_rows), ms)),
@@ -199,6 +204,11 @@ struct Status {
     /// Of this process; 0 when unknown.
     rows_expected: u64,
     elapsed_ms: u64,
+    /// Since the last commit of a stream.
+    committed_ms: Option<u64>,
+    /// How far a stream is behind its source.
+    behind_ms: Option<u64>,
+    behind_bytes: Option<u64>,
     /// Rows a second, lately.
     rate: Option<u64>,
 }
@@ -226,6 +236,11 @@ impl Status {
         parts.extend(self.rate.map(|rate| format!("{} rows/s", words::count(rate))));
         if self.splits > 1 {
             parts.push(format!("split {} of {}", words::count(self.splits_done), words::count(self.splits)));
+        }
+        if let Some(committed_ms) = self.committed_ms {
+            parts.extend(self.behind_ms.map(|ms| format!("{} behind", words::span(ms))));
+            parts.extend(self.behind_bytes.map(|bytes| format!("{} behind", words::size(bytes))));
+            parts.push(format!("committed {} ago", words::span(committed_ms)));
         }
         if self.rejects > 0 {
             parts.push(format!("{} rejected", words::count(self.rejects)));
@@ -311,6 +326,8 @@ mod tests {
         assert_eq!(estimated.text(), "25 %, 250,000 rows, 120 MiB, 61,500 rows/s, 12 s left");
         let cut = Status { splits: 8, splits_done: 2, retries: 1, rejects: 3, ..estimated };
         assert_eq!(cut.text(), "25 %, 250,000 rows, 120 MiB, 61,500 rows/s, split 2 of 8, 3 rejected, 1 retry, 12 s left");
+        let stream = Status { rate: None, committed_ms: Some(2500), behind_ms: Some(400), behind_bytes: Some(3 << 20), ..nothing };
+        assert_eq!(stream.text(), format!("0 rows, 0 B, {} behind, 3.0 MiB behind, committed {} ago", words::span(400), words::span(2500)));
         let wrong_estimate = Status { rows_expected: 100, ..cut };
         assert_eq!(wrong_estimate.share(), Some(0.25));
         assert_eq!(Status { splits: 1, ..wrong_estimate }.share(), None);

@@ -70,9 +70,10 @@ impl RejectLog {
         Ok(())
     }
 
-    /// Puts the committed parts together, in split order, into the file. Nothing is made when there are none. May be repeated, and goes on
-    /// where a killed one stopped.
-    pub async fn publish(&self) -> Result<(), Failure> {
+    /// Puts the committed parts together, in split order, into the file: behind what it holds when it `grows`, as a stream's does, else in its
+    /// place. Nothing is made when there are no parts. May be repeated, and goes on where a killed one stopped; a file that grows may then
+    /// hold the last rows twice.
+    pub async fn publish(&self, grows: bool) -> Result<(), Failure> {
         self.tidy().await?;
         let log = self.clone();
         stream::blocking(move || {
@@ -80,6 +81,9 @@ impl RejectLog {
             parts.retain(|path| path.ends_with(".rejects") && !parent(path).1.starts_with('.'));
             parts.sort();
             if !parts.is_empty() {
+                if grows && log.store.stat(&log.path)?.is_some() {
+                    parts.insert(0, log.path.clone());
+                }
                 log.join(&parts)?;
                 let mut done = log.store.create(&log.done())?;
                 done.write_all(b"1").map_err(|error| write_failed(&log.path, error))?;

@@ -92,7 +92,7 @@ impl RowsOut {
         };
         self.kept = 0;
         self.bytes = 0;
-        Ok(Some(Chunk { batch, rejects: std::mem::take(&mut self.rejects), bytes: source_bytes, position: None }))
+        Ok(Some(Chunk { rejects: std::mem::take(&mut self.rejects), bytes: source_bytes, ..Chunk::of(batch) }))
     }
 }
 

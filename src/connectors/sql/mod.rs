@@ -1,4 +1,5 @@
 //! SQL databases.
 
+mod cursor;
 pub mod postgres;
 pub mod sqlite;

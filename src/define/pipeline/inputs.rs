@@ -1,6 +1,7 @@
 //! What stages read.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{At, Expr};
 use crate::data::Type;
@@ -21,6 +22,8 @@ pub struct Input {
 pub enum SourceSpec {
     /// A table or query of a SQL database.
     Sql(SqlSource),
+    /// A table or query of a SQL database that is asked for new rows again and again.
+    Poll(PollSource),
     /// Files.
     Files(FilesSource),
     /// Rows made up from expressions.
@@ -38,6 +41,21 @@ pub struct SqlSource {
     pub read: SqlRead,
     /// A column to cut splits by; by default the connector chooses.
     pub split_by: Option<String>,
+}
+
+/// A table or query that a stream follows by asking again and again for what lies behind the last row.
+#[derive(Clone, Debug)]
+pub struct PollSource {
+    /// What is asked.
+    pub sql: SqlSource,
+    /// The column that grows with every change of a row.
+    pub cursor: String,
+    /// Columns that tell rows of the same cursor apart; empty means the table's own key.
+    pub key: Vec<String>,
+    /// The wait between two questions when the last one was answered in full.
+    pub every: Duration,
+    /// Rows whose cursor is a younger time than this are left for later, so that transactions that are still open can commit.
+    pub lag: Duration,
 }
 
 /// What to read of a SQL database.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::load::shape::{Entries, Scalar, families};
+use crate::load::shape::{Duration, Entries, Scalar, families};
 
 families! {
     /// Where rows come from. The first key names the family and the connection.
@@ -39,6 +39,18 @@ pub struct SqlInput {
     /// A query in the database's own SQL, instead of a table.
     #[schemars(extend("minLength" = 1))]
     pub query: Option<String>,
+    /// In a stream: the column that grows with every change of a row, such as `updated_at` or a serial number.
+    #[schemars(extend("minLength" = 1, "examples" = ["updated_at"]))]
+    pub cursor: Option<String>,
+    /// In a stream: the columns that tell rows with the same cursor apart. By default the table's key.
+    #[schemars(extend("minItems" = 1))]
+    pub key: Option<Vec<String>>,
+    /// In a stream: how long to wait before asking for new rows again.
+    #[schemars(extend("default" = "5s"))]
+    pub every: Option<Duration>,
+    /// In a stream: rows whose cursor is a younger time than this are left for later, so that open transactions can commit.
+    #[schemars(extend("default" = "0s", "examples" = ["2s"]))]
+    pub lag: Option<Duration>,
     /// The column to cut splits by. By default the database's own best way is taken.
     #[schemars(extend("minLength" = 1))]
     pub split_by: Option<String>,

@@ -47,6 +47,8 @@ pub(super) struct Segment {
 pub(super) struct Try {
     pub(super) attempt: u32,
     pub(super) watch: Stopwatch,
+    /// What its stream had committed before the last attempt.
+    pub(super) commits: u64,
 }
 
 impl Segment {

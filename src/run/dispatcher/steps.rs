@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::follow;
 use super::super::progress::StageCounters;
 use super::super::stage::{RunContext, StageRun};
 use super::super::unit::{self, Done};
@@ -24,6 +25,7 @@ pub(super) async fn begin(
 /// Works on one split of the only stage, or on the whole segment.
 pub(super) async fn work(context: &RunContext, stages: &[(usize, Arc<StageRun>)], split: usize) -> Result<Vec<Done>, Failure> {
     match stages {
+        [(_, stage)] if stage.plan.streams() => Ok(vec![follow::follow(context, stage).await?]),
         [(_, stage)] if stage.plan.by_split() => {
             let Some(split) = stage.splits.get(split) else { return Err(Failure::permanent("a split is missing from its list")) };
             Ok(vec![unit::split(stage, split).await?])

@@ -211,7 +211,7 @@ async fn rejects_are_put_together_once() {
     let mut dropped = log.writer("0002").expect("a writer");
     dropped.write(&[reject(9)]).await.expect("rows");
     drop(dropped);
-    log.publish().await.expect("nothing");
+    log.publish(false).await.expect("nothing");
     assert!(folder.all().is_empty(), "{:?}", folder.all());
     for (split, lines) in [("0001", vec![3]), ("0000", vec![7]), ("0000", vec![1, 2])] {
         let mut writer = log.writer(split).expect("a writer");
@@ -222,8 +222,8 @@ async fn rejects_are_put_together_once() {
     }
     assert!(!folder.exists("bad/rows.ndjson"));
     // Another process publishes, and once more.
-    folder.root().rejects("bad/rows.ndjson").expect("a path").publish().await.expect("a file");
-    log.publish().await.expect("nothing to do");
+    folder.root().rejects("bad/rows.ndjson").expect("a path").publish(false).await.expect("a file");
+    log.publish(false).await.expect("nothing to do");
     let line = |line: u64, split: &str| {
         format!("{{\"origin\":\"x.csv:{line}\",\"reason\":\"bad\",\"row\":\"a,\\\"b\\\"\\n\",\"split\":\"{split}\"}}\n")
     };
@@ -235,7 +235,7 @@ async fn rejects_are_put_together_once() {
     writer.write(&[reject(1)]).await.expect("rows");
     writer.commit().await.expect("kept");
     log.writer("0000").expect("a writer").commit().await.expect("kept");
-    log.publish().await.expect("nothing");
+    log.publish(false).await.expect("nothing");
     assert_eq!(folder.all(), ["bad/rows.ndjson"]);
     assert!(root.rejects("../x").is_err());
 }

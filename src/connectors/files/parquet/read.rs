@@ -116,7 +116,7 @@ impl ParquetFile {
             let (batch, rejects) = self.without_inexact(batch, row)?;
             let batch = normalize(&texts_back(&batch, schema, &self.path)?, schema).map_err(|failure| failure.during(&self.path))?;
             row += read;
-            if !give(Chunk { batch, rejects, bytes: stored * read / rows.max(1), position: None }) {
+            if !give(Chunk { rejects, bytes: stored * read / rows.max(1), ..Chunk::of(batch) }) {
                 return Ok(false);
             }
         }

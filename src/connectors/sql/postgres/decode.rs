@@ -120,7 +120,7 @@ impl Decoder {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options).map_err(|error| self.misfit(error))?;
-        Ok(Chunk { batch, rejects, bytes, position: None })
+        Ok(Chunk { rejects, bytes, ..Chunk::of(batch) })
     }
 
     fn misfit(&self, error: arrow::error::ArrowError) -> Failure {

@@ -5,7 +5,7 @@
 //! connection outlives its use inside a transaction.
 //!
 //! `session` makes connections; `catalog` and `types` ask what the server knows. `tuples`, `numeric`, `values` and `decode` turn the wire
-//! into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`. Writing is `sink`,
+//! into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`; `poll` follows a cursor. Writing is `sink`,
 //! `target` (the plan), `marks` (the ledger), `writer`, `upsert`, and at the end `publish` and `swap`.
 
 mod catalog;
@@ -15,6 +15,7 @@ mod error;
 mod fit;
 mod marks;
 mod numeric;
+mod poll;
 mod publish;
 mod read;
 mod session;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 
 use crate::connectors::{Sink, Source};
 use crate::data::{Column, Schema};
-use crate::define::pipeline::{Connection, SqlSink, SqlSource};
+use crate::define::pipeline::{Connection, PollSource, SqlSink, SqlSource};
 use crate::failure::Failure;
 
 /// One server, shared by all that read and write through the same connection of a pipeline.
@@ -54,6 +55,12 @@ impl Server {
     /// A table or query to read.
     pub fn source(&self, spec: &SqlSource) -> Arc<dyn Source> {
         Arc::new(source::PgSource { pool: Arc::clone(&self.pool), spec: spec.clone() })
+    }
+
+    /// A table or query to follow.
+    pub fn poll(&self, spec: &PollSource) -> Arc<dyn Source> {
+        let source = source::PgSource { pool: Arc::clone(&self.pool), spec: spec.sql.clone() };
+        Arc::new(poll::PgPoll { source, spec: spec.clone() })
     }
 
     /// A table to write.

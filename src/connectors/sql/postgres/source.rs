@@ -43,7 +43,7 @@ pub(super) struct Relation {
 }
 
 impl Relation {
-    async fn find(session: &mut Session, spec: &SqlSource) -> Result<Self, Failure> {
+    pub(super) async fn find(session: &mut Session, spec: &SqlSource) -> Result<Self, Failure> {
         match &spec.read {
             SqlRead::Table { name, columns, filter } => {
                 let Some(table) = catalog::find_table(session, name).await? else { return Err(missing(session, name).await?) };
@@ -72,12 +72,12 @@ impl Relation {
         }
     }
 
-    fn schema(&self) -> Schema {
+    pub(super) fn schema(&self) -> Schema {
         columns_of(&self.columns)
     }
 
     /// The wire's type of a column of the request.
-    fn wire_type(&self, column: &Column) -> Result<PgType, Failure> {
+    pub(super) fn wire_type(&self, column: &Column) -> Result<PgType, Failure> {
         let found = self.column(&column.name)?;
         let as_text = found.ty.as_text || (column.ty == Type::Text && found.ty.logical() != Type::Text);
         Ok(if as_text { PgType { as_text: true, ..PgType::text() } } else { found.ty.clone() })

@@ -68,14 +68,14 @@ impl Range {
 }
 
 /// How values of a column are compared, always by the database.
-struct Order {
-    expression: String,
-    cast: String,
+pub(super) struct Order {
+    pub(super) expression: String,
+    pub(super) cast: String,
     whole_numbers: bool,
 }
 
 impl Order {
-    fn of(relation: &Relation, column: &str) -> Result<Self, Failure> {
+    pub(super) fn of(relation: &Relation, column: &str) -> Result<Self, Failure> {
         let found = relation.column(column)?;
         let quoted = ident(column)?;
         Ok(match found.ty.logical() {
@@ -88,8 +88,8 @@ impl Order {
                 Self { expression: quoted, cast: found.ty.name.clone(), whole_numbers: false }
             }
             other => {
-                return Err(Failure::permanent(format!("{} cannot be cut by `{column}`, which is {other}", relation.label))
-                    .help("name a column of integers, decimals, texts, uuids, dates or timestamps in `split_by`"));
+                return Err(Failure::permanent(format!("{} has no order by `{column}`, which is {other}", relation.label))
+                    .help("name a column of integers, decimals, texts, uuids, dates or timestamps"));
             }
         })
     }

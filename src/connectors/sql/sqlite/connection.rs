@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection as Sqlite, ErrorCode, InterruptHandle, OpenFlags};
 
+use super::poll::SqlitePoll;
 use super::sink::SqliteSink;
 use super::source::SqliteSource;
 use crate::connectors::{Sink, Source, TargetProblem};
-use crate::define::pipeline::{Connection, SqlSink, SqlSource};
+use crate::define::pipeline::{Connection, PollSource, SqlSink, SqlSource};
 use crate::failure::{Failure, FailureKind};
 
 /// How long a statement waits for another process's lock before it gives up, to be tried again by the run's own policy.
@@ -65,6 +66,11 @@ impl Database {
     /// A table, view or query of this file.
     pub fn source(self: &Arc<Self>, source: &SqlSource) -> Arc<dyn Source> {
         Arc::new(SqliteSource::new(self.clone(), source.clone()))
+    }
+
+    /// A table, view or query of this file to follow.
+    pub fn poll(self: &Arc<Self>, source: &PollSource) -> Arc<dyn Source> {
+        Arc::new(SqlitePoll { database: self.clone(), spec: source.clone() })
     }
 
     /// A table of this file.

@@ -2,7 +2,7 @@
 //!
 //! - [`Database`] opens the file and hands out sources and sinks.
 //! - `types` and `value` say what values become; `encode` and `decode` move them between Arrow and SQLite.
-//! - `table` looks at what the database holds. `source` and `reading` read it.
+//! - `table` looks at what the database holds. `source` and `reading` read it, `poll` follows a cursor.
 //! - `sink` begins loads and `marks` records them, `target` plans the shape of a table, `writer` commits splits (`insert`, `compare`),
 //!   `publish` makes a load visible.
 //!
@@ -15,6 +15,7 @@ mod decode;
 mod encode;
 mod insert;
 mod marks;
+mod poll;
 mod publish;
 mod reading;
 mod sink;

@@ -36,13 +36,13 @@ pub(super) struct SqliteReading {
 }
 
 /// The query without its range.
-struct Select {
-    columns: String,
+pub(super) struct Select {
+    pub(super) columns: String,
     /// The table and the conditions.
-    rest: String,
+    pub(super) rest: String,
     split_by: Option<(String, String)>,
-    origin: Vec<String>,
-    label: String,
+    pub(super) origin: Vec<String>,
+    pub(super) label: String,
 }
 
 /// Connections of one view. With a write-ahead log each holds a transaction on the same snapshot.
@@ -120,7 +120,7 @@ fn begin_view(database: &Database, readers: &[Sqlite]) -> Result<(), Failure> {
 }
 
 impl Select {
-    fn new(shape: &Shape, schema: &Schema, request: &ReadRequest) -> Result<Self, Failure> {
+    pub(super) fn new(shape: &Shape, schema: &Schema, request: &ReadRequest) -> Result<Self, Failure> {
         let mut columns = Vec::new();
         for column in &schema.columns {
             let name = quoted(&column.name)?;
@@ -315,7 +315,7 @@ impl Reader {
         chunks: &mpsc::Sender<Result<Chunk, Failure>>,
     ) -> Result<bool, Failure> {
         let (batch, bytes) = decoder.finish()?;
-        Ok(chunks.blocking_send(Ok(Chunk { batch, rejects: std::mem::take(rejects), bytes, position: None })).is_ok())
+        Ok(chunks.blocking_send(Ok(Chunk { rejects: std::mem::take(rejects), bytes, ..Chunk::of(batch) })).is_ok())
     }
 
     /// Names a row: by its row number or key where it has one, else by its place in the answer.

@@ -41,7 +41,7 @@ pub(super) struct Shape {
     pub(super) split_by: Option<(String, String)>,
     /// Whether the ranges of `split_by` mean other rows once the file is vacuumed.
     pub(super) unstable: bool,
-    key: Vec<String>,
+    pub(super) key: Vec<String>,
     rows: Option<u64>,
 }
 
@@ -108,7 +108,7 @@ pub(super) fn table_name(parts: &[String]) -> Result<&str, String> {
 }
 
 impl Shape {
-    fn of(database: &Database, connection: &Sqlite, spec: &SqlSource) -> Result<Self, Failure> {
+    pub(super) fn of(database: &Database, connection: &Sqlite, spec: &SqlSource) -> Result<Self, Failure> {
         let mut shape = match &spec.read {
             SqlRead::Table { name, columns, filter } => Self::of_table(database, connection, name, columns, filter.as_deref())?,
             SqlRead::Query(query) => Self::of_query(database, connection, query)?,

@@ -1,0 +1,46 @@
+//! Streams: everything arrives once, whoever is killed, stopped, cut off or late.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Project, postgres};
+
+mod kill;
+mod poll;
+
+/// The longest anything here may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Starts the pipeline and lets it run.
+fn start(project: &Project, name: &str) -> Child {
+    let log = std::fs::File::create(project.path("log.txt")).expect("a log");
+    let mut command: Command = project.command(&["run", name]);
+    command.stdout(Stdio::null()).stderr(log).spawn().expect("haul can be started")
+}
+
+/// Waits until `look` gives what is wanted.
+#[track_caller]
+fn until(project: &Project, what: &str, look: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !look() {
+        assert!(Instant::now() < end, "{what} did not come about; haul said:\n{}", project.read("log.txt"));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn signal(child: &Child, signal: &str) {
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill can be started");
+    assert!(status.success());
+}
+
+/// How many rows a table has, and how many ids; nothing as long as it does not exist.
+fn rows(url: &str, table: &str) -> String {
+    if sql(url, &format!("select to_regclass('{table}') is null")) == "t" {
+        return String::new();
+    }
+    sql(url, &format!("select count(*), count(distinct id) from {table}"))
+}
+
+fn sql(url: &str, text: &str) -> String {
+    postgres().sql(url, text)
+}
