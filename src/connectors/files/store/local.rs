@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::thread::{self, JoinHandle};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use bytes::Bytes;
 use super::{Change, Found, Pending, Ranges, Store, parent};
 use crate::failure::Failure;
 
+/// Bytes that are written before the disk is asked to take them.
+const SYNC_BYTES: usize = 32 << 20;
 /// Bytes gathered before a write reaches the kernel.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
@@ -229,6 +232,10 @@ impl Store for Local {
 /// A file under a hidden name, which gets its own name when all of it is on the disk.
 struct Aside {
     file: io::BufWriter<File>,
+    /// Bytes that no sync has been asked for.
+    unsynced: usize,
+    /// A sync under way. Its answer counts: the kernel tells an error only once.
+    syncing: Option<JoinHandle<io::Result<()>>>,
     aside: PathBuf,
     target: PathBuf,
     done: bool,
@@ -238,13 +245,37 @@ impl Aside {
     fn new(aside: PathBuf, target: PathBuf) -> Result<Self, Failure> {
         let options = OpenOptions::new().write(true).create(true).truncate(true).open(&aside);
         let file = options.map_err(|error| failed("create", &aside, error))?;
-        Ok(Self { file: io::BufWriter::with_capacity(WRITE_BUFFER_BYTES, file), aside, target, done: false })
+        let file = io::BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
+        Ok(Self { file, unsynced: 0, syncing: None, aside, target, done: false })
+    }
+
+    /// Lets the disk work while more is written, so that little is left to wait for at the end. One sync at a time.
+    fn sync_ahead(&mut self) -> io::Result<()> {
+        if self.unsynced < SYNC_BYTES || self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished()) {
+            return Ok(());
+        }
+        self.synced()?;
+        let file = self.file.get_ref().try_clone()?;
+        self.syncing = Some(thread::Builder::new().name("sync".to_owned()).spawn(move || file.sync_data())?);
+        self.unsynced = 0;
+        Ok(())
+    }
+
+    /// Waits for the sync under way.
+    fn synced(&mut self) -> io::Result<()> {
+        match self.syncing.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(answer) => answer.unwrap_or_else(|_| Err(io::Error::other("the thread that synced has died"))),
+        }
     }
 }
 
 impl Write for Aside {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        let length = self.file.write(bytes)?;
+        self.unsynced += length;
+        self.sync_ahead()?;
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -255,7 +286,7 @@ impl Write for Aside {
 impl Pending for Aside {
     fn finish(mut self: Box<Self>) -> Result<(), Failure> {
         self.file.flush().map_err(|error| failed("write", &self.target, error))?;
-        self.file.get_ref().sync_all().map_err(|error| failed("sync", &self.target, error))?;
+        self.synced().and_then(|()| self.file.get_ref().sync_all()).map_err(|error| failed("sync", &self.target, error))?;
         fs::rename(&self.aside, &self.target).map_err(|error| failed("rename", &self.aside, error))?;
         self.done = true;
         sync_folder_of(&self.target)
