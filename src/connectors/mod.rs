@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use futures::StreamExt;
 
 use crate::data::{BatchLimit, BatchStream, Column, Digest, Mapped, Position, RawChunk, RawStream, Schema, WireFormat};
 use crate::define::pipeline::Verify;
@@ -268,6 +269,16 @@ pub trait Sink: Send + Sync {
     async fn read_back_raw(&self, load: &Load) -> Result<RawStream, Failure> {
         let _ = load;
         Err(Failure::permanent("this sink has no raw form"))
+    }
+
+    /// How many rows `read_back` would give. An engine that can count them does not read them.
+    async fn count(&self, load: &Load) -> Result<u64, Failure> {
+        let mut rows = self.read_back(load, BatchLimit::default()).await?;
+        let mut count = 0;
+        while let Some(chunk) = rows.next().await {
+            count += chunk?.batch.num_rows() as u64;
+        }
+        Ok(count)
     }
 
     /// Whether `read_back` gives exactly the load's rows before `publish` (staged), or the whole target after it.

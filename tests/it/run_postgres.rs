@@ -141,6 +141,38 @@ fn another_definition_does_not_write_over_a_cut_append() {
 }
 
 #[test]
+fn rows_that_pass_undecoded_can_be_counted() {
+    let copy = Copy::new("mode: append");
+    postgres().sql(&copy.target, "insert into numbers values (-1, 'was here before')");
+    copy.project.file(
+        "pipelines/counted.yaml",
+        format!(
+            "connections:
+  source: {{ url: '{}' }}
+  target: {{ url: '{}' }}
+stages:
+  numbers:
+    kind: batch
+    from: {{ sql: source, table: public.numbers }}
+    to: {{ sql: target, table: public.numbers, mode: append }}
+    verify: count
+",
+            copy.source, copy.target
+        ),
+    );
+    let said = copy.project.haul(&["run", "counted", "--json"]).expect(0);
+    assert!(said.stdout.contains(r#""verdict":{"verdict":"counted","rows":60000}"#), "{}", said.stdout);
+    // Somebody else's row that comes in between is seen.
+    postgres().sql(
+        &copy.target,
+        "create function one_more() returns trigger language plpgsql as $$ begin insert into numbers values (-2, 'came in between'); return null; end $$;
+         create trigger one_more after insert on haul_marks execute function one_more()",
+    );
+    let said = copy.project.haul(&["run", "counted"]).expect(1);
+    assert!(said.stdout.contains("60000 rows sent, 60001 found"), "{}", said.stdout);
+}
+
+#[test]
 fn an_unreachable_server_is_the_environments_fault() {
     let project = Project::new();
     project.file(

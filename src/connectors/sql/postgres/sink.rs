@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::catalog::{self, ident, quoted};
 use super::decode::Decoder;
+use super::error::failure;
 use super::fit;
 use super::marks::{Ledger, State};
 use super::publish::{self, Way};
@@ -243,6 +245,14 @@ impl Sink for PgSink {
         let from =
             if table.has_children || table.kind != 'r' { format!("(select {columns} from {name})") } else { format!("{name} ({columns})") };
         Ok(read::raw(session, format!("copy {from} to stdout (format binary)")))
+    }
+
+    async fn count(&self, load: &Load) -> Result<u64, Failure> {
+        let (mut session, _, name) = self.reader(load).await?;
+        let sql = AssertSqlSafe(format!("select count(*) from {name}"));
+        let rows: i64 = sqlx::query_scalar(sql).fetch_one(session.raw()).await.map_err(failure)?;
+        session.finish().await?;
+        Ok(rows.unsigned_abs())
     }
 
     fn staged(&self) -> bool {

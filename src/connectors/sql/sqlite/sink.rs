@@ -147,12 +147,7 @@ impl Sink for SqliteSink {
     async fn read_back(&self, load: &Load, limit: BatchLimit) -> Result<BatchStream, Failure> {
         let (database, spec, load) = (self.database.clone(), self.spec.clone(), load.clone());
         let (connection, query, reader) = blocking_open(move || {
-            let connection = database.open_reader()?;
-            let published =
-                marks::epoch(&connection, &load.key).map_err(|error| database.failure(error))?.is_some_and(|(_, published)| published);
-            let shape = shape_now(&database, &connection, &spec, &load.schema)?;
-            let staged = shape.publish != Publish::AtOnce && !published;
-            let table = if staged { staging_name(&load.key) } else { shape.table.clone() };
+            let (connection, shape, table) = loaded(&database, &spec, &load)?;
             let query = format!("select {} from {}", shape.column_list(), quote(&table));
             let reader = Reader { schema: Arc::new(load.schema), origin: Vec::new(), label: shape.table, limit, lenient: true, database };
             Ok((connection, query, reader))
@@ -169,6 +164,16 @@ impl Sink for SqliteSink {
                 ))),
             }
         })))
+    }
+
+    async fn count(&self, load: &Load) -> Result<u64, Failure> {
+        let (database, spec, load) = (self.database.clone(), self.spec.clone(), load.clone());
+        blocking_open(move || {
+            let (connection, _, table) = loaded(&database, &spec, &load)?;
+            let count = connection.query_row(&format!("select count(*) from {}", quote(&table)), [], |row| row.get::<_, i64>(0));
+            count.map(i64::unsigned_abs).map_err(|error| database.failure(error))
+        })
+        .await
     }
 
     fn staged(&self) -> bool {
@@ -211,4 +216,14 @@ fn target(shape: &Shape, spec: &SqlSink) -> Target {
         guarantee: format!("effectively once: rows and mark in one transaction{published}{upsert}"),
         reads_as: shape.reads_as(),
     }
+}
+
+/// The table that holds the rows of a load as it stands now, on a connection that reads.
+fn loaded(database: &Database, spec: &SqlSink, load: &Load) -> Result<(Sqlite, Shape, String), Failure> {
+    let connection = database.open_reader()?;
+    let published = marks::epoch(&connection, &load.key).map_err(|error| database.failure(error))?.is_some_and(|(_, published)| published);
+    let shape = shape_now(database, &connection, spec, &load.schema)?;
+    let staged = shape.publish != Publish::AtOnce && !published;
+    let table = if staged { staging_name(&load.key) } else { shape.table.clone() };
+    Ok((connection, shape, table))
 }
