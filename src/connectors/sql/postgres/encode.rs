@@ -3,14 +3,15 @@
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, GenericBinaryArray, PrimitiveArray, StringArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Date32Type, Decimal128Type, Decimal256Type, IntervalMonthDayNanoType, Time64MicrosecondType, TimestampMicrosecondType,
+    UInt32Type,
 };
 use arrow::record_batch::RecordBatch;
 
 use super::fit::Form;
 use super::numeric;
 use super::values::{EPOCH_DAYS, EPOCH_MICROS};
+use super::widths::{Real, Whole, out_of_range};
 use crate::data::text::Printer;
 use crate::failure::Failure;
 
@@ -97,70 +98,6 @@ enum Values<'a> {
     List(&'a [i32], Box<Cell<'a>>, u32),
 }
 
-/// Integers of any width.
-enum Whole<'a> {
-    I8(&'a [i8]),
-    I16(&'a [i16]),
-    I32(&'a [i32]),
-    I64(&'a [i64]),
-    U8(&'a [u8]),
-    U16(&'a [u16]),
-    U32(&'a [u32]),
-    U64(&'a [u64]),
-}
-
-impl<'a> Whole<'a> {
-    fn of(array: &'a ArrayRef) -> Option<Self> {
-        Some(match array.data_type() {
-            DataType::Int8 => Self::I8(array.as_primitive::<Int8Type>().values()),
-            DataType::Int16 => Self::I16(array.as_primitive::<Int16Type>().values()),
-            DataType::Int32 => Self::I32(array.as_primitive::<Int32Type>().values()),
-            DataType::Int64 => Self::I64(array.as_primitive::<Int64Type>().values()),
-            DataType::UInt8 => Self::U8(array.as_primitive::<UInt8Type>().values()),
-            DataType::UInt16 => Self::U16(array.as_primitive::<UInt16Type>().values()),
-            DataType::UInt32 => Self::U32(array.as_primitive::<UInt32Type>().values()),
-            DataType::UInt64 => Self::U64(array.as_primitive::<UInt64Type>().values()),
-            _ => return None,
-        })
-    }
-
-    fn get(&self, row: usize) -> i128 {
-        match self {
-            Self::I8(values) => values[row].into(),
-            Self::I16(values) => values[row].into(),
-            Self::I32(values) => values[row].into(),
-            Self::I64(values) => values[row].into(),
-            Self::U8(values) => values[row].into(),
-            Self::U16(values) => values[row].into(),
-            Self::U32(values) => values[row].into(),
-            Self::U64(values) => values[row].into(),
-        }
-    }
-}
-
-/// Floats of either width.
-enum Real<'a> {
-    F32(&'a [f32]),
-    F64(&'a [f64]),
-}
-
-impl<'a> Real<'a> {
-    fn of(array: &'a ArrayRef) -> Option<Self> {
-        match array.data_type() {
-            DataType::Float32 => Some(Self::F32(array.as_primitive::<Float32Type>().values())),
-            DataType::Float64 => Some(Self::F64(array.as_primitive::<Float64Type>().values())),
-            _ => None,
-        }
-    }
-
-    fn get(&self, row: usize) -> f64 {
-        match self {
-            Self::F32(values) => values[row].into(),
-            Self::F64(values) => values[row],
-        }
-    }
-}
-
 impl<'a> Cell<'a> {
     fn new(array: &'a ArrayRef, form: &Form) -> Result<Self, String> {
         let values = Self::values(array, form).ok_or_else(|| format!("Arrow's {} has no such form: {form:?}", array.data_type()))?;
@@ -212,9 +149,9 @@ impl<'a> Cell<'a> {
         }
         match &self.values {
             Values::Bool(array) => field(out, [u8::from(array.value(row))]),
-            Values::Int2(array) => field(out, narrow::<i16>(array.get(row))?.to_be_bytes()),
-            Values::Int4(array) => field(out, narrow::<i32>(array.get(row))?.to_be_bytes()),
-            Values::Int8(array) => field(out, narrow::<i64>(array.get(row))?.to_be_bytes()),
+            Values::Int2(array) => field(out, narrow::<i16>(array.small(row)?)?.to_be_bytes()),
+            Values::Int4(array) => field(out, narrow::<i32>(array.small(row)?)?.to_be_bytes()),
+            Values::Int8(array) => field(out, array.small(row)?.to_be_bytes()),
             Values::Oid(array) => field(out, array.value(row).to_be_bytes()),
             // A rounding that was agreed to when the plan was made.
             Values::Float4(array) => field(out, (array.get(row) as f32).to_be_bytes()),
@@ -258,9 +195,13 @@ impl<'a> Cell<'a> {
     }
 }
 
+/// Length and value in one piece, so that the room for them is asked for once.
 fn field<const N: usize>(out: &mut Vec<u8>, value: [u8; N]) {
-    out.extend_from_slice(&(N as u32).to_be_bytes());
-    out.extend_from_slice(&value);
+    const { assert!(N <= 8) };
+    let mut piece = [0; 12];
+    piece[..4].copy_from_slice(&(N as u32).to_be_bytes());
+    piece[4..4 + N].copy_from_slice(&value);
+    out.extend_from_slice(&piece[..4 + N]);
 }
 
 fn length(bytes: usize) -> Result<[u8; 4], String> {
@@ -276,8 +217,8 @@ fn bytes(out: &mut Vec<u8>, value: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn narrow<N: TryFrom<i128>>(value: i128) -> Result<N, String> {
-    N::try_from(value).map_err(|_| format!("{value} is out of range"))
+fn narrow<N: TryFrom<i64>>(value: i64) -> Result<N, String> {
+    N::try_from(value).map_err(|_| out_of_range(value))
 }
 
 fn decimal(value: i128, scale: i8, limit: Option<u8>, out: &mut Vec<u8>) -> Result<(), String> {

@@ -29,6 +29,7 @@ mod tuples;
 mod types;
 mod upsert;
 mod values;
+mod widths;
 mod writer;
 
 use std::sync::Arc;
