@@ -120,32 +120,66 @@ impl<'a> Printer<'a> {
 const PAIRS: &[u8; 200] = b"0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
 5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
 
-/// Appends a number with at least `width` digits.
-fn unsigned(mut value: u64, width: usize, out: &mut Vec<u8>) {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    while value >= 100 {
-        let pair = (value % 100) as usize * 2;
-        value /= 100;
+/// The two digits of a number below 100.
+fn pair(value: u64) -> [u8; 2] {
+    let at = value as usize * 2;
+    [PAIRS[at], PAIRS[at + 1]]
+}
+
+/// Appends a number with at least `width` digits, a point before the last `scale` of them. At most 20 are asked for.
+fn digits(negative: bool, mut value: u64, width: usize, scale: usize, out: &mut Vec<u8>) {
+    /// 20 digits, a point and a sign, rounded up to what is copied in a few registers.
+    const MOST: usize = 24;
+    // Filled from the middle backwards. What lies behind is copied with the digits and cut off again, because a copy of a fixed length is
+    // no call.
+    let mut text = [b'0'; 2 * MOST];
+    let mut at = MOST;
+    for _ in 0..scale / 2 {
         at -= 2;
-        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+        text[at..at + 2].copy_from_slice(&pair(value % 100));
+        value /= 100;
+    }
+    if !scale.is_multiple_of(2) {
+        at -= 1;
+        text[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    if scale > 0 {
+        at -= 1;
+        text[at] = b'.';
+    }
+    let point = at;
+    while value >= 100 {
+        at -= 2;
+        text[at..at + 2].copy_from_slice(&pair(value % 100));
+        value /= 100;
     }
     if value >= 10 {
-        let pair = value as usize * 2;
         at -= 2;
-        digits[at..at + 2].copy_from_slice(&PAIRS[pair..pair + 2]);
+        text[at..at + 2].copy_from_slice(&pair(value));
     } else {
         at -= 1;
-        digits[at] = b'0' + value as u8;
+        text[at] = b'0' + value as u8;
     }
-    out.extend_from_slice(&digits[at.min(digits.len() - width)..]);
+    at = at.min(point - width.saturating_sub(scale).min(point));
+    if negative {
+        at -= 1;
+        text[at] = b'-';
+    }
+    let end = out.len() + MOST - at;
+    if let Some(piece) = text[at..].first_chunk::<MOST>() {
+        out.extend_from_slice(piece);
+    }
+    out.truncate(end);
+}
+
+/// Appends a number with at least `width` digits.
+fn unsigned(value: u64, width: usize, out: &mut Vec<u8>) {
+    digits(false, value, width, 0, out);
 }
 
 fn signed(value: i64, out: &mut Vec<u8>) {
-    if value < 0 {
-        out.push(b'-');
-    }
-    unsigned(value.unsigned_abs(), 0, out);
+    digits(value < 0, value.unsigned_abs(), 1, 0, out);
 }
 
 /// Floats in their shortest form that reads back equal; `NaN`, `Infinity`, `-Infinity`. The value itself is only printed when it is finite.
@@ -160,18 +194,15 @@ fn float(value: impl std::fmt::Debug, wide: f64, out: &mut Vec<u8>) {
     }
 }
 
-fn decimal(negative: bool, digits: u64, scale: i8, out: &mut Vec<u8>) {
-    if negative {
-        out.push(b'-');
-    }
+fn decimal(negative: bool, value: u64, scale: i8, out: &mut Vec<u8>) {
     match usize::try_from(scale) {
-        Ok(0) => unsigned(digits, 0, out),
-        Ok(scale @ 1..20) => {
-            // The point goes into the digits afterwards: to part the number at it would take two divisions.
-            unsigned(digits, scale + 1, out);
-            out.insert(out.len() - scale, b'.');
+        Ok(scale @ 0..20) => digits(negative, value, scale + 1, scale, out),
+        _ => {
+            if negative {
+                out.push(b'-');
+            }
+            long_decimal(&value.to_string(), scale, out);
         }
-        _ => long_decimal(&digits.to_string(), scale, out),
     }
 }
 
@@ -211,17 +242,18 @@ pub(super) fn hex(bytes: &[u8], out: &mut Vec<u8>) {
 /// `YYYY-MM-DD`; years beyond 0 to 9999 have a sign and six digits, as ISO 8601 extends them.
 fn date(days: i64, out: &mut Vec<u8>) {
     let (year, month, day) = calendar::date(days);
-    let width = if (0..=9999).contains(&year) {
-        4
-    } else {
-        out.push(if year < 0 { b'-' } else { b'+' });
-        6
-    };
-    unsigned(year.unsigned_abs(), width, out);
-    out.push(b'-');
-    unsigned(month.into(), 2, out);
-    out.push(b'-');
-    unsigned(day.into(), 2, out);
+    let ([m0, m1], [d0, d1]) = (pair(month.into()), pair(day.into()));
+    match u64::try_from(year) {
+        Ok(year @ 0..=9999) => {
+            let ([y0, y1], [y2, y3]) = (pair(year / 100), pair(year % 100));
+            out.extend_from_slice(&[y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1]);
+        }
+        _ => {
+            out.push(if year < 0 { b'-' } else { b'+' });
+            unsigned(year.unsigned_abs(), 6, out);
+            out.extend_from_slice(&[b'-', m0, m1, b'-', d0, d1]);
+        }
+    }
 }
 
 /// `HH:MM:SS`, then up to six digits when they are not all zero.

@@ -231,6 +231,14 @@ fn write_groups(groups: &[u16], behind: usize, negative: bool, display_scale: u1
     let header = [count as u16, weight as i16 as u16, sign, display_scale].into_iter().fold(0, |sum, word| sum << 16 | u128::from(word));
     // The length before the header, both in one piece.
     out.extend_from_slice(&(u128::from(8 + 2 * count as u32) << 64 | header).to_be_bytes()[4..]);
+    if digits.len() <= 8 {
+        // Copied in a fixed length, which is no call, and cut to what there is.
+        let packed = digits.iter().rev().fold(0, |sum, group| sum << 16 | u128::from(*group));
+        let end = out.len() + 2 * digits.len();
+        out.extend_from_slice(&packed.unbounded_shl(128 - 16 * digits.len() as u32).to_be_bytes());
+        out.truncate(end);
+        return;
+    }
     for group in digits.iter().rev() {
         out.extend_from_slice(&group.to_be_bytes());
     }
