@@ -1,8 +1,14 @@
 """Measurements without a server: what haul itself costs."""
 
 import os
+import re
 import shutil
+import signal
+import socket
 import statistics
+import subprocess
+import time
+import urllib.request
 
 import measure
 
@@ -67,4 +73,34 @@ def version(ground, haul):
     return _report("Cold start", folder, [("`bash -c true` (floor of the harness)", "true"), ("`haul --version`", f"exec {haul} --version")], 21)
 
 
-JOBS = {"dag-1000": dag, "validate-1000": validate, "version": version}
+def serve(ground, haul):
+    """A daemon that has nothing to do, and one with 1,000 pipelines that each run once a minute at their own second."""
+    rows = ["| case | peak MiB | open files | ticks | lag ms: mean | p50 at most | p99 at most |", "|---|---|---|---|---|---|---|"]
+    for label, count, schedule, seconds in [("idle, one pipeline a day", 1, "{ every: 1d }", 10), ("1,000 pipelines, each once a minute", 1000, "{ every: 1m, jitter: 59s, overlap: queue }", 150)]:
+        files = {f"p{n:04}.yaml": f"schedule: {schedule}\nstages:\n{_generated('s0')}" for n in range(count)}
+        folder = _project(ground, "serve", files)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with open(os.path.join(folder, "log"), "w") as log:
+            daemon = subprocess.Popen([haul, "serve", "--listen", f"127.0.0.1:{port}"], cwd=folder, stderr=log)
+        try:
+            time.sleep(seconds)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                metrics = answer.read().decode()
+            with open(f"/proc/{daemon.pid}/status") as file:
+                peak = int(re.search(r"VmHWM:\s+(\d+)", file.read()).group(1)) / 1024
+            open_files = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait()
+        buckets = [(float(bound), int(n)) for bound, n in re.findall(r'lag_seconds_bucket\{le="([^"]+)"\} (\d+)', metrics)]
+        total = buckets[-1][1]
+        at_most = lambda share: f"{next(bound for bound, n in buckets if n >= share * total) * 1000:.0f}" if total else "-"
+        summed = float(re.search(r"lag_seconds_sum (\S+)", metrics).group(1))
+        mean = f"{summed / total * 1000:.1f}" if total else "-"
+        rows.append(f"| {label} | {peak:.0f} | {open_files} | {total} | {mean} | {at_most(0.5)} | {at_most(0.99)} |")
+    return "### `haul serve`\n\n" + "\n".join(rows)
+
+
+JOBS = {"dag-1000": dag, "validate-1000": validate, "version": version, "serve": serve}

@@ -9,6 +9,7 @@ mod exit;
 mod graph;
 mod init;
 mod new;
+mod pause;
 mod plan;
 mod project;
 mod ready;
@@ -17,6 +18,7 @@ mod run;
 mod runs;
 mod schedule;
 mod schema;
+mod serve;
 mod show;
 pub mod signals;
 mod validate;
@@ -78,6 +80,14 @@ pub enum Verb {
     Verify(verify::Args),
     /// Show what runs when by itself, and what will not
     Schedule(schedule::Args),
+    /// Run what is due, until stopped
+    Serve(serve::Args),
+    /// Hold a pipeline's schedules back
+    Pause(pause::PauseArgs),
+    /// Let a pipeline's schedules go on
+    Resume(pause::ResumeArgs),
+    /// Go on with a run that failed or was cut, from where it stopped
+    Retry(run::RetryArgs),
     /// List past runs, latest first
     Runs(runs::Args),
     /// Show what happened in a run
@@ -124,6 +134,10 @@ impl Verb {
             Self::Run(args) => run::run(global, args),
             Self::Verify(args) => verify::run(global, args),
             Self::Schedule(args) => schedule::run(global, args),
+            Self::Serve(args) => serve::run(global, args),
+            Self::Pause(args) => pause::pause(global, args),
+            Self::Resume(args) => pause::resume(global, args),
+            Self::Retry(args) => run::retry(global, args),
             Self::Runs(args) => runs::run(global, args),
             Self::Show(args) => show::run(global, args),
             Self::Graph(args) => graph::run(global, args),

@@ -1,8 +1,9 @@
 //! `haul plan NAME`: what a run would do.
 
-use super::ready::{Facts, Which};
+use super::ready::{self, Which};
 use super::{CliError, Exit, Global, render, signals};
 use crate::plan::{explain, explain_json};
+use crate::run::launch::Facts;
 
 /// The arguments of `haul plan`.
 #[derive(Debug, clap::Args)]
@@ -15,7 +16,7 @@ pub struct Args {
 pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let found = args.which.find(global)?;
     let facts = Facts::example(args.which.given()?);
-    let plan = signals::block_on(|stop| async move { stop.unless(found.plan(global, &facts)).await })??;
+    let plan = signals::block_on(|stop| async move { stop.unless(ready::plan(global, &found, &facts)).await })??;
     if global.json {
         render::json(&explain_json(&plan));
     } else {

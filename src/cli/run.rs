@@ -1,13 +1,17 @@
-//! `haul run NAME`: runs a pipeline, or goes on with a run that was cut.
+//! `haul run NAME` runs a pipeline, or goes on with a run that was cut; `haul retry RUN` goes on with the run it names.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ready::{Facts, Found, Which};
+use super::ready::{self, Which};
 use super::{CliError, Exit, Global, project, render, signals};
-use crate::journal::{Journal, Outcome};
+use crate::define;
+use crate::define::pipeline::Overlap;
+use crate::journal::{Journal, Lease, Outcome};
 use crate::plan::{Plan, Sealed};
+use crate::run::launch::{self, Facts, Found};
 use crate::run::{self, Control, Options};
+use crate::schedule;
 
 /// The arguments of `haul run`.
 #[derive(Debug, clap::Args)]
@@ -32,45 +36,106 @@ enum Until {
     CaughtUp,
 }
 
-/// Runs the verb.
-pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
-    let found = args.which.find(global)?;
-    signals::block_on(|stop| async move { go(global, &args, found, stop).await })?
+/// The arguments of `haul retry`.
+#[derive(Debug, clap::Args)]
+pub struct RetryArgs {
+    /// The run's id, a beginning of it that no other run has, or `latest`
+    #[arg(default_value = "latest")]
+    run: String,
 }
 
-async fn go(global: &Global, args: &Args, found: Found, stop: signals::Stop) -> Result<Exit, CliError> {
+/// Runs a pipeline.
+pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
+    let found = args.which.find(global)?;
+    signals::block_on(|stop| async move { begin(global, &args, found, stop).await })?
+}
+
+/// Goes on with a run.
+pub fn retry(global: &Global, args: RetryArgs) -> Result<Exit, CliError> {
+    let project = project::open(global)?;
+    signals::block_on(|stop| async move {
+        let journal = stop.unless(project::journal(&project)).await?;
+        go_on(global, &args.run, &journal, stop).await
+    })?
+}
+
+async fn begin(global: &Global, args: &Args, found: Found, stop: signals::Stop) -> Result<Exit, CliError> {
     let journal = project::journal(&found.project).await?;
-    // Held until the end: two processes must not work on one pipeline.
-    let _lease = journal.lease(&found.name).await?;
-    let (plan, facts, resumed) = stop.unless(plan(global, args, &found, &journal)).await?;
-    let only = only(args, &plan)?;
-    let run = facts.run.clone();
+    let going = Going::take(global, &journal, &found, stop).await?;
+    let (plan, facts, resumed) = going.stop.unless(plan(global, args, &found, &journal)).await?;
     let options = Options {
-        run: facts.run,
-        started_at_ms: facts.started_at_ms,
-        resumed,
         fresh: args.fresh,
-        only,
+        only: only(args, &plan)?,
         until_caught_up: args.until == Some(Until::CaughtUp),
-        params: facts.params,
+        ..facts.options(resumed)
     };
-    let control = Control { drain: stop.drain.clone(), abort: stop.abort.clone() };
-    let (progress, handle) = run::start(plan, Arc::new(journal.clone()), options, control);
-    render::progress::drive(progress, render::progress::Mode::of(global)).await;
-    let report = handle.await.map_err(|error| CliError::new(Exit::Failed, format!("the run broke down: {error}")))??;
-    journal.flush().await?;
-    let (state, paint) = (journal.show(&run).await?, render::paint_out(global));
-    match global {
-        // The events have said it.
-        Global { json: true, .. } => {}
-        Global { quiet: true, .. } => render::out(&render::summary::verdict(&state, paint)),
-        _ => render::out(&render::summary::run(&state, paint)),
+    going.carry_out(global, &journal, plan, options).await
+}
+
+async fn go_on(global: &Global, run: &str, journal: &Journal, stop: signals::Stop) -> Result<Exit, CliError> {
+    let named = journal.show(run).await?;
+    let found = ready::find(global, &named.pipeline)?;
+    let going = Going::take(global, journal, &found, stop).await?;
+    // Only now nobody else works on it.
+    let state = journal.show(&named.run).await?;
+    let refused = |message: String, help: String| Err(CliError::new(Exit::Failed, message).help(help));
+    let again = format!("`haul run {}` begins a new one", state.pipeline);
+    if !state.can_go_on() {
+        return refused(format!("run {} is done: there is nothing to retry", state.run), again);
     }
-    Ok(match report.outcome {
-        Outcome::Done | Outcome::Skipped => Exit::Done,
-        Outcome::Failed => Exit::Failed,
-        Outcome::Interrupted => stop.exit().unwrap_or(Exit::Failed),
-    })
+    if journal.runs(Some(&state.pipeline), 1).await?.iter().any(|latest| latest.run != state.run) {
+        return refused(format!("a later run of `{}` came after run {}", state.pipeline, state.run), again);
+    }
+    let taken = going.stop.unless(async { Ok(found.take_up(&state, &Default::default()).await) }).await?;
+    let Some((plan, facts)) = taken else {
+        // What is wrong with the plan is told; when it can be made, it is another one.
+        ready::plan(global, &found, &Facts::of(&state)).await?;
+        return refused(format!("the plan of run {} is no longer that of pipeline `{}`", state.run, state.pipeline), again);
+    };
+    going.carry_out(global, journal, plan, facts.options(true)).await
+}
+
+/// The right to work on a pipeline, and what stops the work.
+struct Going {
+    /// Held until the end: two processes must not work on one pipeline.
+    _lease: Lease,
+    overlap: Overlap,
+    stop: signals::Stop,
+}
+
+impl Going {
+    async fn take(global: &Global, journal: &Journal, found: &Found, stop: signals::Stop) -> Result<Self, CliError> {
+        let overlap = found.overlap();
+        let waits = |holder: &str| {
+            if !global.quiet {
+                render::say(&format!("waiting: pipeline `{}` is being run by {holder}", found.name));
+            }
+        };
+        let turn = async { Ok(launch::turn(journal, &found.name, overlap, waits).await?) };
+        Ok(Self { _lease: stop.unless(turn).await?, overlap, stop })
+    }
+
+    async fn carry_out(self, global: &Global, journal: &Journal, plan: Plan<Sealed>, options: Options) -> Result<Exit, CliError> {
+        let run = options.run.clone();
+        let control = Control { drain: self.stop.drain.child_token(), abort: self.stop.abort.clone() };
+        let _heed = (self.overlap == Overlap::CancelRunning).then(|| launch::heed(journal, &run, &control.drain));
+        let (progress, handle) = run::start(plan, Arc::new(journal.clone()), options, control);
+        render::progress::drive(progress, render::progress::Mode::of(global)).await;
+        let report = handle.await.map_err(|error| CliError::new(Exit::Failed, format!("the run broke down: {error}")))??;
+        journal.flush().await?;
+        let (state, paint) = (journal.show(&run).await?, render::paint_out(global));
+        match global {
+            // The events have said it.
+            Global { json: true, .. } => {}
+            Global { quiet: true, .. } => render::out(&render::summary::verdict(&state, paint)),
+            _ => render::out(&render::summary::run(&state, paint)),
+        }
+        Ok(match report.outcome {
+            Outcome::Done | Outcome::Skipped => Exit::Done,
+            Outcome::Failed => Exit::Failed,
+            Outcome::Interrupted => self.stop.exit().unwrap_or(Exit::Failed),
+        })
+    }
 }
 
 /// The plan, and the run it belongs to: the unfinished one when its plan is still the same, else a new one.
@@ -78,19 +143,17 @@ async fn plan(global: &Global, args: &Args, found: &Found, journal: &Journal) ->
     let given = args.which.given()?;
     if !args.fresh
         && let Some(cut) = journal.unfinished(&found.name, None).await?
+        // One that was stopped for a newer run stays behind.
+        && journal.asked_to_stop(&cut.run).await?.is_none()
+        && let Some((plan, facts)) = found.take_up(&cut, &given).await
     {
-        let mut params = cut.params.clone();
-        params.extend(given.clone());
-        let facts = Facts { run: cut.run.clone(), started_at_ms: cut.started_ms, params };
-        // The definition may have changed since; what is wrong with it is reported for the new run.
-        if let Ok(plan) = found.try_plan(&facts).await
-            && plan.hash == cut.plan_hash
-        {
-            return Ok((plan, facts, true));
-        }
+        return Ok((plan, facts, true));
     }
-    let facts = Facts::new(given);
-    Ok((found.plan(global, &facts).await?, facts, false))
+    let mut facts = Facts::new(given);
+    let pipeline = define::check(&found.name, &found.source, &found.project).pipeline;
+    let schedule = pipeline.and_then(|pipeline| pipeline.schedule);
+    facts.interval_start_ms = schedule.and_then(|schedule| schedule::interval_start(&schedule, facts.started_at_ms));
+    Ok((ready::plan(global, found, &facts).await?, facts, false))
 }
 
 fn only(args: &Args, plan: &Plan<Sealed>) -> Result<Option<BTreeSet<String>>, CliError> {

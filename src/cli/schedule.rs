@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::{CliError, Exit, Global, project, render};
+use super::{CliError, Exit, Global, project, render, signals};
 use crate::clock;
 use crate::define::pipeline::Schedule;
+use crate::journal::{Journal, Pause, Tick};
 use crate::schedule::tick;
 use crate::serve::{Definition, Definitions};
 
@@ -21,6 +22,9 @@ pub struct Args {
     from: Option<jiff::Timestamp>,
 }
 
+/// The latest ticks of one pipeline that are shown.
+const LATEST: u32 = 10;
+
 /// A pipeline that runs by itself.
 #[derive(Debug, Serialize)]
 pub struct Shown {
@@ -30,6 +34,8 @@ pub struct Shown {
     pub troubles: Vec<(String, String)>,
     /// Its schedules, in file order.
     pub schedules: Vec<ShownEntry>,
+    /// What became of its latest ticks, latest first.
+    pub ticks: Vec<Tick>,
 }
 
 /// One of its schedules.
@@ -53,14 +59,33 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let from_ms = args.from.map_or_else(clock::now_ms, jiff::Timestamp::as_millisecond);
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
     let pipelines = definitions.pipelines.iter().filter(|(name, _)| wanted(name));
-    let shown: Vec<Shown> =
-        pipelines.filter_map(|(name, definition)| show(&definitions, name, definition, from_ms, args.next.into())).collect();
+    let shown = pipelines.filter_map(|(name, definition)| show(&definitions, name, definition, from_ms, args.next.into())).collect();
+    let latest = if only.is_some() { LATEST } else { 1 };
+    let look = async {
+        let journal = project::journal(&definitions.project).await?;
+        add_what_was(shown, &journal, latest).await
+    };
+    let shown: Vec<Shown> = signals::block_on(|stop| async move { stop.unless(look).await })??;
     if global.json {
         render::json(&shown);
     } else {
         render::out(&render::schedule::schedules(&shown, from_ms, render::paint_out(global)));
     }
     Ok(Exit::Done)
+}
+
+/// Adds what the journal knows: pauses, and what became of the latest ticks.
+async fn add_what_was(mut shown: Vec<Shown>, journal: &Journal, latest: u32) -> Result<Vec<Shown>, CliError> {
+    let pauses: Vec<Pause> = journal.pauses().await?;
+    for shown in &mut shown {
+        let paused = pauses.iter().find(|pause| pause.paused && pause.pipeline == shown.pipeline);
+        shown.troubles.extend(paused.map(|pause| {
+            let trouble = format!("paused since {}: {}", clock::rfc3339(pause.at_ms), pause.reason);
+            (trouble, format!("`haul resume {}` lets it go on", pause.pipeline))
+        }));
+        shown.ticks = journal.ticks(&shown.pipeline, latest).await?;
+    }
+    Ok(shown)
 }
 
 /// What there is to show of a pipeline; nothing of one that is right and does not run by itself.
@@ -76,7 +101,7 @@ fn show(definitions: &Definitions, name: &str, definition: &Definition, from_ms:
     }
     let schedules: Vec<ShownEntry> = definition.schedule.iter().flat_map(|schedule| entries(name, schedule, from_ms, count)).collect();
     let by_itself = !schedules.is_empty() || !definition.is_right();
-    by_itself.then(|| Shown { pipeline: name.to_owned(), troubles, schedules })
+    by_itself.then(|| Shown { pipeline: name.to_owned(), troubles, schedules, ticks: Vec::new() })
 }
 
 fn entries(name: &str, schedule: &Schedule, from_ms: i64, count: usize) -> Vec<ShownEntry> {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::ready::{self, Facts, Found};
+use super::ready;
 use super::render::{self, diagnostics};
 use super::{CliError, Exit, Global, signals};
 use crate::define::pipeline::Schedule;
@@ -14,6 +14,7 @@ use crate::diagnostic::{Diagnostic, SourceText};
 use crate::load::project::{FILE, PIPELINES, pipeline_name, shown, yaml_files};
 use crate::load::{Document, Project};
 use crate::plan::check;
+use crate::run::launch::{Facts, Found};
 use crate::schedule::triggers;
 
 /// Arguments of `haul validate`.
@@ -231,13 +232,13 @@ impl Checks {
         let answers = signals::block_on(|_| async move {
             let mut answers = Vec::new();
             for found in clean {
-                answers.push(found.try_plan(&Facts::example(params.clone())).await.err());
+                answers.push(found.plan(&Facts::example(params.clone())).await.err());
             }
             answers
         })?;
         let refused: Vec<_> = answers.into_iter().flatten().collect();
-        let environment = !offline && !refused.is_empty() && refused.iter().all(|(_, exit)| *exit == Exit::Environment);
-        self.found.extend(refused.into_iter().flat_map(|(diagnostics, _)| diagnostics));
+        let environment = !offline && !refused.is_empty() && refused.iter().all(|refused| refused.environment);
+        self.found.extend(refused.into_iter().flat_map(|refused| refused.diagnostics));
         Ok(environment)
     }
 

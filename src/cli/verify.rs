@@ -1,9 +1,10 @@
 //! `haul verify NAME`: compares sources and targets again, down to the differing keys.
 
-use super::ready::{Facts, Which};
+use super::ready::{self, Which};
 use super::{CliError, Exit, Global, project, render, signals};
 use crate::journal::Verdict;
 use crate::run;
+use crate::run::launch::Facts;
 
 /// The arguments of `haul verify`.
 #[derive(Debug, clap::Args)]
@@ -22,10 +23,10 @@ pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
         // The params of the latest run decide what the target holds, unless others are given.
         if let Some(last) = journal.runs(Some(&found.name), 1).await?.into_iter().next() {
             let state = journal.show(&last.run).await?;
-            facts = Facts { run: state.run.clone(), started_at_ms: state.started_ms, params: state.params.clone() };
+            facts = Facts::of(&state);
             facts.params.extend(given);
         }
-        let plan = found.plan(global, &facts).await?;
+        let plan = ready::plan(global, &found, &facts).await?;
         Ok(run::verify_again(plan, facts.run).await?)
     };
     let reports = signals::block_on(|stop| async move { stop.unless(compare).await })??;

@@ -23,7 +23,7 @@ pub mod generate;
 pub mod redis;
 mod registry;
 pub mod sql;
-mod tls;
+pub mod tls;
 
 /// What a source says of itself before anything is read.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::sync::Once;
 
 /// Chooses the cryptography of this process. Two providers may be linked in; whoever comes first decides, and either will do.
-pub(super) fn install_provider() {
+pub fn install_provider() {
     static TLS: Once = Once::new();
     TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }

@@ -35,6 +35,8 @@ pub const CODES: &[(&str, &str)] = &[
     ("missing-family", "an input or output does not say its family"),
     ("missing-key", "a key that must be there is not"),
     ("missing-param", "a param without a default was not given"),
+    ("notify-header", "a text that cannot name a header"),
+    ("notify-url", "a notification that does not go to a URL of HTTP"),
     ("one-key", "a step or mask names two things"),
     ("order-inside-stream", "a stage waits for one that streams into it"),
     ("out-of-range", "a number, size or time is too small or too large"),

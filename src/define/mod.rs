@@ -11,6 +11,7 @@ mod connections;
 mod graph;
 mod inputs;
 mod labels;
+mod notify;
 mod outputs;
 mod params;
 pub mod pipeline;
@@ -24,5 +25,6 @@ mod suggest;
 
 pub use crate::load::Project;
 pub use check::{Checked, check, check_project, has_errors, in_file_order};
+pub use notify::{Notice, Request, requests};
 pub use reader::Grammar;
 pub use resolve::{Given, Resolved, RunFacts, resolve, state_url};

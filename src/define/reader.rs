@@ -114,6 +114,11 @@ impl<'a> Reader<'a> {
         self.render(self.document, pointer, text, Target::Text)
     }
 
+    /// A text of a notification.
+    pub fn message(&mut self, pointer: &str, text: &str) -> Option<String> {
+        self.render(self.document, pointer, text, Target::Message)
+    }
+
     /// SQL of a dialect.
     pub fn sql(&mut self, pointer: &str, text: &str, dialect: Dialect) -> Option<String> {
         self.render(self.document, pointer, text, Target::Sql(dialect))

@@ -30,6 +30,10 @@ pub struct RunFacts {
     pub id: String,
     /// When it started, RFC 3339.
     pub started_at: String,
+    /// When it was to start, and where its data interval ends.
+    pub scheduled_at: String,
+    /// Where its data interval begins.
+    pub interval_start: String,
 }
 
 /// A pipeline with everything filled in.
@@ -91,7 +95,7 @@ pub fn state_url(project: &Project, env: &dyn Fn(&str) -> Option<String>) -> Res
     }
 }
 
-fn context(name: &str, project: &Project, given: &Given<'_>, env: &[String], params: BTreeMap<String, Value>) -> Context {
+pub(super) fn context(name: &str, project: &Project, given: &Given<'_>, env: &[String], params: BTreeMap<String, Value>) -> Context {
     // Only the variables that templates name are looked at.
     let lookup = |name: &String| (given.env)(name).or_else(|| project.variables.get(name).cloned()).map(|value| (name.clone(), value));
     let variables: BTreeMap<String, String> = env.iter().filter_map(lookup).collect();
@@ -99,8 +103,14 @@ fn context(name: &str, project: &Project, given: &Given<'_>, env: &[String], par
         params,
         env: Arc::new(move |name| variables.get(name).cloned()),
         base: project.base.clone(),
-        run: given.run.as_ref().map(|run| Run { id: run.id.clone(), started_at: run.started_at.clone() }),
+        run: given.run.as_ref().map(|run| Run {
+            id: run.id.clone(),
+            started_at: run.started_at.clone(),
+            scheduled_at: run.scheduled_at.clone(),
+            interval_start: run.interval_start.clone(),
+        }),
         pipeline: name.to_owned(),
+        event: None,
     }
 }
 

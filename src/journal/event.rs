@@ -26,8 +26,14 @@ pub enum What {
         plan_hash: String,
         /// Params in their text form; a secret one as `***`.
         params: std::collections::BTreeMap<String, String>,
-        /// What started it: `manual` for now.
+        /// What started it: `manual`, `schedule`, `after` or `retry`.
         trigger: String,
+        /// The moment it was to run at, in milliseconds since 1970; `None` when nobody had said one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scheduled_ms: Option<i64>,
+        /// Where the data interval that ends with that moment begins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        interval_start_ms: Option<i64>,
         /// Whether it goes on with a run that was cut.
         resumed: bool,
         /// The version of haul.
@@ -115,6 +121,9 @@ pub enum What {
         outcome: Outcome,
         /// From start to end, in this process.
         elapsed_ms: u64,
+        /// Why it came to no stage: its plan could not be made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<Cause>,
     },
 }
 

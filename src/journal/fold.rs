@@ -19,6 +19,10 @@ pub struct RunState {
     pub params: BTreeMap<String, String>,
     /// What started it.
     pub trigger: String,
+    /// The moment it was to run at, in milliseconds since 1970.
+    pub scheduled_ms: Option<i64>,
+    /// Where the data interval that ends with that moment begins.
+    pub interval_start_ms: Option<i64>,
     /// The version of haul that ran it last.
     pub version: String,
     /// Milliseconds since 1970-01-01 UTC.
@@ -35,6 +39,8 @@ pub struct RunState {
     pub stages: Vec<StageState>,
     /// In the order they came.
     pub notes: Vec<RunNote>,
+    /// Why it came to no stage.
+    pub refused: Option<Cause>,
 }
 
 /// One stage of a run.
@@ -123,6 +129,10 @@ pub struct RunSummary {
     pub run: String,
     /// The pipeline's name.
     pub pipeline: String,
+    /// What started it.
+    pub trigger: String,
+    /// The moment it was to run at, in milliseconds since 1970.
+    pub scheduled_ms: Option<i64>,
     /// How it ended; `None` while it runs, and for good when its process was killed.
     pub outcome: Option<Outcome>,
     /// Milliseconds since 1970-01-01 UTC.
@@ -178,7 +188,7 @@ impl RunState {
     fn apply(&mut self, event: &Event, clock: &mut Worked) {
         let at_ms = event.at_ms;
         match &event.what {
-            What::RunStarted { pipeline, plan_hash, params, trigger, resumed, version, stages } => {
+            What::RunStarted { pipeline, plan_hash, params, trigger, scheduled_ms, interval_start_ms, resumed, version, stages } => {
                 if *resumed {
                     self.resumes += 1;
                     if self.outcome.is_none() {
@@ -190,6 +200,9 @@ impl RunState {
                 self.plan_hash.clone_from(plan_hash);
                 self.params.clone_from(params);
                 self.trigger.clone_from(trigger);
+                self.scheduled_ms = *scheduled_ms;
+                self.interval_start_ms = *interval_start_ms;
+                self.refused = None;
                 self.version.clone_from(version);
                 self.take_up(stages);
             }
@@ -233,8 +246,9 @@ impl RunState {
                 stage.lookups.clone_from(lookups);
                 stage.failure.clone_from(failure);
             }
-            What::RunFinished { outcome, elapsed_ms } => {
+            What::RunFinished { outcome, elapsed_ms, refused } => {
                 self.outcome = Some(*outcome);
+                self.refused.clone_from(refused);
                 clock.total_ms += elapsed_ms;
             }
         }
@@ -259,8 +273,11 @@ impl RunState {
         matches!(self.outcome, None | Some(Outcome::Failed | Outcome::Interrupted))
     }
 
-    /// The first stage that failed, and why.
+    /// The first stage that failed, and why; `plan` when it came to none.
     pub fn failure(&self) -> Option<(&str, &Cause)> {
+        if let Some(refused) = &self.refused {
+            return Some(("plan", refused));
+        }
         let failed = self.stages.iter().find(|stage| stage.outcome == Some(Outcome::Failed))?;
         Some((&failed.stage, failed.failure.as_ref()?))
     }
@@ -270,6 +287,8 @@ impl RunState {
         RunSummary {
             run: self.run.clone(),
             pipeline: self.pipeline.clone(),
+            trigger: self.trigger.clone(),
+            scheduled_ms: self.scheduled_ms,
             outcome: self.outcome,
             started_ms: self.started_ms,
             elapsed_ms: self.elapsed_ms,
@@ -295,103 +314,4 @@ impl StageState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(at_ms: i64, what: What) -> Event {
-        Event { at_ms, run: "r1".to_owned(), what }
-    }
-
-    fn started(resumed: bool) -> What {
-        What::RunStarted {
-            pipeline: "shop".to_owned(),
-            plan_hash: "h".to_owned(),
-            params: BTreeMap::new(),
-            trigger: "manual".to_owned(),
-            resumed,
-            version: "0.1.0".to_owned(),
-            stages: vec!["a".to_owned(), "b".to_owned()],
-        }
-    }
-
-    fn begun(stage: &str, splits_done: u64) -> What {
-        What::StageStarted { stage: stage.to_owned(), splits: 2, splits_done, rows: None }
-    }
-
-    fn split(stage: &str, split: &str, rows: u64) -> What {
-        What::SplitFinished {
-            stage: stage.to_owned(),
-            split: split.to_owned(),
-            label: format!("part {split}"),
-            rows,
-            bytes: rows * 10,
-            rejects: 0,
-            attempt: 1,
-            elapsed_ms: 5,
-        }
-    }
-
-    fn ended(stage: &str, outcome: Outcome, rows: u64) -> What {
-        let failure =
-            (outcome == Outcome::Failed).then(|| Cause { kind: "permanent".to_owned(), message: "no table".to_owned(), help: None });
-        What::StageFinished {
-            stage: stage.to_owned(),
-            outcome,
-            rows_in: rows,
-            rows_out: rows,
-            bytes: rows * 10,
-            rejects: 0,
-            elapsed_ms: 50,
-            outputs: Vec::new(),
-            lookups: Vec::new(),
-            failure,
-        }
-    }
-
-    fn state(whats: Vec<What>) -> RunState {
-        let events: Vec<Event> = whats.into_iter().enumerate().map(|(place, what)| at(1000 + 100 * place as i64, what)).collect();
-        fold(&events).expect("there are events")
-    }
-
-    #[test]
-    fn nothing_folds_to_nothing() {
-        assert_eq!(fold(&[]), None);
-    }
-
-    #[test]
-    fn a_killed_run_shows_what_it_had_committed_and_can_go_on() {
-        let state = state(vec![started(false), begun("a", 0), split("a", "0000", 7), split("a", "0001", 5)]);
-        assert_eq!((state.outcome, state.elapsed_ms, state.can_go_on()), (None, 300, true));
-        assert_eq!((state.stages[0].rows_out, state.stages[0].bytes, state.stages[0].splits_done.len()), (12, 120, 2));
-        assert_eq!(state.stages[1], StageState { stage: "b".to_owned(), ..StageState::default() });
-    }
-
-    #[test]
-    fn a_split_whose_event_comes_twice_counts_once() {
-        let state = state(vec![started(false), begun("a", 0), split("a", "0000", 7), started(true), begun("a", 1), split("a", "0000", 7)]);
-        assert_eq!((state.stages[0].rows_out, state.stages[0].splits_done.len(), state.resumes), (7, 1, 1));
-    }
-
-    #[test]
-    fn a_stage_that_begins_again_from_nothing_forgets_its_splits() {
-        let state = state(vec![started(false), begun("a", 0), split("a", "0000", 7), started(true), begun("a", 0)]);
-        assert!(state.stages[0].splits_done.is_empty());
-    }
-
-    #[test]
-    fn a_resumed_run_keeps_what_is_done_and_reopens_the_rest() {
-        let finished = |outcome| What::RunFinished { outcome, elapsed_ms: 400 };
-        let mut events = vec![started(false), ended("a", Outcome::Done, 7), ended("b", Outcome::Failed, 0), finished(Outcome::Failed)];
-        let failed = state(events.clone());
-        assert_eq!((failed.outcome, failed.can_go_on()), (Some(Outcome::Failed), true));
-        assert_eq!(failed.failure().map(|(stage, cause)| (stage, &cause.message[..])), Some(("b", "no table")));
-        events.push(started(true));
-        let reopened = state(events.clone());
-        assert_eq!((reopened.outcome, reopened.stages[0].outcome, reopened.stages[1].outcome), (None, Some(Outcome::Done), None));
-        assert_eq!(reopened.failure(), None);
-        events.extend([ended("b", Outcome::Done, 3), finished(Outcome::Done)]);
-        let done = state(events);
-        assert_eq!((done.outcome, done.can_go_on(), done.elapsed_ms), (Some(Outcome::Done), false, 800));
-        assert_eq!((done.summary().stages_done, done.summary().rows, done.summary().resumes), (2, 10, 1));
-    }
-}
+mod tests;

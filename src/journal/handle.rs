@@ -132,18 +132,32 @@ impl Journal {
     pub async fn lease(&self, pipeline: &str) -> Result<Lease, Failure> {
         let patience = Stopwatch::start();
         loop {
-            let alive = Arc::new(());
-            let (reply, answer) = oneshot::channel();
-            self.send(Request::Lock { pipeline: pipeline.to_owned(), alive: Arc::downgrade(&alive), reply }).await?;
-            match answer.await.map_err(|_| gone())?? {
-                Lock::Taken => return Ok(Lease { alive: Some(alive), requests: self.requests.clone() }),
-                Lock::HeldBy(_) if patience.elapsed() < LEASE_PATIENCE => tokio::time::sleep(LEASE_PATIENCE / 10).await,
-                Lock::HeldBy(holder) => {
+            match self.try_lease(pipeline).await? {
+                Ok(lease) => return Ok(lease),
+                Err(_) if patience.elapsed() < LEASE_PATIENCE => tokio::time::sleep(LEASE_PATIENCE / 10).await,
+                Err(holder) => {
                     return Err(Failure::permanent(format!("pipeline `{pipeline}` is being run by {holder}"))
                         .help("wait until it ends, or stop it: only one process may work on a pipeline at a time"));
                 }
             }
         }
+    }
+
+    /// The same without waiting: the lease, or who has it.
+    pub async fn try_lease(&self, pipeline: &str) -> Result<Result<Lease, String>, Failure> {
+        let alive = Arc::new(());
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Lock { pipeline: pipeline.to_owned(), alive: Arc::downgrade(&alive), reply }).await?;
+        Ok(match answer.await.map_err(|_| gone())?? {
+            Lock::Taken => Ok(Lease { alive: Some(alive), requests: self.requests.clone() }),
+            Lock::HeldBy(holder) => Err(holder),
+        })
+    }
+
+    /// The state of the run of exactly this id, if there is one.
+    pub async fn find(&self, run: &str) -> Result<Option<RunState>, Failure> {
+        let run = run.to_owned();
+        self.ask(move |store| Ok(fold(&store.events(&run, false)?))).await
     }
 
     /// Waits until everything recorded so far is durable, and reports a failure that no other call has reported.
@@ -153,7 +167,7 @@ impl Journal {
         answer.await.map_err(|_| gone())?
     }
 
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut dyn Store) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {

@@ -9,12 +9,15 @@ mod fold;
 mod handle;
 mod keeper;
 mod postgres;
+mod record;
+mod schedule;
 mod sqlite;
 mod store;
 
 pub use event::{Cause, Event, LookupReport, Outcome, OutputReport, Verdict, What};
 pub use fold::{AttemptState, RunNote, RunState, RunSummary, SplitState, StageState, fold};
 pub use handle::{Journal, Lease};
+pub use schedule::{Decided, Pause, Tick, TickState};
 
 /// Where the journal is when neither the project nor the caller says otherwise, relative to the project.
 pub const DEFAULT_URL: &str = "sqlite:.haul/state.db";

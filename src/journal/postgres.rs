@@ -11,17 +11,32 @@ use crate::clock::{self, Stopwatch};
 use crate::failure::{Failure, FailureKind};
 
 use super::event::{Event, SPLIT_FINISHED, What};
+use super::record::Change;
+use super::schedule::PRUNED;
 use super::store::{Lock, Store, VERSION, parse, too_new};
 
 /// Each entry brings the tables from the version of its index to the next one.
-const MIGRATIONS: [&str; VERSION as usize] = ["
+const MIGRATIONS: [&str; VERSION as usize] = [
+    "
     create table haul_journal_runs (run text primary key, pipeline text not null, started_ms bigint not null);
     create index haul_journal_runs_pipeline on haul_journal_runs (pipeline, started_ms);
     create table haul_journal_events (
         run text not null, place bigint not null, at_ms bigint not null, kind text not null, event text not null,
         primary key (run, place)
     );
-"];
+",
+    "
+    create table haul_journal_records (
+        kind text not null, key text collate \"C\" not null, at_ms bigint not null, value text not null, primary key (kind, key)
+    );
+    create index haul_journal_records_at on haul_journal_records (kind, at_ms);
+    create index haul_journal_events_ended on haul_journal_events (at_ms) where kind = 'run_finished';
+",
+];
+
+const ADD: &str = "insert into haul_journal_records values ($1, $2, $3, $4) on conflict do nothing";
+const PUT: &str = "insert into haul_journal_records values ($1, $2, $3, $4)
+    on conflict (kind, key) do update set at_ms = excluded.at_ms, value = excluded.value";
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -129,6 +144,57 @@ impl Store for PostgresStore {
     fn runs_like(&mut self, prefix: &str, limit: u32) -> Result<Vec<String>, Failure> {
         let sql = "select run from haul_journal_runs where starts_with(run, $1) order by started_ms desc, run desc limit $2";
         self.with(async |connection| sqlx::query_scalar(sql).bind(prefix).bind(i64::from(limit)).fetch_all(connection).await)
+    }
+
+    fn change(&mut self, changes: &[Change]) -> Result<Vec<bool>, Failure> {
+        self.with(async |connection| {
+            let mut transaction = connection.begin().await?;
+            let mut done = Vec::with_capacity(changes.len());
+            for change in changes {
+                let (sql, record) = match change {
+                    Change::Add(record) => (ADD, record),
+                    Change::Put(record) => (PUT, record),
+                    Change::Remove(kind, key) => {
+                        let remove = sqlx::query("delete from haul_journal_records where kind = $1 and key = $2").bind(*kind).bind(key);
+                        done.push(remove.execute(&mut *transaction).await?.rows_affected() > 0);
+                        continue;
+                    }
+                };
+                let write = sqlx::query(sql).bind(record.kind).bind(&record.key).bind(record.at_ms).bind(&record.value);
+                done.push(write.execute(&mut *transaction).await?.rows_affected() > 0);
+            }
+            transaction.commit().await?;
+            Ok(done)
+        })
+    }
+
+    fn records(&mut self, kind: &str, prefix: &str, limit: u32) -> Result<Vec<(String, String)>, Failure> {
+        let sql =
+            "select key, value from haul_journal_records where kind = $1 and starts_with(key, $2) order by at_ms desc, key desc limit $3";
+        self.with(async |connection| sqlx::query_as(sql).bind(kind).bind(prefix).bind(i64::from(limit)).fetch_all(connection).await)
+    }
+
+    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<String>, Failure> {
+        let sql = "select run from haul_journal_events where kind = 'run_finished' and at_ms > $1 order by at_ms, run";
+        self.with(async |connection| sqlx::query_scalar(sql).bind(after_ms).fetch_all(connection).await)
+    }
+
+    fn prune(&mut self, before_ms: i64, runs: u32) -> Result<Vec<String>, Failure> {
+        self.with(async |connection| {
+            let mut transaction = connection.begin().await?;
+            let sql = "select run from (
+                    select run, started_ms, row_number() over (partition by pipeline order by started_ms desc, run desc) as place
+                    from haul_journal_runs) as placed
+                where place > 1 and (started_ms < $1 or place > $2)";
+            let ids: Vec<String> = sqlx::query_scalar(sql).bind(before_ms).bind(i64::from(runs)).fetch_all(&mut *transaction).await?;
+            for sql in ["delete from haul_journal_events where run = any($1)", "delete from haul_journal_runs where run = any($1)"] {
+                sqlx::query(sql).bind(&ids).execute(&mut *transaction).await?;
+            }
+            let records = "delete from haul_journal_records where kind = any($1) and at_ms < $2";
+            sqlx::query(records).bind(&PRUNED[..]).bind(before_ms).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(ids)
+        })
     }
 
     fn lock(&mut self, pipeline: &str) -> Result<Lock, Failure> {

@@ -12,17 +12,28 @@ use crate::clock;
 use crate::failure::Failure;
 
 use super::event::{Event, SPLIT_FINISHED, What};
+use super::record::{Change, Record};
+use super::schedule::PRUNED;
 use super::store::{Lock, MOVE_ASIDE, Store, VERSION, parse, too_new};
 
 /// Each entry brings the tables from the version of its index to the next one.
-const MIGRATIONS: [&str; VERSION as usize] = ["
+const MIGRATIONS: [&str; VERSION as usize] = [
+    "
     create table haul_journal_runs (run text primary key, pipeline text not null, started_ms integer not null) without rowid;
     create index haul_journal_runs_pipeline on haul_journal_runs (pipeline, started_ms);
     create table haul_journal_events (
         run text not null, place integer not null, at_ms integer not null, kind text not null, event text not null,
         primary key (run, place)
     ) without rowid;
-"];
+",
+    "
+    create table haul_journal_records (
+        kind text not null, key text not null, at_ms integer not null, value text not null, primary key (kind, key)
+    ) without rowid;
+    create index haul_journal_records_at on haul_journal_records (kind, at_ms);
+    create index haul_journal_events_ended on haul_journal_events (at_ms) where kind = 'run_finished';
+",
+];
 
 /// How long to wait for another process that writes.
 const BUSY: Duration = Duration::from_secs(20);
@@ -137,6 +148,56 @@ impl Store for SqliteStore {
         self.ids(sql, prefix, limit)
     }
 
+    fn change(&mut self, changes: &[Change]) -> Result<Vec<bool>, Failure> {
+        let mut work = || {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = changes.iter().map(|change| make(&transaction, change)).collect::<rusqlite::Result<Vec<bool>>>()?;
+            transaction.commit()?;
+            Ok(done)
+        };
+        work().map_err(|error| refused(&self.path, error))
+    }
+
+    fn records(&mut self, kind: &str, prefix: &str, limit: u32) -> Result<Vec<(String, String)>, Failure> {
+        // A range of keys instead of a function of them, so that the index is used.
+        let sql = "select key, value from haul_journal_records where kind = ?1 and key >= ?2 and key < ?2 || char(1114111)
+            order by at_ms desc, key desc limit ?3";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map(params![kind, prefix, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| refused(&self.path, error))
+    }
+
+    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<String>, Failure> {
+        let sql = "select run from haul_journal_events where kind = 'run_finished' and at_ms > ?1 order by at_ms, run";
+        let read = || self.connection.prepare_cached(sql)?.query_map([after_ms], |row| row.get(0))?.collect::<rusqlite::Result<_>>();
+        read().map_err(|error| refused(&self.path, error))
+    }
+
+    fn prune(&mut self, before_ms: i64, runs: u32) -> Result<Vec<String>, Failure> {
+        let mut work = || {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let sql = "select run from (
+                    select run, started_ms, row_number() over (partition by pipeline order by started_ms desc, run desc) as place
+                    from haul_journal_runs)
+                where place > 1 and (started_ms < ?1 or place > ?2)";
+            let ids: Vec<String> =
+                transaction.prepare(sql)?.query_map(params![before_ms, runs], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+            for id in &ids {
+                transaction.prepare_cached("delete from haul_journal_events where run = ?1")?.execute([id])?;
+                transaction.prepare_cached("delete from haul_journal_runs where run = ?1")?.execute([id])?;
+            }
+            for kind in PRUNED {
+                transaction.execute("delete from haul_journal_records where kind = ?1 and at_ms < ?2", params![kind, before_ms])?;
+            }
+            transaction.commit()?;
+            Ok(ids)
+        };
+        work().map_err(|error| refused(&self.path, error))
+    }
+
     fn lock(&mut self, pipeline: &str) -> Result<Lock, Failure> {
         let path = self.lock_path(pipeline);
         let failed = |error| Failure::permanent(format!("failed to lock {}", path.display())).cause(error);
@@ -163,6 +224,24 @@ impl Store for SqliteStore {
         // The file stays: removing it would let two processes lock two files of one name.
         self.locks.remove(pipeline);
     }
+}
+
+/// Makes one change, and says whether it did something.
+fn make(transaction: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Result<bool> {
+    let write =
+        |sql: &str, record: &Record| transaction.prepare_cached(sql)?.execute(params![record.kind, record.key, record.at_ms, record.value]);
+    let rows = match change {
+        Change::Add(record) => write("insert into haul_journal_records values (?1, ?2, ?3, ?4) on conflict do nothing", record)?,
+        Change::Put(record) => write(
+            "insert into haul_journal_records values (?1, ?2, ?3, ?4)
+                on conflict do update set at_ms = excluded.at_ms, value = excluded.value",
+            record,
+        )?,
+        Change::Remove(kind, key) => {
+            transaction.prepare_cached("delete from haul_journal_records where kind = ?1 and key = ?2")?.execute(params![kind, key])?
+        }
+    };
+    Ok(rows > 0)
 }
 
 /// Creates the journal's folder. A folder that is made here keeps itself out of git.

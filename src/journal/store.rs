@@ -3,9 +3,10 @@
 use crate::failure::Failure;
 
 use super::event::Event;
+use super::record::Change;
 
 /// The version of the tables below, and of the events' JSON form. A store of a greater version is refused.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// A place that keeps events.
 pub(super) trait Store: Send {
@@ -24,6 +25,20 @@ pub(super) trait Store: Send {
 
     /// Ids of runs that begin with a text, latest first, at most `limit`.
     fn runs_like(&mut self, prefix: &str, limit: u32) -> Result<Vec<String>, Failure>;
+
+    /// Makes changes of records, all or none, durable when it returns. Answers for each whether it did something: an `Add` does nothing when
+    /// the record is there.
+    fn change(&mut self, changes: &[Change]) -> Result<Vec<bool>, Failure>;
+
+    /// Keys and values of the records of a kind whose keys begin with a text, latest first.
+    fn records(&mut self, kind: &str, prefix: &str, limit: u32) -> Result<Vec<(String, String)>, Failure>;
+
+    /// Ids of runs that ended after a time, oldest end first.
+    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<String>, Failure>;
+
+    /// Forgets runs that began before a time, and all but the latest so many of each pipeline, but never its latest one; and records of the
+    /// kinds in [`super::schedule::PRUNED`] from before it. Answers with the ids of the runs.
+    fn prune(&mut self, before_ms: i64, runs: u32) -> Result<Vec<String>, Failure>;
 
     /// Takes the lock of a pipeline, or says who holds it. The death of the process releases it.
     fn lock(&mut self, pipeline: &str) -> Result<Lock, Failure>;

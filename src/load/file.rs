@@ -10,6 +10,7 @@ use super::shape::{Duration, Entries, OneOrMany, Scalar, Size};
 
 mod cache;
 mod inputs;
+mod notify;
 mod outputs;
 mod schedule;
 mod steps;
@@ -17,6 +18,7 @@ mod stream;
 
 pub use cache::*;
 pub use inputs::*;
+pub use notify::*;
 pub use outputs::*;
 pub use schedule::*;
 pub use steps::*;
@@ -56,6 +58,8 @@ pub struct Project {
     pub defaults: Option<Defaults>,
     /// What a run may use at the same time.
     pub limits: Option<Limits>,
+    /// Who is told when runs fail and recover under `haul serve`.
+    pub notify: Option<Vec<Notify>>,
     /// Where runs are recorded: `sqlite:` and a path beside this file, or `postgres://…`.
     #[schemars(extend("default" = "sqlite:.haul/state.db", "examples" = ["sqlite:.haul/state.db", "{{ env.HAUL_STATE_URL }}"]))]
     pub state: Option<String>,

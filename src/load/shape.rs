@@ -118,6 +118,24 @@ impl JsonSchema for Scalar {
     }
 }
 
+/// A text, or a mapping or list of texts and other values.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Message(pub Value);
+
+impl JsonSchema for Message {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Message".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "object", "array"], "examples": [{ "text": "{{ pipeline.name }}: {{ event.message }}" }] })
+    }
+}
+
 /// A count, or a template that gives one.
 pub struct Count;
 

@@ -28,13 +28,15 @@ const RECURSION: usize = 32;
 /// Most bytes of a rendered text, and of a secret file.
 const MOST_BYTES: usize = 1 << 20;
 
-const ROOTS: &[&str] = &["params", "env", "secret", "run", "pipeline"];
+const ROOTS: &[&str] = &["params", "env", "secret", "run", "pipeline", "event"];
 
 /// What a template renders to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Plain text: a path, a URL.
     Text,
+    /// Text of a notification, which knows what happened.
+    Message,
     /// SQL of a dialect, in which expressions become literals.
     Sql(Dialect),
 }
@@ -72,6 +74,23 @@ pub struct Run {
     pub id: String,
     /// `run.started_at`, RFC 3339.
     pub started_at: String,
+    /// `run.scheduled_at` and `run.interval_end`, RFC 3339.
+    pub scheduled_at: String,
+    /// `run.interval_start`, RFC 3339.
+    pub interval_start: String,
+}
+
+/// What happened that somebody is told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `event.kind`: `failure` or `recovery`.
+    pub kind: String,
+    /// `event.stage`
+    pub stage: String,
+    /// `event.message`
+    pub message: String,
+    /// `event.help`
+    pub help: String,
 }
 
 /// Looks an environment variable up by its name.
@@ -90,6 +109,8 @@ pub struct Context {
     pub run: Option<Run>,
     /// `pipeline.name`
     pub pipeline: String,
+    /// `event.…`; `None` outside a notification.
+    pub event: Option<Event>,
 }
 
 /// A rendered text.
@@ -125,7 +146,7 @@ pub fn check(text: &str, target: Target) -> Result<Uses, Problem> {
         template.undeclared_variables(true).into_iter().map(|name| (name.clone(), words::place_of(text, &pieces, &name))).collect();
     names.sort_by_key(|(_, span)| (span.start, span.end));
     for (name, span) in names {
-        words::note_use(&mut uses, &name, span)?;
+        words::note_use(&mut uses, target, &name, span)?;
     }
     if let Target::Sql(dialect) = target {
         words::check_places(text, dialect, &pieces)?;
@@ -148,7 +169,7 @@ pub fn render(text: &str, target: Target, context: &Context) -> Result<Rendered,
     outcome.map_err(|error| render_problem(text, &error, &trace, written.0.len()))?;
     let blank = String::from_utf8(written.0).map_err(|_| problem("template-render", "the rendered text is not UTF-8"))?;
     let rendered = match target {
-        Target::Text => blank,
+        Target::Text | Target::Message => blank,
         Target::Sql(dialect) => fill(&blank, dialect, &trace.literals)?,
     };
     Ok(Rendered { text: rendered, secret: trace.secret })
@@ -226,7 +247,7 @@ fn environment(target: Target, trace: &Arc<Mutex<Trace>>) -> Environment<'static
             minijinja::Error::new(ErrorKind::InvalidOperation, "a value has no form here")
         };
         match target {
-            Target::Text => out.write_str(&value::to_text(value).map_err(refused)?)?,
+            Target::Text | Target::Message => out.write_str(&value::to_text(value).map_err(refused)?)?,
             Target::Sql(dialect) => {
                 let literal = value::to_sql(value, dialect).map_err(refused)?;
                 lock(&trace).literals.push(literal);

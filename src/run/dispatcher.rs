@@ -362,7 +362,7 @@ impl Dispatcher {
         } else {
             Outcome::Done
         };
-        self.recorder.record(What::RunFinished { outcome, elapsed_ms: tell::millis(self.watch.elapsed()) }).await;
+        self.recorder.record(What::RunFinished { outcome, elapsed_ms: tell::millis(self.watch.elapsed()), refused: None }).await;
         self.recorder.finish().await?;
         Ok(Report { outcome })
     }

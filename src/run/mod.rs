@@ -7,6 +7,7 @@
 mod dispatcher;
 mod edge;
 mod follow;
+pub mod launch;
 mod output;
 pub mod progress;
 mod recorder;
@@ -51,6 +52,12 @@ pub struct Options {
     pub until_caught_up: bool,
     /// For the journal, in their text form.
     pub params: BTreeMap<String, String>,
+    /// What started it.
+    pub trigger: String,
+    /// The moment it was to run at, in milliseconds since 1970.
+    pub scheduled_ms: Option<i64>,
+    /// Where the data interval begins that ends with it.
+    pub interval_start_ms: Option<i64>,
 }
 
 /// How a run is stopped.

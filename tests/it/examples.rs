@@ -60,9 +60,17 @@ fn every_example_has_a_test() {
     names.sort();
     assert_eq!(
         names,
-        ["flight_names", "follow_orders", "nightly_extract", "postgres_copy", "quickstart"],
+        ["flight_names", "follow_orders", "hourly_flights", "nightly_extract", "postgres_copy", "quickstart"],
         "write a test for the new one below"
     );
+}
+
+#[test]
+fn hourly_flights() {
+    let project = check("hourly_flights", &[]);
+    let said = project.haul(&["schedule", "hourly_flights", "--from", "2026-03-08T05:00:00Z", "--next", "4"]).expect(0).stdout;
+    let expected = ["Sun 2026-03-08 00:05:00 -05:00", "Sun 2026-03-08 01:05:00 -05:00", "Sun 2026-03-08 03:05:00 -04:00"];
+    assert!(expected.iter().all(|tick| said.contains(tick)), "{said}");
 }
 
 #[test]

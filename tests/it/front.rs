@@ -208,7 +208,12 @@ fn resolved(params: &[(&str, &str)], variables: &[(&str, &str)]) -> Result<(Stri
     let given = Given {
         params: params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         env: &env,
-        run: Some(RunFacts { id: "r1".to_owned(), started_at: "2026-01-01T00:00:00Z".to_owned() }),
+        run: Some(RunFacts {
+            id: "r1".to_owned(),
+            started_at: "2026-01-01T00:00:00Z".to_owned(),
+            scheduled_at: "2026-01-01T00:00:00Z".to_owned(),
+            interval_start: "2025-12-31T00:00:00Z".to_owned(),
+        }),
     };
     let outcome = resolve("needy", &source, &project, &given);
     let resolved = outcome.map_err(|found| found.iter().map(|found| format!("{}: {}", found.code, found.message)).collect::<Vec<_>>())?;

@@ -17,6 +17,8 @@ fn started(run: &str, at_ms: i64, pipeline: &str, plan_hash: &str) -> Event {
         plan_hash: plan_hash.to_owned(),
         params: BTreeMap::from([("since".to_owned(), "2020-01-01".to_owned())]),
         trigger: "manual".to_owned(),
+        scheduled_ms: None,
+        interval_start_ms: None,
         resumed: false,
         version: "0.1.0".to_owned(),
         stages: vec!["orders".to_owned()],
@@ -29,7 +31,7 @@ fn note(run: &str, at_ms: i64, text: &str) -> Event {
 }
 
 fn finished(run: &str, at_ms: i64, outcome: Outcome) -> Event {
-    event(run, at_ms, What::RunFinished { outcome, elapsed_ms: 10 })
+    event(run, at_ms, What::RunFinished { outcome, elapsed_ms: 10, refused: None })
 }
 
 /// An empty place for a journal.
@@ -181,7 +183,7 @@ async fn damage_and_newer_versions_are_named_with_the_way_out() {
     let newer = || rusqlite::Connection::open(&path)?.execute("insert into haul_journal_migrations values (7, 0)", []);
     newer().expect("a newer version is written");
     let failure = told(&Journal::open(DEFAULT_URL, base.path()).await.expect_err("too new"));
-    assert!(failure.contains("was written by a newer haul: its version is 7, this one knows 1"), "{failure}");
+    assert!(failure.contains("was written by a newer haul: its version is 7, this one knows 2"), "{failure}");
 
     fs::write(&path, "this is no database, and it is long enough to have been one".repeat(40)).expect("written");
     for aside in ["state.db-wal", "state.db-shm"] {
@@ -228,5 +230,5 @@ async fn a_newer_postgres_journal_is_refused() {
     drop(Journal::open(&url, base.path()).await.expect("the journal opens"));
     postgres().sql(&url, "insert into haul_journal_migrations values (7, 0)");
     let failure = told(&Journal::open(&url, base.path()).await.expect_err("too new"));
-    assert!(failure.contains("was written by a newer haul: its version is 7, this one knows 1"), "{failure}");
+    assert!(failure.contains("was written by a newer haul: its version is 7, this one knows 2"), "{failure}");
 }

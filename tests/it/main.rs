@@ -14,6 +14,7 @@ mod rendering;
 mod run;
 mod run_postgres;
 mod schedule;
+mod serve;
 mod sqlite;
 mod streams;
 mod support;

@@ -21,6 +21,8 @@ fn started(resumed: bool) -> What {
         plan_hash: "5f0c2a91d3b84e67".to_owned(),
         params: BTreeMap::from([("region".to_owned(), "emea".to_owned()), ("since".to_owned(), "2020-01-01".to_owned())]),
         trigger: "manual".to_owned(),
+        scheduled_ms: None,
+        interval_start_ms: None,
         resumed,
         version: "0.1.0".to_owned(),
         stages: vec!["customers".to_owned(), "orders".to_owned(), "report".to_owned()],
@@ -97,7 +99,7 @@ fn done() -> Vec<Event> {
         ),
         (6101, begun("report", 1, 0, None)),
         (6200, ended("report", Outcome::Done, (12, 12), 99, vec![("discard", Verdict::NotChecked)], None)),
-        (6201, What::RunFinished { outcome: Outcome::Done, elapsed_ms: 6201 }),
+        (6201, What::RunFinished { outcome: Outcome::Done, elapsed_ms: 6201, refused: None }),
     ])
 }
 
@@ -121,7 +123,7 @@ fn failed() -> Vec<Event> {
         (451, begun("orders", 4, 2, Some(1_000_000))),
         (2600, ended("orders", Outcome::Failed, (1_000_000, 1_000_000), 2149, vec![("warehouse.orders", verdict)], Some(cause))),
         (2601, ended("report", Outcome::Skipped, (0, 0), 0, vec![], Some(skipped))),
-        (2602, What::RunFinished { outcome: Outcome::Failed, elapsed_ms: 2602 }),
+        (2602, What::RunFinished { outcome: Outcome::Failed, elapsed_ms: 2602, refused: None }),
     ])
 }
 
@@ -132,7 +134,7 @@ fn interrupted() -> Vec<Event> {
         (3, begun("orders", 4, 0, Some(1_000_000))),
         (2600, split("orders", 0, 1)),
         (2700, ended("orders", Outcome::Interrupted, (250_000, 250_000), 2697, vec![], None)),
-        (2702, What::RunFinished { outcome: Outcome::Interrupted, elapsed_ms: 2702 }),
+        (2702, What::RunFinished { outcome: Outcome::Interrupted, elapsed_ms: 2702, refused: None }),
     ])
 }
 

@@ -1,4 +1,4 @@
-//! Schedules: what is shown of them, and their ticks against another implementation.
+//! Schedules: what is shown of them.
 
 use crate::support::{Project, golden};
 

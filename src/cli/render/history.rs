@@ -17,6 +17,7 @@ pub fn runs(runs: &[RunSummary], paint: Paint) -> String {
     let headings = [
         ("run", Align::Left),
         ("pipeline", Align::Left),
+        ("by", Align::Left),
         ("outcome", Align::Left),
         ("started", Align::Left),
         ("time", Align::Right),
@@ -30,6 +31,7 @@ pub fn runs(runs: &[RunSummary], paint: Paint) -> String {
             vec![
                 run.run.clone(),
                 run.pipeline.clone(),
+                run.trigger.clone(),
                 words::outcome(run.outcome).to_owned(),
                 clock::rfc3339(run.started_ms),
                 words::span(run.elapsed_ms),
@@ -41,7 +43,7 @@ pub fn runs(runs: &[RunSummary], paint: Paint) -> String {
         .collect();
     table(&headings, &rows, |row, column, cell| match (row, column) {
         (None, _) => paint.bold(cell),
-        (Some(row), 2) => summary::outcome(runs[row].outcome, cell, paint),
+        (Some(row), 3) => summary::outcome(runs[row].outcome, cell, paint),
         _ => cell.to_owned(),
     })
 }
@@ -66,6 +68,9 @@ fn head(state: &RunState, paint: Paint) -> String {
         format!("  started   {} ({})", clock::rfc3339(state.started_ms), state.trigger),
         format!("  plan      {}, haul {}", state.plan_hash, state.version),
     ];
+    if let Some(scheduled_ms) = state.scheduled_ms {
+        lines.push(format!("  scheduled {}", clock::rfc3339(scheduled_ms)));
+    }
     if state.resumes > 0 {
         lines.push(format!("  resumed   {}", words::counted(state.resumes.into(), "time")));
     }

@@ -12,6 +12,7 @@ pub mod diagnostics;
 pub mod graph;
 pub mod history;
 pub mod lines;
+pub mod log;
 mod paint;
 pub mod progress;
 pub mod schedule;

@@ -2,6 +2,8 @@
 
 use super::{Paint, words};
 use crate::cli::schedule::Shown;
+use crate::clock;
+use crate::journal::{Tick, TickState};
 
 /// Each pipeline with its schedules and their next ticks.
 pub fn schedules(shown: &[Shown], from_ms: i64, paint: Paint) -> String {
@@ -25,5 +27,26 @@ fn one(shown: &Shown, from_ms: i64, paint: Paint) -> String {
             lines.push(format!("    {at}  {}", paint.dim(&format!("in {wait}"))));
         }
     }
+    if !shown.ticks.is_empty() {
+        lines.push(format!("  {}", paint.cyan("latest")));
+    }
+    lines.extend(shown.ticks.iter().map(|tick| latest(tick, paint)));
     lines.join("\n")
+}
+
+/// What became of a tick.
+fn latest(tick: &Tick, paint: Paint) -> String {
+    let state = match tick.state {
+        TickState::Done => paint.green(tick.state.as_str()),
+        TickState::Failed => paint.red(tick.state.as_str()),
+        TickState::Skipped | TickState::Missed | TickState::Cancelled => paint.yellow(tick.state.as_str()),
+        TickState::Open => tick.state.as_str().to_owned(),
+    };
+    let several =
+        tick.count.filter(|count| *count > 1).map_or_else(String::new, |count| format!(" and {} before it", words::count(count - 1)));
+    let why = match tick.state {
+        TickState::Skipped | TickState::Missed => tick.reason.clone(),
+        _ => format!("run {}", tick.run),
+    };
+    format!("    {}{several}  {state}: {why}", clock::rfc3339(tick.at_ms))
 }

@@ -149,6 +149,10 @@ fn done(state: &RunState, paint: Paint) -> String {
 
 fn failed(state: &RunState, paint: Paint) -> String {
     let mut lines = vec![format!("{} {}", paint.red("failed:"), progress(state))];
+    if let Some(cause) = &state.refused {
+        lines.push(format!("{} its plan could not be made: {}", paint.red("error:"), cause.message));
+        lines.extend(cause.help.iter().map(|help| format!("{} {help}", paint.cyan("help:"))));
+    }
     for stage in state.stages.iter().filter(|stage| stage.outcome == Some(Outcome::Failed)) {
         let Some(cause) = &stage.failure else { continue };
         lines.push(format!("{} stage `{}`: {}", paint.red("error:"), stage.stage, cause.message));

@@ -40,6 +40,7 @@ pub(super) fn what(definition: &str) -> String {
         "Backoff" => "`backoff`",
         "Splits" => "`splits`",
         "BatchSize" | "StreamBatch" => "`batch`",
+        "Notify" => "a notification",
         "Schedule" => "`schedule`",
         "AfterPipeline" => "the `after` of `schedule`",
         "CatchUp" => "`catch_up`",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use minijinja::ErrorKind;
 use minijinja::value::{Object, Rest};
 
-use super::{Context, MOST_BYTES, Problem, ROOTS, Run, Trace, Value, lock, problem};
+use super::{Context, Event, MOST_BYTES, Problem, ROOTS, Run, Trace, Value, lock, problem};
 
 /// The root names, each looking its parts up in the context.
 pub(super) fn namespaces(context: &Context, trace: &Arc<Mutex<Trace>>) -> minijinja::Value {
@@ -65,6 +65,18 @@ impl Object for Namespace {
             }
             ("run", "id") => run(|run| &run.id),
             ("run", "started_at") => run(|run| &run.started_at),
+            ("run", "scheduled_at" | "interval_end") => run(|run| &run.scheduled_at),
+            ("run", "interval_start") => run(|run| &run.interval_start),
+            ("event", _) => {
+                let part: fn(&Event) -> &String = match key {
+                    "kind" => |event| &event.kind,
+                    "stage" => |event| &event.stage,
+                    "message" => |event| &event.message,
+                    "help" => |event| &event.help,
+                    _ => return None,
+                };
+                self.context.event.as_ref().map(|event| minijinja::Value::from(part(event).as_str()))
+            }
             ("pipeline", "name") => Some(minijinja::Value::from(self.context.pipeline.as_str())),
             _ => None,
         }

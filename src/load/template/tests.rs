@@ -11,8 +11,14 @@ fn context(params: &[(&str, Value)]) -> Context {
         params: params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
         env: Arc::new(|name| (name == "REGION").then(|| "emea".to_owned())),
         base: PathBuf::from("."),
-        run: Some(Run { id: "r1".to_owned(), started_at: "2026-01-31T04:05:06Z".to_owned() }),
+        run: Some(Run {
+            id: "r1".to_owned(),
+            started_at: "2026-01-31T04:05:06Z".to_owned(),
+            scheduled_at: "2026-01-01T00:00:00Z".to_owned(),
+            interval_start: "2025-12-31T00:00:00Z".to_owned(),
+        }),
         pipeline: "orders".to_owned(),
+        event: None,
     }
 }
 

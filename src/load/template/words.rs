@@ -10,7 +10,7 @@ const TESTS: &[&str] = &["defined", "undefined", "none", "true", "false", "in", 
 const FILTERS: &[&str] =
     &["default", "d", "upper", "lower", "trim", "replace", "split", "join", "length", "first", "last", "int", "string", "ident"];
 
-pub(super) fn note_use(uses: &mut Uses, name: &str, span: Range<usize>) -> Result<(), Problem> {
+pub(super) fn note_use(uses: &mut Uses, target: Target, name: &str, span: Range<usize>) -> Result<(), Problem> {
     let (root, rest) = name.split_once('.').map_or((name, None), |(root, rest)| (root, Some(rest)));
     let leaf = rest.map(|rest| rest.split('.').next().unwrap_or(rest));
     let known = |words: &[&str]| -> Result<(), Problem> {
@@ -37,6 +37,7 @@ pub(super) fn note_use(uses: &mut Uses, name: &str, span: Range<usize>) -> Resul
                 "env" => "env.HOME",
                 "secret" => "secret.file('path')",
                 "run" => "run.id",
+                "event" => "event.message",
                 _ => "pipeline.name",
             };
             return Err(problem("template-name", format!("`{root}` stands alone; its parts are named with a dot"))
@@ -48,10 +49,15 @@ pub(super) fn note_use(uses: &mut Uses, name: &str, span: Range<usize>) -> Resul
             uses.secret = true;
         }
         ("run", _) => {
-            known(&["id", "started_at"])?;
+            known(&["id", "started_at", "scheduled_at", "interval_start", "interval_end"])?;
             uses.run = true;
         }
         ("pipeline", _) => known(&["name"])?,
+        ("event", _) if target != Target::Message => {
+            let message = "`event` is what a notification is about, and there is none here";
+            return Err(problem("template-name", message).at(span).help("use it in the `body` of `notify:`"));
+        }
+        ("event", _) => known(&["kind", "stage", "message", "help"])?,
         _ => {
             let help = suggest(root, ROOTS).unwrap_or_else(|| format!("the names are {}", list(ROOTS)));
             return Err(problem("template-name", format!("unknown name `{root}` in a template")).at(span).help(help));
@@ -120,7 +126,9 @@ fn check_filter(word: &tags::Word<'_>, target: Target) -> Result<(), Problem> {
     let name = word.text;
     let problem = |message: String| problem("template-filter", message).at(word.span.clone());
     match (name, target) {
-        ("ident", Target::Text) => Err(problem("`| ident` quotes a name for SQL, and this is not SQL".to_owned()).help("remove it")),
+        ("ident", Target::Text | Target::Message) => {
+            Err(problem("`| ident` quotes a name for SQL, and this is not SQL".to_owned()).help("remove it"))
+        }
         ("safe" | "escape" | "e" | "tojson", Target::Sql(_)) => {
             Err(problem(format!("there is no `| {name}`: no value enters SQL unquoted"))
                 .help("an expression becomes a quoted literal; for a name use `| ident`"))

@@ -1,0 +1,93 @@
+//! What follows from the end of a run, whichever process ran it.
+
+use std::sync::Arc;
+
+use super::Daemon;
+use crate::clock;
+use crate::define::Notice;
+use crate::failure::Failure;
+use crate::journal::{Decided, Outcome, Pause, RunState};
+use crate::load::file::Occasion;
+use crate::run::launch::Facts;
+use crate::serve::Level;
+
+/// Ends of runs are looked for so long before the last one that was seen: another machine's clock may be behind.
+const SLACK_MS: i64 = 60_000;
+
+/// The name under which the journal keeps up to when people have been told of runs. No pipeline's name begins so.
+const TOLD: &str = "/notify";
+
+impl Daemon {
+    /// Takes up where the daemon before has stopped: runs after others, and people who are told.
+    pub(super) async fn look_back(&mut self) -> Result<(), Failure> {
+        let told = self.journal.decided().await?.into_iter().find(|decided| decided.pipeline == TOLD);
+        self.told_until_ms = told.map_or_else(clock::now_ms, |told| told.until_ms);
+        self.ended_since_ms = self.book.after_since().unwrap_or(self.told_until_ms).min(self.told_until_ms);
+        self.look_for_ends().await
+    }
+
+    /// Takes in what has ended, whichever process ran it: pipelines that run after it, and pauses after failures.
+    pub(super) async fn look_for_ends(&mut self) -> Result<(), Failure> {
+        let since_ms = self.ended_since_ms - SLACK_MS;
+        for run in self.journal.ended_since(since_ms).await? {
+            if self.ended.insert(run.run.clone(), run.last_ms) == Some(run.last_ms) {
+                continue;
+            }
+            self.ended_since_ms = self.ended_since_ms.max(run.last_ms.min(clock::now_ms()));
+            if run.last_ms > self.told_until_ms {
+                self.tell(&run).await?;
+            }
+            match run.outcome {
+                Some(Outcome::Done) => {
+                    let interval_start_ms = run.interval_start_ms.unwrap_or(run.started_ms);
+                    let turn = self.book.after(&run.pipeline, run.last_ms, interval_start_ms);
+                    self.write_down(turn).await?;
+                }
+                Some(Outcome::Failed) => self.pause_on_failure(&run).await?,
+                _ => {}
+            }
+        }
+        let since_ms = self.ended_since_ms - SLACK_MS;
+        self.ended.retain(|_, at_ms| *at_ms > since_ms);
+        Ok(())
+    }
+
+    async fn pause_on_failure(&mut self, run: &RunState) -> Result<(), Failure> {
+        let Some(most) = self.book.pause_on_failure(&run.pipeline) else { return Ok(()) };
+        let pauses = self.journal.pauses().await?;
+        let before = pauses.iter().find(|pause| pause.pipeline == run.pipeline);
+        let since_ms = before.map_or(i64::MIN, |pause| pause.at_ms);
+        let latest = self.journal.runs(Some(&run.pipeline), most).await?;
+        let failed = latest.iter().filter(|run| run.outcome == Some(Outcome::Failed) && run.started_ms > since_ms).count();
+        if failed < most as usize || before.is_some_and(|pause| pause.paused) {
+            return Ok(());
+        }
+        let reason = format!("{failed} runs in a row have failed");
+        self.voice.of(Level::Error, &run.pipeline, None, format!("paused: {reason}; `haul resume {}` lets it go on", run.pipeline));
+        let pause = Pause { pipeline: run.pipeline.clone(), paused: true, at_ms: clock::now_ms(), reason };
+        self.journal.pause(&pause).await?;
+        self.book.pauses(&self.journal.pauses().await?);
+        Ok(())
+    }
+
+    /// Tells people of a failure, or of a recovery from one.
+    async fn tell(&mut self, run: &RunState) -> Result<(), Failure> {
+        let failure = run.failure().map(|(stage, cause)| (stage.to_owned(), cause.clone()));
+        let (occasion, stage, message, help) = match (run.outcome, failure) {
+            (Some(Outcome::Failed), Some((stage, cause))) => (Occasion::Failure, stage, cause.message, cause.help.unwrap_or_default()),
+            (Some(Outcome::Done), _) => {
+                let before = self.journal.runs(Some(&run.pipeline), 2).await?.pop().filter(|before| before.run != run.run);
+                if before.is_none_or(|before| before.outcome != Some(Outcome::Failed)) {
+                    return Ok(());
+                }
+                (Occasion::Recovery, String::new(), "done again after a failure".to_owned(), String::new())
+            }
+            _ => return Ok(()),
+        };
+        let notice = Notice { occasion, pipeline: run.pipeline.clone(), run: Facts::of(run).seen(), stage, message, help };
+        self.notifier.tell(&Arc::new(self.definitions.project.clone()), notice);
+        let told = Decided { pipeline: TOLD.to_owned(), entry: String::new(), until_ms: run.last_ms };
+        self.journal.decide(&[], &[told]).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! What there is to see of a daemon from outside: its readiness and its metrics.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::journal::{Event, Outcome, TickState, What};
+
+/// Upper bounds of the schedule lag's histogram, in milliseconds.
+const LAG_BOUNDS: [u64; 12] = [1, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 30_000, 60_000];
+
+/// Counts since the daemon's start, and how things are now.
+#[derive(Debug, Default)]
+pub(super) struct Status(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: State,
+    definitions: [usize; 2],
+    going: usize,
+    waiting: usize,
+    paused: usize,
+    runs: BTreeMap<(String, &'static str), u64>,
+    done_ms: BTreeMap<String, i64>,
+    ticks: BTreeMap<&'static str, u64>,
+    rows: u64,
+    bytes: u64,
+    rejects: u64,
+    retries: u64,
+    reloads: u64,
+    lag: [u64; LAG_BOUNDS.len()],
+    lag_count: u64,
+    lag_sum_ms: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Starting,
+    StandsBy,
+    Leads,
+    Drains,
+}
+
+impl Status {
+    pub(super) fn stands_by(&self) {
+        self.lock().state = State::StandsBy;
+    }
+
+    pub(super) fn leads(&self) {
+        self.lock().state = State::Leads;
+    }
+
+    pub(super) fn drains(&self) {
+        self.lock().state = State::Drains;
+    }
+
+    /// Whether work may be expected of it, and a word on why.
+    pub(super) fn readiness(&self) -> (bool, &'static str) {
+        match self.lock().state {
+            State::Starting => (false, "starting"),
+            State::StandsBy => (true, "standing by"),
+            State::Leads => (true, "leading"),
+            State::Drains => (false, "draining"),
+        }
+    }
+
+    /// Pipelines that can run, and those that cannot.
+    pub(super) fn loaded(&self, right: usize, wrong: usize) {
+        let mut inner = self.lock();
+        inner.definitions = [right, wrong];
+        inner.reloads += 1;
+    }
+
+    /// What the book holds.
+    pub(super) fn counts(&self, (going, waiting, paused): (usize, usize, usize)) {
+        let mut inner = self.lock();
+        (inner.going, inner.waiting, inner.paused) = (going, waiting, paused);
+    }
+
+    /// What became of ticks.
+    pub(super) fn ticks(&self, state: TickState, count: u64) {
+        *self.lock().ticks.entry(state.as_str()).or_default() += count;
+    }
+
+    /// A run was set going so long after the moment it was due.
+    pub(super) fn lag(&self, lag_ms: u64) {
+        let mut inner = self.lock();
+        for (place, bound) in LAG_BOUNDS.iter().enumerate() {
+            inner.lag[place] += u64::from(lag_ms <= *bound);
+        }
+        inner.lag_count += 1;
+        inner.lag_sum_ms += lag_ms;
+    }
+
+    /// Something happened in a run.
+    pub(super) fn note(&self, pipeline: &str, event: &Event) {
+        let mut inner = self.lock();
+        match &event.what {
+            What::AttemptFailed { retry_in_ms: Some(_), .. } => inner.retries += 1,
+            What::StageFinished { rows_out, bytes, rejects, .. } => {
+                inner.rows += rows_out;
+                inner.bytes += bytes;
+                inner.rejects += rejects;
+            }
+            What::RunFinished { outcome, .. } => {
+                *inner.runs.entry((pipeline.to_owned(), outcome.as_str())).or_default() += 1;
+                if *outcome == Outcome::Done {
+                    inner.done_ms.insert(pipeline.to_owned(), event.at_ms);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Everything in the text format of Prometheus.
+    pub(super) fn metrics(&self) -> String {
+        let inner = self.lock();
+        let mut out = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, values: Vec<(String, String)>| {
+            let _ = writeln!(out, "# HELP haul_{name} {help}\n# TYPE haul_{name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(out, "haul_{name}{labels} {value}");
+            }
+        };
+        let one = |value: u64| vec![(String::new(), value.to_string())];
+        let [right, wrong] = inner.definitions;
+        family("leads", "gauge", "Whether this daemon leads.", one(u64::from(inner.state == State::Leads)));
+        let states = [("right", right), ("wrong", wrong), ("paused", inner.paused)];
+        let states = states.iter().map(|(state, count)| (format!("{{state=\"{state}\"}}"), count.to_string())).collect();
+        family("pipelines", "gauge", "Pipelines by the state of their definition.", states);
+        family("reloads_total", "counter", "Times that definitions were read.", one(inner.reloads));
+        family("runs_going", "gauge", "Runs that go.", one(inner.going as u64));
+        family("ticks_waiting", "gauge", "Ticks whose runs wait.", one(inner.waiting as u64));
+        let runs = inner
+            .runs
+            .iter()
+            .map(|((pipeline, outcome), count)| (format!("{{pipeline=\"{}\",outcome=\"{outcome}\"}}", label(pipeline)), count.to_string()));
+        family("runs_total", "counter", "Runs that ended.", runs.collect());
+        let done = inner.done_ms.iter().map(|(pipeline, ms)| (format!("{{pipeline=\"{}\"}}", label(pipeline)), seconds(*ms)));
+        family("last_done_timestamp_seconds", "gauge", "When the last run of a pipeline was done.", done.collect());
+        let ticks = inner.ticks.iter().map(|(state, count)| (format!("{{state=\"{state}\"}}"), count.to_string())).collect();
+        family("ticks_total", "counter", "Ticks by what became of them.", ticks);
+        family("rows_total", "counter", "Rows written.", one(inner.rows));
+        family("bytes_total", "counter", "Bytes read.", one(inner.bytes));
+        family("rejects_total", "counter", "Rows refused.", one(inner.rejects));
+        family("retries_total", "counter", "Attempts that were tried again.", one(inner.retries));
+        let mut lag: Vec<(String, String)> = LAG_BOUNDS
+            .iter()
+            .zip(inner.lag)
+            .map(|(bound, count)| (format!("_bucket{{le=\"{}\"}}", seconds(*bound as i64)), count.to_string()))
+            .collect();
+        lag.push(("_bucket{le=\"+Inf\"}".to_owned(), inner.lag_count.to_string()));
+        lag.push(("_sum".to_owned(), seconds(inner.lag_sum_ms as i64)));
+        lag.push(("_count".to_owned(), inner.lag_count.to_string()));
+        family("schedule_lag_seconds", "histogram", "From the moment a run was due to its being set going.", lag);
+        out
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn seconds(ms: i64) -> String {
+    (ms as f64 / 1000.0).to_string()
+}
+
+/// A label's value, escaped.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_read_as_prometheus_wants_them() {
+        let status = Status::default();
+        assert_eq!(status.readiness(), (false, "starting"));
+        status.leads();
+        status.lag(7);
+        status.lag(700);
+        let event =
+            Event { at_ms: 1500, run: "r".to_owned(), what: What::RunFinished { outcome: Outcome::Done, elapsed_ms: 1, refused: None } };
+        status.note("a \"b\"", &event);
+        let text = status.metrics();
+        for line in [
+            "haul_leads 1",
+            "haul_runs_total{pipeline=\"a \\\"b\\\"\",outcome=\"done\"} 1",
+            "haul_last_done_timestamp_seconds{pipeline=\"a \\\"b\\\"\"} 1.5",
+            "haul_schedule_lag_seconds_bucket{le=\"0.005\"} 0",
+            "haul_schedule_lag_seconds_bucket{le=\"0.01\"} 1",
+            "haul_schedule_lag_seconds_bucket{le=\"+Inf\"} 2",
+            "haul_schedule_lag_seconds_sum 0.707",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The daemon: it runs what is due, takes new definitions in, stops and crashes without losing or doubling a tick.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use haul::journal::{DEFAULT_URL, Journal, Tick, TickState};
+
+use crate::support::Project;
+
+/// A pipeline that appends one row with its tick to a table of its name.
+fn rows(name: &str, schedule: &str) -> String {
+    format!(
+        "schedule: {schedule}\nconnections:\n  out: {{ url: \"sqlite:{name}.db\" }}\nstages:\n  a:\n    kind: batch\n\
+        \x20   from: {{ generate: 1, columns: {{ tick: \"{{{{ run.scheduled_at }}}}\", since: \"{{{{ run.interval_start }}}}\" }} }}\n\
+        \x20   to: {{ sql: out, table: ticks }}\n"
+    )
+}
+
+/// A daemon, which dies with the test.
+struct Served {
+    child: Child,
+    log: String,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(project: &Project, log: &str, arguments: &[&str]) -> Served {
+    let file = std::fs::File::create(project.path(log)).expect("a log");
+    let mut command = project.command(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
+    Served { child: command.stderr(file).spawn().expect("haul can be started"), log: log.to_owned() }
+}
+
+impl Served {
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill can be started").success());
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    fn stop(mut self) -> Option<i32> {
+        self.signal("-TERM");
+        self.child.wait().expect("it ends").code()
+    }
+
+    fn get(&self, project: &Project, path: &str) -> String {
+        let log = project.read(&self.log);
+        let rest = log.split("listening on http://").nth(1).expect("an address");
+        let address: String = rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("asked");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    }
+
+    /// The files it has open.
+    fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process").count()
+    }
+}
+
+#[track_caller]
+fn wait(what: &str, project: &Project, log: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} does not come; the log is\n{}", project.read(log));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A pipeline's ticks, oldest first.
+fn ticks(project: &Project, pipeline: &str) -> Vec<Tick> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let journal = Journal::open(DEFAULT_URL, &project.path("")).await.expect("the journal");
+        let mut ticks = journal.ticks(pipeline, 100_000).await.expect("its ticks");
+        ticks.reverse();
+        ticks
+    })
+}
+
+fn done(project: &Project, pipeline: &str) -> usize {
+    ticks(project, pipeline).iter().filter(|tick| tick.state == TickState::Done).count()
+}
+
+/// The rows of a pipeline's table, and the different ticks in them.
+fn written(project: &Project, pipeline: &str) -> (i64, i64) {
+    let database = rusqlite::Connection::open(project.path(&format!("{pipeline}.db"))).expect("the database");
+    let sql = "select count(*), count(distinct tick) from ticks";
+    database.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("the table")
+}
+
+#[test]
+fn what_is_due_runs_and_what_goes_comes_to_rest() {
+    let project = Project::new();
+    project.file("pipelines/often.yaml", rows("often", "{ every: 1s, overlap: queue }"));
+    project.file("pipelines/then.yaml", rows("then", "{ after: { pipeline: often }, overlap: queue }"));
+    let served = serve(&project, "log", &["--log", "json"]);
+    wait("three ticks", &project, "log", || done(&project, "then") >= 3);
+    let before = served.files();
+    assert!(served.get(&project, "/livez").ends_with("ok\n"));
+    assert!(served.get(&project, "/readyz").starts_with("HTTP/1.1 200 OK"));
+    wait("more ticks", &project, "log", || done(&project, "then") >= 8);
+    let metrics = served.get(&project, "/metrics");
+    for wanted in ["haul_leads 1\n", "haul_pipelines{state=\"right\"} 2\n", "haul_runs_total{pipeline=\"often\",outcome=\"done\"} "] {
+        assert!(metrics.contains(wanted), "{metrics}");
+    }
+    assert!(served.files() <= before + 3, "{} files are open, {before} were before", served.files());
+    assert_eq!(served.stop(), Some(143));
+    for line in project.read("log").lines() {
+        let said: serde_json::Value = serde_json::from_str(line).expect("one document a line");
+        assert!(said["at_ms"].is_i64() && said["level"] == "info" && said["message"].is_string(), "{line}");
+    }
+    for pipeline in ["often", "then"] {
+        let ticks = ticks(&project, pipeline);
+        assert!(ticks.iter().all(|tick| matches!(tick.state, TickState::Done | TickState::Open)), "{ticks:?}");
+        let done = done(&project, pipeline) as i64;
+        let (rows, different) = written(&project, pipeline);
+        assert!(rows >= done && rows <= ticks.len() as i64, "{rows} rows of {done} runs that are done");
+        assert!(pipeline == "then" || rows == different, "{rows} rows of {different} ticks");
+        let logs = std::fs::read_dir(project.path(".haul/logs").join(pipeline)).expect("its logs").count() as i64;
+        assert!(logs >= done);
+    }
+    let often = ticks(&project, "often");
+    let said = project.haul(&["show", &often[0].run]).expect(0).stdout;
+    assert!(said.contains("(schedule)") && said.contains("  scheduled "), "{said}");
+    assert!(project.haul(&["schedule", "often"]).expect(0).stdout.contains("done: run "));
+    assert!(project.haul(&["runs"]).expect(0).stdout.contains("  after  "));
+}
+
+#[test]
+fn a_wrong_definition_leaves_the_last_good_one_at_work() {
+    let project = Project::new();
+    project.file("pipelines/often.yaml", rows("often", "{ every: 1s }"));
+    let served = serve(&project, "log", &[]);
+    wait("a tick", &project, "log", || done(&project, "often") >= 1);
+    project.file("pipelines/often.yaml", rows("often", "{ evry: 1s }"));
+    wait("a word on it", &project, "log", || project.read("log").contains("its last good version goes on"));
+    assert!(project.read("log").contains("did you mean `every`?"));
+    let before = done(&project, "often");
+    wait("more ticks", &project, "log", || done(&project, "often") >= before + 2);
+    assert!(served.get(&project, "/metrics").contains("haul_pipelines{state=\"wrong\"} 1\n"));
+    for number in 0..100 {
+        project.file(&format!("pipelines/many/{number}.yaml"), rows("many", "{ every: 1d }"));
+    }
+    project.file("pipelines/often.yaml", rows("often", "{ every: 1d }"));
+    wait("one reload", &project, "log", || project.read("log").contains("101 of 101 pipelines run by themselves, 0 are wrong"));
+    std::thread::sleep(Duration::from_millis(1500));
+    let before = ticks(&project, "often").len();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(ticks(&project, "often").len(), before, "the new definition is at work");
+    assert_eq!(served.stop(), Some(143));
+}
+
+#[test]
+fn a_second_daemon_stands_by_and_takes_over() {
+    let project = Project::new();
+    project.file("pipelines/often.yaml", rows("often", "{ every: 1s, overlap: queue, catch_up: all }"));
+    let mut first = serve(&project, "first", &[]);
+    wait("a tick", &project, "first", || done(&project, "often") >= 1);
+    let second = serve(&project, "second", &[]);
+    wait("the second", &project, "second", || project.read("second").contains("standing by: process "));
+    assert!(second.get(&project, "/readyz").ends_with("standing by\n"));
+    first.child.kill().expect("killed");
+    first.child.wait().expect("dead");
+    wait("the second to lead", &project, "second", || project.read("second").contains("definitions read"));
+    let before = done(&project, "often");
+    wait("more ticks", &project, "second", || done(&project, "often") >= before + 3);
+    assert_eq!(second.stop(), Some(143));
+    exactly_once(&project, "often", 1000);
+}
+
+/// Every tick between the first and the last one has one record, and one row once it is done.
+#[track_caller]
+fn exactly_once(project: &Project, pipeline: &str, every_ms: usize) {
+    let ticks = ticks(project, pipeline);
+    let times: Vec<i64> = ticks.iter().map(|tick| tick.at_ms).collect();
+    let expected: Vec<i64> = (times[0]..=times[times.len() - 1]).step_by(every_ms).collect();
+    assert_eq!(times, expected, "{pipeline}");
+    let runs: BTreeSet<&str> = ticks.iter().map(|tick| tick.run.as_str()).collect();
+    assert_eq!(runs.len(), ticks.len(), "{pipeline} has runs of several ticks");
+    let wrong: Vec<_> = ticks.iter().filter(|tick| !matches!(tick.state, TickState::Done | TickState::Open)).collect();
+    assert!(wrong.is_empty(), "{pipeline}: {wrong:?}");
+    let done = ticks.iter().filter(|tick| tick.state == TickState::Done).count() as i64;
+    let (rows, different) = written(project, pipeline);
+    assert!(rows == different && rows >= done && rows <= ticks.len() as i64, "{pipeline}: {rows} rows of {different} ticks, {done} done");
+}
+
+/// Daemons are killed at any moment. `HAUL_KILLS` says how often; a few times are enough to find what always goes wrong.
+#[test]
+fn every_tick_survives_daemons_that_are_killed() {
+    let kills: u32 = std::env::var("HAUL_KILLS").ok().map_or(8, |text| text.parse().expect("HAUL_KILLS is a number"));
+    let project = Project::new();
+    let names = ["a", "b", "c"];
+    for name in names {
+        project.file(&format!("pipelines/{name}.yaml"), rows(name, "{ every: 3s, overlap: queue, catch_up: { mode: all, most: 1000 } }"));
+    }
+    for _ in 0..kills {
+        let mut served = serve(&project, "log", &["--runs", "3"]);
+        std::thread::sleep(Duration::from_millis(fastrand::u64(200..2500)));
+        served.child.kill().expect("killed");
+        served.child.wait().expect("dead");
+    }
+    let served = serve(&project, "log", &["--runs", "3"]);
+    let open = |name: &str| ticks(&project, name).iter().filter(|tick| tick.state == TickState::Open).count();
+    wait("the last daemon", &project, "log", || project.read("log").contains("definitions read"));
+    wait("everything made up for", &project, "log", || names.iter().all(|name| done(&project, name) > 0 && open(name) <= 1));
+    assert_eq!(served.stop(), Some(143));
+    for name in names {
+        exactly_once(&project, name, 3000);
+    }
+}
+
+/// Rows enough for a run that is still going when something else happens.
+const SLOW: &str = "params: { rows: { type: int, default: 1 } }\nlimits: { drain: 500ms }\nstages:\n  a:\n    kind: batch\n\
+    \x20   from: { generate: \"{{ params.rows }}\", columns: { id: \"i\" } }\n    to: { discard: \"a test\" }\n";
+
+#[test]
+fn overlap_holds_for_runs_by_hand() {
+    for (overlap, rows) in [("skip", 2_000_000_000_u64), ("queue", 3_000_000), ("cancel_running", 2_000_000_000)] {
+        let project = Project::new();
+        project.file("pipelines/slow.yaml", format!("schedule: {{ every: 1d, overlap: {overlap} }}\n{SLOW}"));
+        let first = std::fs::File::create(project.path("first")).expect("a log");
+        let mut first = project.command(&["run", "slow", "--param", &format!("rows={rows}")]).stderr(first).spawn().expect("started");
+        wait("the first run", &project, "first", || project.read("first").contains("a started"));
+        let second = project.haul(&["run", "slow"]);
+        if overlap == "skip" {
+            assert!(second.expect(3).stderr.contains("is being run by process "));
+            first.kill().expect("killed");
+            first.wait().expect("dead");
+            continue;
+        }
+        let second = second.expect(0);
+        assert!(second.stderr.contains("waiting: pipeline `slow` is being run by process "), "{second:?}");
+        let code = first.wait().expect("it ends").code();
+        assert_eq!(code, Some(if overlap == "queue" { 0 } else { 1 }), "{overlap}");
+        let runs: serde_json::Value = serde_json::from_str(&project.haul(&["runs", "--json"]).expect(0).stdout).expect("JSON");
+        let outcomes: Vec<_> = runs.as_array().expect("a list").iter().map(|run| run["outcome"].as_str()).collect();
+        assert_eq!(outcomes, [Some("done"), Some(if overlap == "queue" { "done" } else { "interrupted" })]);
+    }
+}
+
+#[test]
+fn failures_pause_a_pipeline_until_it_is_resumed() {
+    let project = Project::new();
+    let failing = rows("often", "{ every: 1s, pause_on_failure: 2 }").replace("generate: 1", "sql: out, table: missing");
+    let failing = failing.split(", columns:").next().expect("a head").to_owned() + " }\n    to: { sql: out, table: ticks }\n";
+    project.file("pipelines/often.yaml", failing);
+    let served = serve(&project, "log", &[]);
+    wait("the pause", &project, "log", || project.read("log").contains("paused: 2 runs in a row have failed"));
+    let said = project.haul(&["schedule", "often"]).expect(0).stdout;
+    assert!(said.contains("will not run: paused since ") && said.contains("`haul resume often` lets it go on"), "{said}");
+    let said = project.haul(&["show"]).expect(0).stdout;
+    assert!(said.contains("missing"), "a run without a plan says why:\n{said}");
+    wait("a tick that is left out", &project, "log", || project.read("log").contains("skipped "));
+    project.file("pipelines/often.yaml", rows("often", "{ every: 1s, pause_on_failure: 2 }"));
+    wait("the new definition", &project, "log", || project.read("log").matches("definitions read").count() == 2);
+    assert_eq!(project.haul(&["resume", "often"]).expect(0).stdout, "resumed often\n");
+    wait("a run that is done", &project, "log", || done(&project, "often") >= 1);
+    assert_eq!(project.haul(&["pause", "often", "--reason", "a test"]).expect(0).stdout, "paused often\n");
+    assert!(project.haul(&["schedule"]).expect(0).stdout.contains(": a test; `haul resume often` lets it go on"));
+    assert_eq!(served.stop(), Some(143));
+    project.file("pipelines/manual.yaml", SLOW);
+    assert!(project.haul(&["pause", "manual"]).expect(2).stderr.contains("there is nothing to hold back"));
+}
+
+#[test]
+fn retry_goes_on_with_the_run_it_names() {
+    let project = Project::new();
+    let text = "connections:\n  db: { url: \"sqlite:db.db\" }\nstages:\n  first:\n    kind: batch\n    from: { generate: 3, columns: { id: \"i\" } }\n\
+        \x20   to: { sql: db, table: made }\n  second:\n    kind: batch\n    after: [first]\n    from: { sql: db, table: given }\n\
+        \x20   transform:\n      - cast: { v: int64 }\n    to: { sql: db, table: taken }\n";
+    project.file("pipelines/p.yaml", text);
+    let database = rusqlite::Connection::open(project.path("db.db")).expect("a database");
+    database.execute_batch("create table given (v text); insert into given values ('1'), ('two')").expect("a table");
+    project.haul(&["run", "p"]).expect(1);
+    project.haul(&["retry"]).expect(1);
+    database.execute_batch("update given set v = '2' where v = 'two'").expect("mended");
+    let said = project.haul(&["retry", "latest"]).expect(0).stdout;
+    assert!(said.contains("done: 2 stages"), "{said}");
+    let count: i64 = database.query_row("select count(*) from made", [], |row| row.get(0)).expect("a count");
+    assert_eq!(count, 3, "what was done is not done again");
+    let runs: serde_json::Value = serde_json::from_str(&project.haul(&["runs", "--json"]).expect(0).stdout).expect("JSON");
+    assert_eq!((runs.as_array().map(Vec::len), runs[0]["resumes"].as_i64()), (Some(1), Some(2)));
+    let run = runs[0]["run"].as_str().expect("an id");
+    assert!(project.haul(&["retry", run]).expect(1).stderr.contains("is done: there is nothing to retry"));
+    database.execute_batch("update given set v = 'two'").expect("broken again");
+    project.haul(&["run", "p"]).expect(1);
+    let failed = project.haul(&["runs", "--json"]).expect(0).stdout;
+    let failed: serde_json::Value = serde_json::from_str(&failed).expect("JSON");
+    let failed = failed[0]["run"].as_str().expect("an id").to_owned();
+    project.haul(&["run", "p", "--fresh"]).expect(1);
+    assert!(project.haul(&["retry", &failed]).expect(1).stderr.contains("a later run of `p` came after run"));
+    project.file("pipelines/p.yaml", text.replace("generate: 3", "generate: 4"));
+    assert!(project.haul(&["retry"]).expect(1).stderr.contains("is no longer that of pipeline `p`"));
+}
+
+/// Takes one request, and answers it.
+fn take(listener: &std::net::TcpListener, status: &str) -> String {
+    let (mut stream, _) = listener.accept().expect("a request");
+    let (mut text, mut part) = (String::new(), [0; 4096]);
+    let whole = |text: &str| {
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok())?;
+        (body.len() >= length).then_some(())
+    };
+    while whole(&text).is_none() {
+        let size = stream.read(&mut part).expect("bytes");
+        text.push_str(&String::from_utf8_lossy(&part[..size]));
+    }
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("answered");
+    text
+}
+
+#[test]
+fn people_are_told_of_failures_and_recoveries_until_they_have_heard() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let project = Project::new();
+    let port = listener.local_addr().expect("an address").port();
+    project.file("token", "s3cret\n");
+    project.file(
+        "haul.yaml",
+        format!(
+            "notify:\n  - url: \"http://127.0.0.1:{port}/hook\"\n    headers: {{ X-Token: \"{{{{ secret.file('token') }}}}\" }}\n\
+            \x20   body: {{ text: \"{{{{ pipeline.name }}}} {{{{ event.kind }}}} in '{{{{ event.stage }}}}': {{{{ event.message }}}}\" }}\n"
+        ),
+    );
+    project.file(
+        "pipelines/often.yaml",
+        rows("often", "{ every: 1s, pause_on_failure: 1 }").replace("table: ticks", "table: ticks, schema: require"),
+    );
+    let served = serve(&project, "log", &[]);
+    let first = take(&listener, "503 Service Unavailable");
+    assert!(first.starts_with("POST /hook ") && first.contains("x-token: s3cret"), "{first}");
+    let second = take(&listener, "200 OK");
+    let body: serde_json::Value = serde_json::from_str(second.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON");
+    let text = body["text"].as_str().expect("a text");
+    assert!(text.starts_with("often failure in 'plan': ") && text.contains("ticks"), "{text}");
+    let key = |request: &str| request.lines().find(|line| line.starts_with("idempotency-key: ")).map(str::to_owned);
+    assert!(key(&first).is_some() && key(&first) == key(&second), "{first}\n{second}");
+    project.file("pipelines/often.yaml", rows("often", "{ every: 1s }"));
+    wait("the new definition", &project, "log", || project.read("log").matches("definitions read").count() == 2);
+    project.haul(&["resume", "often"]).expect(0);
+    let third = take(&listener, "200 OK");
+    assert!(third.contains("often recovery in '': done again after a failure"), "{third}");
+    assert_eq!(served.stop(), Some(143));
+    assert!(!project.read("log").contains("s3cret"));
+}
