@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use datafusion::sql::sqlparser::ast;
 
 use super::compile::{Compiled, Segment};
+use super::dedupe::Dedupe;
 use super::expression::{self, list};
 use super::lookup::Tables;
 use super::query::{self, Query};
@@ -76,7 +77,7 @@ impl Builder {
         let query = match step {
             // Nothing is known of the columns behind a query that has a problem.
             _ if self.lost => return,
-            Step::Dedupe { key, at } => self.dedupe(key, at).await,
+            Step::Dedupe { key, at } => return self.dedupe(key, at).await,
             Step::Sql(expr) => self.sql(expr).await,
             Step::Lookup(lookup) => return self.lookup(lookup),
             _ => return self.row_step(step),
@@ -88,7 +89,7 @@ impl Builder {
                 self.inputs = vec![InputColumns { name: INPUT.to_owned(), schema: Schema::default() }];
                 self.segments.push(Segment::Query(Box::new(query)));
             }
-            None => self.lost = matches!(step, Step::Sql(_)),
+            None => self.lost = true,
         }
     }
 
@@ -108,19 +109,19 @@ impl Builder {
         }
     }
 
-    async fn dedupe(&mut self, key: &[String], at: &At) -> Option<Query> {
+    async fn dedupe(&mut self, key: &[String], at: &At) {
+        self.push = None;
         self.lines.push(format!("dedupe: {}", joined(key.iter())));
         let places: Vec<usize> = key.iter().filter_map(|name| self.find(name, at)).collect();
-        let names: Vec<&str> = places.iter().map(|place| self.schema.columns[*place].name.as_str()).collect();
-        if names.is_empty() || names.len() < key.len() {
-            return None;
+        if places.is_empty() || places.len() < key.len() {
+            return;
         }
-        match query::dedupe(&names, &self.schema).await {
-            Ok(query) => Some(query),
-            Err(fault) => {
-                self.problems.push(problem(fault, at));
-                None
+        match Dedupe::new(places, &self.schema).await {
+            Ok(dedupe) => {
+                self.inputs = vec![InputColumns { name: INPUT.to_owned(), schema: Schema::default() }];
+                self.segments.push(Segment::Dedupe(Box::new(dedupe)));
             }
+            Err(fault) => self.problems.push(problem(fault, at)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 
 use super::builder::{Builder, problem};
+use super::dedupe::Dedupe;
 use super::lookup::{LookupStep, Tables};
 use super::query::{self, Query};
 use super::rows::Rows;
@@ -32,6 +33,8 @@ pub(super) enum Segment {
     Rows(Rows),
     /// A step that looks at one row at a time, and waits for rows of a cache.
     Lookup(Arc<LookupStep>),
+    /// Leaves out rows whose key has come before.
+    Dedupe(Box<Dedupe>),
     /// A step that looks at many rows.
     Query(Box<Query>),
 }
@@ -113,7 +116,9 @@ impl Compiled {
             chunk = match segment {
                 Segment::Rows(rows) => rows.apply(chunk)?,
                 Segment::Lookup(lookup) => lookup.apply(chunk).await?,
-                Segment::Query(_) => return Err(Failure::permanent("a transform with a `sql` or `dedupe` step cannot run on one batch")),
+                Segment::Dedupe(_) | Segment::Query(_) => {
+                    return Err(Failure::permanent("a transform with a `sql` or `dedupe` step cannot run on one batch"));
+                }
             };
         }
         Ok(chunk)
@@ -124,11 +129,15 @@ impl Compiled {
     pub fn run(&self, inputs: Vec<BatchStream>, memory_bytes: u64, limit: BatchLimit, spill: &Path) -> Result<BatchStream, Failure> {
         let mut streams = inputs;
         // Queries that follow one another hold their memory at the same time, and share it.
-        let queries = self.segments.iter().any(|segment| matches!(segment, Segment::Query(_)));
+        let queries = self.segments.iter().any(|segment| matches!(segment, Segment::Dedupe(_) | Segment::Query(_)));
         let runtime = if queries { Some(query::runtime(memory_bytes, spill)?) } else { None };
         for segment in &self.segments {
             let stream = match (segment, &runtime) {
                 (Segment::Query(query), Some(runtime)) => query.run(streams, memory_bytes, limit, Arc::clone(runtime)),
+                (Segment::Dedupe(dedupe), Some(runtime)) => {
+                    let stream = streams.pop().ok_or_else(|| Failure::permanent("a transform has no input"))?;
+                    dedupe.run(stream, memory_bytes, limit, Arc::clone(runtime))
+                }
                 (Segment::Rows(rows), _) => {
                     let stream = streams.pop().ok_or_else(|| Failure::permanent("a transform has no input"))?;
                     let rows = rows.clone();
@@ -143,7 +152,7 @@ impl Compiled {
                     };
                     stream.then(looked).boxed()
                 }
-                (Segment::Query(_), None) => return Err(Failure::permanent("a query has no memory to run in")),
+                (Segment::Dedupe(_) | Segment::Query(_), None) => return Err(Failure::permanent("a query has no memory to run in")),
             };
             streams = vec![stream];
         }

@@ -10,6 +10,7 @@
 
 mod builder;
 mod compile;
+mod dedupe;
 mod expression;
 mod input;
 mod lookup;

@@ -1,4 +1,4 @@
-//! Steps that look at many rows: `sql` and `dedupe`, as DataFusion queries over streams, within a memory limit and with spill files.
+//! Steps that look at many rows: `sql`, and `dedupe` when it is out of memory, as DataFusion queries over streams, within a memory limit and with spill files.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -75,7 +75,8 @@ pub(super) async fn sql(text: &str, inputs: &[InputColumns], also: &str) -> Resu
     }
 }
 
-/// The query that keeps the row that arrived first of each key. Rows are numbered as they arrive; NULLs count as equal.
+/// The query that keeps the row that arrived first of each key, in the order of arrival. Rows are numbered as they arrive; NULLs count as
+/// equal.
 pub(super) async fn dedupe(key: &[&str], schema: &Schema) -> Result<Query, Fault> {
     let mut free = (0..).map(|number| format!("haul_{number}")).filter(|name| schema.find(name).is_none());
     let (Some(arrival), Some(place)) = (free.next(), free.next()) else { return Err(Fault::new("transform-column", "too many columns")) };
@@ -86,7 +87,7 @@ pub(super) async fn dedupe(key: &[&str], schema: &Schema) -> Result<Query, Fault
     let all: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
     let (columns, key) = (quoted(&all)?, quoted(key)?);
     let text = format!(
-        "select {columns} from (select *, row_number() over (partition by {key} order by {arrival}) as {place} from input) as input where {place} = 1"
+        "select {columns} from (select *, row_number() over (partition by {key} order by {arrival}) as {place} from input) as input where {place} = 1 order by {arrival}"
     );
     let (statement, words) = sql::query(&text, &Names::default(), Aliases::Win)?;
     let table = Table { names: vec!["input".to_owned()], schema: schema.clone(), numbered: Some(arrival) };

@@ -4,7 +4,8 @@ use super::*;
 
 #[tokio::test]
 async fn dedupe_keeps_the_first_that_arrived() {
-    check(&[dedupe(&["REF"]), Step::Select(names(&["id"])), query("select id from input order by id")], &["|1|", "|2|", "|4|"]).await;
+    check(&[dedupe(&["REF"]), Step::Select(names(&["id"]))], &["|1|", "|2|", "|4|"]).await;
+    check(&[filter("id > 1"), dedupe(&["paid", "ref"]), Step::Select(names(&["id"]))], &["|2|", "|3|", "|4|"]).await;
     let steps = [dedupe(&["ref"])];
     assert_eq!(compiled(&steps).await.schema(), &orders().0);
     assert!(!compiled(&steps).await.rowwise());
@@ -113,7 +114,19 @@ async fn what_does_not_fit_in_memory_spills() {
     assert!(most > MEMORY, "only {most} bytes were spilled");
     drop(run);
     assert_eq!(bytes_below(spill.path()), 0, "spill files stay behind");
-    // The same rows, deduplicated, in less memory than their keys take.
+    // The same rows, deduplicated: the first of each key, in the order of arrival, in less memory than their keys take.
+    let compiled = compile(&[table("a")], &[dedupe(&["key"])], None, &Tables::new()).await.expect("compiled");
+    for (memory, spilled) in [(MEMORY / 4, true), (MEMORY * 8, false)] {
+        let mut run = compiled.run(vec![facts(ROWS)], memory, BatchLimit::default(), spill.path()).expect("a stream");
+        let (mut ids, mut most) = (Vec::new(), 0);
+        while let Some(chunk) = run.try_next().await.expect("rows") {
+            use arrow::array::AsArray;
+            ids.extend_from_slice(chunk.batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().values());
+            most = most.max(bytes_below(spill.path()));
+        }
+        assert_eq!(ids, (0..50_000).collect::<Vec<i64>>());
+        assert_eq!(most > 0, spilled, "{most} bytes were spilled");
+    }
     let compiled =
         compile(&[table("a")], &[dedupe(&["key"]), query("select count(*) as n, max(id) as last from input")], None, &Tables::new())
             .await
