@@ -144,8 +144,8 @@ impl StageRun {
         if !published {
             stage.open().await?;
         }
-        stage.take_up(claims).await?;
-        stage.open_rejects(context)?;
+        let goes_on = stage.take_up(claims).await?;
+        stage.open_rejects(context, goes_on).await?;
         stage.count();
         Ok(stage)
     }
@@ -175,8 +175,8 @@ impl StageRun {
         self.readings.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Goes on with what was found, or starts loads from nothing.
-    async fn take_up(&mut self, claims: Vec<(Load, Option<FoundLoad>)>) -> Result<(), Failure> {
+    /// Goes on with what was found, or starts loads from nothing; says whether any of them goes on.
+    async fn take_up(&mut self, claims: Vec<(Load, Option<FoundLoad>)>) -> Result<bool, Failure> {
         let mut recorded = None;
         for (load, found) in &claims {
             if let Some(found) = found {
@@ -199,8 +199,10 @@ impl StageRun {
             Some(splits) => splits,
             None => self.cut().await?,
         };
+        let mut goes_on = false;
         for (place, (load, found)) in claims.into_iter().enumerate() {
             let found = found.filter(|found| !stale || found.published);
+            goes_on |= found.is_some();
             let run = match found {
                 Some(found) => resumed(load, &found)?,
                 None => self.fresh_load(place, load, &splits).await?,
@@ -208,7 +210,7 @@ impl StageRun {
             self.loads.push(run);
         }
         self.splits = splits.splits;
-        Ok(())
+        Ok(goes_on)
     }
 
     /// Whether recorded splits no longer mean the rows they meant.
@@ -260,16 +262,13 @@ impl StageRun {
         Ok(LoadRun { load, published: false, before, marks: Mutex::default() })
     }
 
-    fn open_rejects(&mut self, context: &RunContext) -> Result<(), Failure> {
-        let used = self.rejected();
-        let log = match &self.plan.flow().rejects {
-            None => None,
-            Some(rejects) => {
-                let root = context.plan.connections.files(&rejects.connection)?;
-                Some((root.rejects(&rejects.path)?, rejects.at_most))
-            }
-        };
-        self.rejects = RejectBudget::new(log, used);
+    async fn open_rejects(&mut self, context: &RunContext, goes_on: bool) -> Result<(), Failure> {
+        let Some(rejects) = &self.plan.flow().rejects else { return Ok(()) };
+        let log = context.plan.connections.files(&rejects.connection)?.rejects(&rejects.path)?;
+        if !goes_on {
+            log.discard().await?;
+        }
+        self.rejects = RejectBudget::new(Some((log, rejects.at_most)), self.rejected());
         Ok(())
     }
 

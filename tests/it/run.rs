@@ -179,6 +179,38 @@ fn bad_rows_go_to_a_file_up_to_their_budget() {
 }
 
 #[test]
+fn bad_rows_of_an_abandoned_run_stay_out_of_the_next_ones_file() {
+    let project = Project::new();
+    project.file("files/a.csv", "id,name\n1,a\n");
+    project.file("files/b.csv", "id,name\n2\n");
+    project.file("files/c.csv", "id,name\n3\n4\n5\n");
+    let stages = |path: &str, at_most: u32| {
+        format!(
+            "  people:
+    kind: batch
+    from: {{ files: files, path: '{path}' }}
+    to: {{ sql: db, table: people, mode: replace }}
+    splits: {{ concurrency: 1 }}
+    rejects: {{ to: {{ files: files, path: 'bad.ndjson' }}, at_most: {at_most} }}
+"
+        )
+    };
+    pipeline(&project, "people", &stages("?.csv", 2));
+    project.haul(&["run", "people"]).expect(1);
+    let kept: Vec<_> = walk(&project.path("files/.haul"));
+    assert!(kept.iter().any(|path| path.ends_with(".rejects")), "the bad row of b.csv is kept for the run to go on: {kept:?}");
+    pipeline(&project, "people", &stages("c.csv", 3));
+    project.haul(&["run", "people"]).expect(0);
+    let bad = project.read("files/bad.ndjson");
+    assert!(bad.lines().count() == 3 && bad.lines().all(|line| line.contains("c.csv:")), "{bad}");
+}
+
+fn walk(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path.display().to_string()] }).collect()
+}
+
+#[test]
 fn a_terminated_run_commits_what_it_has_begun_and_goes_on_later() {
     let project = Project::new();
     pipeline(

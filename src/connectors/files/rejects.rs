@@ -70,6 +70,12 @@ impl RejectLog {
         Ok(())
     }
 
+    /// Removes what an abandoned load kept aside: its rows are not those of the load that begins.
+    pub async fn discard(&self) -> Result<(), Failure> {
+        let log = self.clone();
+        stream::blocking(move || log.remove_parts()).await
+    }
+
     /// Puts the committed parts together, in split order, into the file: behind what it holds when it `grows`, as a stream's does, else in its
     /// place. Nothing is made when there are no parts. May be repeated, and goes on where a killed one stopped; a file that grows may then
     /// hold the last rows twice.
