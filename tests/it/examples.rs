@@ -10,7 +10,7 @@ fn repository(path: &str) -> PathBuf {
 }
 
 /// The repository's pipelines and data, in a project of their own.
-fn project() -> Project {
+pub fn project() -> Project {
     let project = Project::new();
     copy(&repository("pipelines"), Path::new("pipelines"), &project);
     project

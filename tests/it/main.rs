@@ -10,6 +10,7 @@ mod ground;
 mod journal;
 mod kill;
 mod postgres;
+mod readme;
 mod rendering;
 mod run;
 mod run_postgres;
