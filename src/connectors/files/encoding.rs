@@ -10,6 +10,8 @@ use crate::failure::Failure;
 /// A byte that no UTF-8 holds: it stands for bytes that the encoding does not know, so that the record they are in is refused.
 const WRONG: u8 = 0xFF;
 const BUFFER_BYTES: usize = 64 << 10;
+/// What a file of UTF-8 may begin with.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The content as UTF-8. A byte order mark wins over the stated encoding, and is not part of the content. What is wrong in UTF-8 is passed on
 /// as it is; what is wrong in another encoding becomes a byte that is wrong in UTF-8.
@@ -37,6 +39,11 @@ pub(super) fn utf8(mut content: Box<dyn Read + Send>, label: &str, path: &str) -
         text: Vec::new(),
         text_at: 0,
     }))
+}
+
+/// Whether a file of a stated encoding is UTF-8 as it lies, from its first bytes.
+pub(super) fn lies_in_utf8(label: &str, start: &[u8]) -> bool {
+    Encoding::for_bom(start).map_or_else(|| is_utf8(label), |(encoding, _)| encoding == UTF_8)
 }
 
 /// Whether a label names UTF-8.

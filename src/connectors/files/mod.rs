@@ -2,7 +2,7 @@
 //!
 //! - `root`: a connection: its URL, and what is read and written below it.
 //! - `store`: the two kinds of place, behind one set of blocking calls. `paths`: which paths may be named.
-//! - `source`, `look`, `reading`: which files, what columns, which splits. `csv`, `ndjson`, `parquet`: the formats, both ways. `rows`,
+//! - `source`, `look`, `reading`, `cuts`: which files, what columns, which splits. `csv`, `ndjson`, `parquet`: the formats, both ways. `rows`,
 //!   `lines`: what text formats share. `encoding`, `codec`: characters and compression.
 //! - `sink`, `part`, `state`, `publish`, `manifest`: how rows get into files once. `grades`: what becomes of types.
 //! - `rejects`: the file of bad rows.
@@ -11,6 +11,7 @@
 
 mod codec;
 mod csv;
+mod cuts;
 mod encoding;
 mod grades;
 mod lines;

@@ -1,12 +1,16 @@
 //! One view of the files of a source: cut into splits, read split by split.
 
+use std::io::Read;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::csv::CsvRows;
+use super::codec;
+use super::csv::{Boundaries, CsvRows, header};
+use super::cuts::{self, Cut};
+use super::encoding::{BYTE_ORDER_MARK, lies_in_utf8};
 use super::look;
 use super::ndjson::NdjsonRows;
 use super::parquet::ParquetFile;
@@ -16,7 +20,7 @@ use super::store::{Found, Store};
 use super::stream::{self, Give};
 use crate::connectors::{Reading, Split, SplitGoal, Splits};
 use crate::data::{BatchLimit, BatchStream, Position, Schema};
-use crate::define::pipeline::{FileFormat, FilesSource};
+use crate::define::pipeline::{Compression, FileFormat, FilesSource};
 use crate::failure::Failure;
 
 /// One view of the files of a source.
@@ -34,12 +38,15 @@ struct Inner {
     limit: BatchLimit,
 }
 
-/// What a split covers: whole files, or a run of row groups of one Parquet file.
+/// What a split covers: whole files, a run of row groups of one Parquet file, or a run of records of one file of text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Piece {
     file: Found,
     /// The first row group and the one after the last.
     groups: Option<(usize, usize)>,
+    /// The first record, and the byte after the last one.
+    #[serde(default)]
+    records: Option<(Cut, u64)>,
     rows: Option<u64>,
     bytes: u64,
 }
@@ -65,7 +72,7 @@ impl Reading for FileReading {
 
     async fn splits(&self, goal: SplitGoal) -> Result<Splits, Failure> {
         let inner = Arc::clone(&self.inner);
-        let pieces = stream::blocking(move || inner.pieces(goal.bytes)).await?;
+        let pieces = stream::blocking(move || inner.pieces(goal)).await?;
         let groups = gather(pieces, goal.most.max(1));
         let only = goal.most <= 1;
         let splits = groups.into_iter().enumerate().map(|(place, pieces)| {
@@ -101,19 +108,57 @@ impl Reading for FileReading {
 }
 
 impl Inner {
-    /// What can be read apart: files, and in Parquet runs of row groups of at least so many bytes.
-    fn pieces(&self, bytes: u64) -> Result<Vec<Piece>, Failure> {
+    /// What can be read apart: files, and runs of at least so many bytes of row groups in Parquet and of records in text.
+    fn pieces(&self, goal: SplitGoal) -> Result<Vec<Piece>, Failure> {
         let mut pieces = Vec::new();
         for file in &self.look.files {
+            let whole = Piece { file: file.clone(), groups: None, records: None, rows: None, bytes: file.size };
             if self.spec.format != FileFormat::Parquet {
-                pieces.push(Piece { file: file.clone(), groups: None, rows: None, bytes: file.size });
+                let mut from = Cut { at: 0, line: 1 };
+                for cut in if goal.most > 1 { self.cuts(file, goal)? } else { Vec::new() } {
+                    pieces.push(Piece { records: Some((from, cut.at)), bytes: cut.at - from.at, ..whole.clone() });
+                    from = cut;
+                }
+                let records = (from.at > 0).then_some((from, file.size));
+                pieces.push(Piece { records, bytes: file.size - from.at, ..whole });
                 continue;
             }
-            for (groups, rows, bytes) in ParquetFile::open(&*self.store, &file.path)?.runs(bytes) {
-                pieces.push(Piece { file: file.clone(), groups: Some(groups), rows: Some(rows), bytes });
+            for (groups, rows, bytes) in ParquetFile::open(&*self.store, &file.path)?.runs(goal.bytes) {
+                pieces.push(Piece { groups: Some(groups), rows: Some(rows), bytes, ..whole.clone() });
             }
         }
         Ok(pieces)
+    }
+
+    /// Where a file of text can be cut: one that is large, near, not compressed and in UTF-8.
+    fn cuts(&self, file: &Found, goal: SplitGoal) -> Result<Vec<Cut>, Failure> {
+        let every = goal.bytes.max(file.size / goal.most as u64).max(1);
+        let plain = self.spec.compression.unwrap_or_else(|| codec::by_ending(&file.path)) == Compression::Plain;
+        if !plain || !self.store.is_near() || file.size < every.saturating_mul(2) {
+            return Ok(Vec::new());
+        }
+        let failed = |error| codec::read_failed(&file.path, error);
+        let encoding = if let FileFormat::Csv(dialect) = &self.spec.format { &dialect.encoding } else { "utf-8" };
+        let mut start = Vec::new();
+        self.store.open(&file.path)?.take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut start).map_err(failed)?;
+        if !lies_in_utf8(encoding, &start) {
+            return Ok(Vec::new());
+        }
+        let content = self.store.open(&file.path)?;
+        let cuts = match &self.spec.format {
+            FileFormat::Csv(dialect) => Boundaries::new(content, dialect).and_then(|records| cuts::csv(records, every)),
+            _ => cuts::ndjson(content, every),
+        };
+        let mut cuts = cuts.map_err(failed)?;
+        // Nothing is behind the end of the last line.
+        cuts.retain(|cut| cut.at < file.size);
+        Ok(cuts)
+    }
+
+    /// The content of a run of records, and the count of its bytes.
+    fn records(&self, path: &str, from: Cut, to: u64) -> Result<codec::Content, Failure> {
+        let content = self.store.open_at(path, from.at)?.take(to.saturating_sub(from.at));
+        codec::decompress(Box::new(content), Compression::Plain).map_err(|error| codec::read_failed(path, error))
     }
 
     /// Reads one piece; `false` when nobody wants more.
@@ -130,13 +175,29 @@ impl Inner {
             }
             FileFormat::Csv(dialect) => {
                 let (content, count) = look::content(&*self.store, &self.spec, path)?;
-                let rows = CsvRows::open(path, content, count, dialect)?;
+                let mut rows = CsvRows::open(path, content, count, dialect)?;
+                if let Some((from, to)) = piece.records {
+                    let (content, count) = self.records(path, from, to)?;
+                    rows = match from.at {
+                        0 => CsvRows::open(path, content, count, dialect)?,
+                        _ => CsvRows::from_line(from.line, path, content, count, dialect, header(&rows).to_vec()),
+                    };
+                }
                 let places = rows.places(&self.schema)?;
                 self.give(rows, places, give)
             }
             FileFormat::Ndjson => {
-                let (content, count) = look::content(&*self.store, &self.spec, path)?;
-                let mut rows = NdjsonRows::open(path, content, count)?;
+                let mut rows = match piece.records {
+                    Some((from, to)) if from.at > 0 => {
+                        let (content, count) = self.records(path, from, to)?;
+                        NdjsonRows::from_line(from.line, path, content, count)
+                    }
+                    records => {
+                        let whole = || look::content(&*self.store, &self.spec, path);
+                        let (content, count) = records.map_or_else(whole, |(from, to)| self.records(path, from, to))?;
+                        NdjsonRows::open(path, content, count)?
+                    }
+                };
                 rows.want(&self.look.schema, &self.schema, &self.guessed, false);
                 self.give(rows, Vec::new(), give)
             }
@@ -178,9 +239,10 @@ fn gather(pieces: Vec<Piece>, most: usize) -> Vec<Vec<Piece>> {
 }
 
 fn label(pieces: &[Piece]) -> String {
-    let one = |piece: &Piece| match piece.groups {
-        Some((from, to)) => format!("{} row groups {from}..{to}", piece.file.path),
-        None => piece.file.path.clone(),
+    let one = |piece: &Piece| match (piece.groups, piece.records) {
+        (Some((from, to)), _) => format!("{} row groups {from}..{to}", piece.file.path),
+        (None, Some((from, to))) => format!("{} bytes {}..{to}", piece.file.path, from.at),
+        (None, None) => piece.file.path.clone(),
     };
     match pieces {
         [] => "no files".to_owned(),
@@ -208,6 +270,7 @@ mod tests {
                 .map(|(place, bytes)| Piece {
                     file: Found { path: place.to_string(), size: *bytes, stamp: String::new() },
                     groups: None,
+                    records: None,
                     rows: None,
                     bytes: *bytes,
                 })

@@ -223,7 +223,7 @@ async fn columns_are_projected_and_splits_grouped() {
     let names: Vec<&str> = reading.schema().columns.iter().map(|column| column.name.as_str()).collect();
     assert_eq!(names, ["b", "a"]);
     for (most, expected) in [(1, 1), (3, 3), (64, 7)] {
-        let splits = reading.splits(SplitGoal { most, bytes: 1 }).await.expect("splits");
+        let splits = reading.splits(SplitGoal { most, bytes: 100 }).await.expect("splits");
         assert_eq!(splits.splits.len(), expected);
         assert_eq!(splits.splits[0].id, if most == 1 { "all" } else { "0000" });
         let mut found = Vec::new();
@@ -288,4 +288,38 @@ async fn foreign_parquet_is_brought_into_form_or_refused() {
     write("nested.parquet", vec![("point", Arc::new(StructArray::from(fields)) as ArrayRef)]);
     let failure = seen(&folder.source(from("nested.parquet"))).await.expect_err("a struct");
     assert!(failure.message.contains("`nested.parquet`: column `point` has the Arrow type Struct"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_large_file_of_text_is_read_in_parts_as_if_it_was_read_whole() {
+    let folder = Folder::new();
+    let text = |id: usize| match id % 7 {
+        0 => "plain".to_owned(),
+        1 => format!("\"quoted, {id}\"\"\n\nin lines\""),
+        2 => "żółć 🦀".to_owned(),
+        _ => String::new(),
+    };
+    let row = |id: usize| if id % 500 == 499 { format!("{id},too,many\n") } else { format!("{id},{}\n", text(id)) };
+    folder.file("t.csv", format!("\u{feff}id,text\n{}", (0..5000).map(row).collect::<String>()));
+    let object = |id: usize| if id % 500 == 499 { format!("{{\"id\": {id}, \"odd\": 1}}\n") } else { format!("\n{{\"id\": {id}}}\r\n") };
+    folder.file("t.ndjson", (0..5000).map(object).collect::<String>());
+    for (path, format) in [("t.csv", FileFormat::Csv(csv())), ("t.ndjson", FileFormat::Ndjson)] {
+        let source = folder.source(FilesSource { format, sample: 100, ..from(path) });
+        let whole = loads::read(&source, ReadRequest::default(), 1).await.expect(path);
+        assert_eq!((whole.0.num_rows(), whole.1.len()), (4990, 10), "{path}");
+        for most in [2, 3, 16, 1000] {
+            let reading = source.open(ReadRequest::default()).await.expect(path);
+            let splits = reading.splits(SplitGoal { most, bytes: 1 }).await.expect(path).splits;
+            assert!(splits.len() > most / 2 && splits.len() <= most, "{path}: {} splits of {most}", splits.len());
+            let parts = loads::read(&source, ReadRequest::default(), most).await.expect(path);
+            assert_eq!(parts, whole, "{path} in {most}: the same rows in the same order, and the same lines refused");
+        }
+        let reading = source.open(ReadRequest::default()).await.expect(path);
+        let few = reading.splits(SplitGoal { most: 16, bytes: 1 << 30 }).await.expect(path).splits;
+        assert_eq!(few.len(), 1, "{path}: a small file stays whole");
+    }
+    // What cannot be looked through as it lies stays whole.
+    folder.file("wide.csv", [&[0xff, 0xfe][..], &"id\n1\n2\n3\n".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()].concat());
+    let reading = folder.source(from("wide.csv")).open(ReadRequest::default()).await.expect("UTF-16");
+    assert_eq!(reading.splits(SplitGoal { most: 4, bytes: 1 }).await.expect("splits").splits.len(), 1);
 }

@@ -4,5 +4,5 @@ mod read;
 mod scan;
 mod write;
 
-pub(super) use read::{CsvRows, header};
+pub(super) use read::{Boundaries, CsvRows, header};
 pub(super) use write::CsvWriter;

@@ -1,11 +1,12 @@
 //! CSV records → batches.
 
-use std::io::Read;
+use std::io::{self, Chain, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::scan::{Marks, Record, Scanner};
-use crate::connectors::files::encoding::utf8;
+use crate::connectors::files::cuts::Cut;
+use crate::connectors::files::encoding::{BYTE_ORDER_MARK, utf8};
 use crate::connectors::files::look::Sampled;
 use crate::connectors::files::rows::{Rows, RowsOut};
 use crate::connectors::files::{codec, rows};
@@ -25,6 +26,35 @@ pub(in crate::connectors::files) struct CsvRows {
     counted: u64,
     /// A first record that is not a header.
     pending: Option<Record>,
+}
+
+fn marks(dialect: &CsvDialect) -> Marks {
+    Marks { delimiter: dialect.delimiter, quote: dialect.quote, escape: dialect.escape }
+}
+
+/// The starts of the records of a file of UTF-8, the first one left out.
+pub(in crate::connectors::files) struct Boundaries<R> {
+    scanner: Scanner<Chain<Cursor<Vec<u8>>, R>>,
+    /// Bytes of a byte order mark.
+    skipped: u64,
+}
+
+impl<R: Read> Boundaries<R> {
+    /// The content as it lies.
+    pub(in crate::connectors::files) fn new(mut content: R, dialect: &CsvDialect) -> io::Result<Self> {
+        let mut start = Vec::with_capacity(BYTE_ORDER_MARK.len());
+        content.by_ref().take(BYTE_ORDER_MARK.len() as u64).read_to_end(&mut start)?;
+        let skipped = if start == BYTE_ORDER_MARK { start.drain(..).len() as u64 } else { 0 };
+        Ok(Self { scanner: Scanner::new(Cursor::new(start).chain(content), marks(dialect), 1), skipped })
+    }
+
+    /// The next one; `None` at the end.
+    pub(in crate::connectors::files) fn next(&mut self) -> io::Result<Option<Cut>> {
+        if self.scanner.next()?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.scanner.place()?.map(|(at, line)| Cut { at: at + self.skipped, line }))
+    }
 }
 
 /// The names of a file's columns, without its rows.
@@ -54,10 +84,21 @@ impl CsvRows {
         schema: &Schema,
     ) -> Result<Self, Failure> {
         let content = utf8(content, &dialect.encoding, path)?;
-        let marks = Marks { delimiter: dialect.delimiter, quote: dialect.quote, escape: dialect.escape };
-        let scanner = Scanner::new(content, marks);
         let names = schema.columns.iter().map(|column| column.name.clone()).collect();
-        Ok(Self { path: path.to_owned(), scanner, dialect: dialect.clone(), names, count, counted: 0, pending: None })
+        Ok(Self::from_line(1, path, content, count, dialect, names))
+    }
+
+    /// The part of a file that begins with that line, which is a row of these columns. The content is UTF-8.
+    pub(in crate::connectors::files) fn from_line(
+        line: u64,
+        path: &str,
+        content: Box<dyn Read + Send>,
+        count: Arc<AtomicU64>,
+        dialect: &CsvDialect,
+        names: Vec<String>,
+    ) -> Self {
+        let scanner = Scanner::new(content, marks(dialect), line);
+        Self { path: path.to_owned(), scanner, dialect: dialect.clone(), names, count, counted: 0, pending: None }
     }
 
     fn next_record(&mut self) -> Result<Option<Record>, Failure> {

@@ -50,6 +50,8 @@ pub(super) struct Scanner<R> {
     at: usize,
     filled: usize,
     ended: bool,
+    /// Bytes of the input before the buffer's.
+    before: u64,
     line: u64,
     fields: Vec<Field>,
     scratch: Vec<u8>,
@@ -64,13 +66,25 @@ enum Pass {
 }
 
 impl<R: Read> Scanner<R> {
-    /// Nothing is read yet.
-    pub(super) fn new(input: R, marks: Marks) -> Self {
+    /// Nothing is read yet; the input begins with that line of its file.
+    pub(super) fn new(input: R, marks: Marks, line: u64) -> Self {
         let mut special = [false; 256];
         for byte in [marks.delimiter, b'\n', b'\r'] {
             special[usize::from(byte)] = true;
         }
-        Self { input, marks, special, buffer: Vec::new(), at: 0, filled: 0, ended: false, line: 1, fields: Vec::new(), scratch: Vec::new() }
+        Self {
+            input,
+            marks,
+            special,
+            buffer: Vec::new(),
+            at: 0,
+            filled: 0,
+            ended: false,
+            before: 0,
+            line,
+            fields: Vec::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// The next record; `None` at the end. Its fields are there until the next call.
@@ -88,6 +102,14 @@ impl<R: Read> Scanner<R> {
             }
             self.fill()?;
         }
+    }
+
+    /// Where the next record begins: its place in the input, and its line. `None` when there is none.
+    pub(super) fn place(&mut self) -> io::Result<Option<(u64, u64)>> {
+        if self.at == self.filled && !self.ended {
+            self.fill()?;
+        }
+        Ok((self.at < self.filled).then_some((self.before + self.at as u64, self.line)))
     }
 
     /// The fields of the last record.
@@ -120,6 +142,7 @@ impl<R: Read> Scanner<R> {
     fn fill(&mut self) -> io::Result<()> {
         self.buffer.copy_within(self.at..self.filled, 0);
         self.filled -= self.at;
+        self.before += self.at as u64;
         self.at = 0;
         if self.filled == self.buffer.len() {
             if self.filled >= MOST_RECORD_BYTES {
@@ -267,7 +290,7 @@ mod tests {
     }
 
     fn ours(text: &[u8], marks: Marks) -> Vec<Vec<Vec<u8>>> {
-        let mut scanner = Scanner::new(Slow(text), marks);
+        let mut scanner = Scanner::new(Slow(text), marks, 1);
         let mut records = Vec::new();
         while let Some(record) = scanner.next().expect("bytes") {
             if record.fault.is_some() {
@@ -318,7 +341,7 @@ mod tests {
     #[test]
     fn lines_quotes_and_escapes() {
         let text = b"a,\"b\nc\"\r\n\"d\"\"e\",\n\n\"open";
-        let mut scanner = Scanner::new(&text[..], COMMAS);
+        let mut scanner = Scanner::new(&text[..], COMMAS, 1);
         let mut seen = Vec::new();
         while let Some(record) = scanner.next().expect("bytes") {
             let fields: Vec<String> = scanner

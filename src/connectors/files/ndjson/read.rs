@@ -44,9 +44,14 @@ type Members<'a> = Vec<Option<Value<'a>>>;
 impl NdjsonRows {
     /// `content` is decompressed; `count` counts the file's bytes as they lie.
     pub(in crate::connectors::files) fn open(path: &str, content: Box<dyn Read + Send>, count: Arc<AtomicU64>) -> Result<Self, Failure> {
-        let input = BufReader::with_capacity(256 << 10, utf8(content, "utf-8", path)?);
+        Ok(Self::from_line(1, path, utf8(content, "utf-8", path)?, count))
+    }
+
+    /// The part of a file that begins with that line.
+    pub(in crate::connectors::files) fn from_line(line: u64, path: &str, content: Box<dyn Read + Send>, count: Arc<AtomicU64>) -> Self {
+        let input = BufReader::with_capacity(256 << 10, content);
         let (all, wanted) = (Vec::new(), Vec::new());
-        Ok(Self { path: path.to_owned(), input, all, wanted, line: 0, text: Vec::new(), count, counted: 0 })
+        Self { path: path.to_owned(), input, all, wanted, line: line - 1, text: Vec::new(), count, counted: 0 }
     }
 
     /// Says what is read of which columns. With `keeps_null`, NULL of a JSON column is a missing key, and `null` is a value.

@@ -1,7 +1,7 @@
 //! A folder of this machine. Whatever is reported as done has been synced, names included.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
@@ -105,9 +105,17 @@ impl Store for Local {
         Ok(Some(Found { path: path.to_owned(), size: meta.len(), stamp: stamp.to_string() }))
     }
 
-    fn open(&self, path: &str) -> Result<Box<dyn Read + Send>, Failure> {
+    fn open_at(&self, path: &str, start: u64) -> Result<Box<dyn Read + Send>, Failure> {
         let full = self.inside(path)?;
-        File::open(&full).map(|file| Box::new(file) as _).map_err(|error| failed("open", &full, error))
+        let mut file = File::open(&full).map_err(|error| failed("open", &full, error))?;
+        if start > 0 {
+            file.seek(SeekFrom::Start(start)).map_err(|error| failed("read", &full, error))?;
+        }
+        Ok(Box::new(file))
+    }
+
+    fn is_near(&self) -> bool {
+        true
     }
 
     fn ranges(&self, path: &str) -> Result<Box<dyn Ranges>, Failure> {
@@ -313,10 +321,9 @@ impl Ranges for OpenFile {
     }
 
     fn get(&self, start: u64, length: usize) -> io::Result<Bytes> {
-        use io::Seek;
         let mut file = self.file.lock().map_err(|_| io::Error::other("another reader of the file panicked"))?;
         let mut bytes = vec![0; length];
-        file.seek(io::SeekFrom::Start(start))?;
+        file.seek(SeekFrom::Start(start))?;
         file.read_exact(&mut bytes)?;
         Ok(bytes.into())
     }

@@ -54,7 +54,15 @@ pub(super) trait Store: Send + Sync {
     fn stat(&self, path: &str) -> Result<Option<Found>, Failure>;
 
     /// Reads a file from its start.
-    fn open(&self, path: &str) -> Result<Box<dyn Read + Send>, Failure>;
+    fn open(&self, path: &str) -> Result<Box<dyn Read + Send>, Failure> {
+        self.open_at(path, 0)
+    }
+
+    /// Reads a file from some byte on.
+    fn open_at(&self, path: &str, start: u64) -> Result<Box<dyn Read + Send>, Failure>;
+
+    /// Whether files lie near enough to look through one before it is read.
+    fn is_near(&self) -> bool;
 
     /// Reads a file here and there.
     fn ranges(&self, path: &str) -> Result<Box<dyn Ranges>, Failure>;

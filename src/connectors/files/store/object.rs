@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{Error, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, WriteMultipart};
+use object_store::{
+    Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, WriteMultipart,
+};
 use tokio::runtime::Handle;
 
 use super::{Change, Found, Pending, Ranges, Store};
@@ -107,9 +109,14 @@ impl Store for Object {
         }
     }
 
-    fn open(&self, path: &str) -> Result<Box<dyn Read + Send>, Failure> {
-        let got = wait(self.store.get(&self.key(path)?)).map_err(|error| self.failed("read", path, error))?;
+    fn open_at(&self, path: &str, start: u64) -> Result<Box<dyn Read + Send>, Failure> {
+        let options = GetOptions { range: (start > 0).then_some(GetRange::Offset(start)), ..GetOptions::default() };
+        let got = wait(self.store.get_opts(&self.key(path)?, options)).map_err(|error| self.failed("read", path, error))?;
         Ok(Box::new(Body { stream: got.into_stream(), chunk: Bytes::new() }))
+    }
+
+    fn is_near(&self) -> bool {
+        false
     }
 
     fn ranges(&self, path: &str) -> Result<Box<dyn Ranges>, Failure> {
