@@ -23,6 +23,7 @@ pub mod generate;
 pub mod redis;
 mod registry;
 pub mod sql;
+mod text;
 pub mod tls;
 
 /// What a source says of itself before anything is read.

@@ -62,6 +62,7 @@ impl Connections {
                 Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&poll.sql.connection, "sql").into()),
             },
             SourceSpec::Files(files) => Ok(self.files(&files.connection)?.source(files)),
+            SourceSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows(rows)),
             SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),
             SourceSpec::Stage(name) => Err(Failure::permanent(format!("stage `{name}` is no system to read from")).into()),
         }
@@ -76,6 +77,7 @@ impl Connections {
                 Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&sql.connection, "sql")),
             },
             SinkSpec::Files(files) => Ok(self.files(&files.connection)?.sink(files)),
+            SinkSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows_sink(rows)),
             SinkSpec::Discard => Ok(discard::sink()),
             SinkSpec::Cache(sink) => Err(Failure::permanent(format!("cache `{}` is no system to write to", sink.cache))),
         }

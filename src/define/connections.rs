@@ -102,6 +102,8 @@ pub enum Family {
     Sql,
     /// `files:`
     Files,
+    /// `redis:`
+    Redis,
 }
 
 /// Looks up the connection that a family key names, and checks that its engine serves the family. The engine is `None` when it is not
@@ -123,6 +125,7 @@ pub fn engine_of(reader: &mut Reader<'_>, pointer: &str, name: &str, family: Fam
     let (serves, wanted) = match family {
         Family::Sql => (matches!(engine, Engine::Postgres | Engine::Sqlite), "`sql` needs a database"),
         Family::Files => (matches!(engine, Engine::File | Engine::S3), "`files` needs a folder or a bucket"),
+        Family::Redis => (engine == Engine::Redis, "`redis` needs a Redis server"),
     };
     if serves {
         return Some(engine);
@@ -215,6 +218,7 @@ fn used_by<'a>(stage: Rows<'a>, used: &mut BTreeSet<&'a str>) {
         match input {
             Input::Sql(input) => used.extend(input.sql.as_deref()),
             Input::Files(input) => used.extend(input.files.as_deref()),
+            Input::Redis(input) => used.extend(input.redis.as_deref()),
             Input::Generate(_) | Input::Stage(_) | Input::Unclear => {}
         }
     }
@@ -222,6 +226,7 @@ fn used_by<'a>(stage: Rows<'a>, used: &mut BTreeSet<&'a str>) {
         match output {
             Output::Sql(output) => used.extend(output.sql.as_deref()),
             Output::Files(output) => used.extend(output.files.as_deref()),
+            Output::Redis(output) => used.extend(output.redis.as_deref()),
             Output::Discard(_) | Output::Unclear => {}
         }
     }

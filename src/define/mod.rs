@@ -16,6 +16,7 @@ mod outputs;
 mod params;
 pub mod pipeline;
 mod reader;
+mod redis;
 mod resolve;
 pub mod schedule;
 mod stages;

@@ -2,8 +2,9 @@
 
 use super::connections::{Family, engine_of};
 use super::inputs::{Ending, csv_characters, csv_only, format, path, table_name};
-use super::pipeline::{Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, SchemaMode, SinkSpec, SqlSink, WriteMode};
+use super::pipeline::{Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, RowMode, SchemaMode, SinkSpec, SqlSink, WriteMode};
 use super::reader::Reader;
+use super::redis;
 use super::steps::names;
 use crate::diagnostic::Diagnostic;
 use crate::load::file::{self, FilesMode, Format, OutputCompression, SqlMode};
@@ -14,6 +15,7 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output) -> Option<Ou
     let (sink, allow_lossy) = match said {
         file::Output::Sql(said) => (SinkSpec::Sql(sql(reader, at, said)?), &said.allow_lossy),
         file::Output::Files(said) => (SinkSpec::Files(files(reader, at, said)?), &said.allow_lossy),
+        file::Output::Redis(said) => (SinkSpec::Redis(redis::output(reader, at, said)?), &said.allow_lossy),
         file::Output::Discard(said) => {
             said.discard.as_ref()?;
             (SinkSpec::Discard, &said.allow_lossy)
@@ -192,6 +194,7 @@ fn target(output: &Output, stage: usize) -> Option<Target> {
     let (connection, name, replaces, key) = match &output.sink {
         SinkSpec::Sql(sink) => (&sink.connection, sink.table.join("."), sink.mode == WriteMode::Replace, "table"),
         SinkSpec::Files(sink) => (&sink.connection, sink.path.clone(), sink.mode == WriteMode::Replace, "path"),
+        SinkSpec::Redis(sink) => (&sink.connection, sink.key.to_string(), sink.mode == RowMode::Replace, sink.shape.word()),
         SinkSpec::Discard | SinkSpec::Cache(_) => return None,
     };
     Some(Target { connection: connection.clone(), name, replaces, stage, at: format!("{}/{key}", output.at) })

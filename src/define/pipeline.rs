@@ -12,12 +12,14 @@ use crate::secret::Secret;
 mod cache;
 mod inputs;
 mod outputs;
+mod redis;
 mod schedule;
 mod steps;
 
 pub use cache::*;
 pub use inputs::*;
 pub use outputs::*;
+pub use redis::*;
 pub use schedule::*;
 pub use steps::*;
 

@@ -8,7 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::dialect::Dialect;
 use crate::load::Document;
 use crate::load::document::child;
-use crate::load::template::{self, Context, Problem, Target};
+use crate::load::template::{self, Context, Holes, KeyTemplate, Problem, Target};
 
 /// Whether templates are checked or rendered.
 #[derive(Clone, Copy)]
@@ -131,6 +131,15 @@ impl<'a> Reader<'a> {
             self.plain_sql.push((grammar, expr.clone()));
         }
         Some(expr)
+    }
+
+    /// A template over rows: the key of a row. `None` when it is wrong, which has been reported.
+    pub fn key(&mut self, pointer: &str, text: &str) -> Option<KeyTemplate> {
+        let document = self.document;
+        let mut report = |problem| self.problems.push(located(document, pointer, problem));
+        let holes = Holes::cut(text).map_err(&mut report).ok()?;
+        let rendered = self.render(document, pointer, &holes.text, Target::Text)?;
+        holes.fill(&rendered).map_err(|problem| self.problems.push(located(document, pointer, problem))).ok()
     }
 
     /// As [`Reader::text`], of another file.

@@ -64,6 +64,9 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &Flow) {
             SinkSpec::Files(_) => {
                 Some(("files", "a stream cannot write files yet", "write to a table, and let a batch stage write the files"))
             }
+            SinkSpec::Redis(_) => {
+                Some(("redis", "a stream cannot write to Redis yet", "write to a table, and let a batch stage write the keys"))
+            }
             SinkSpec::Sql(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
         };
         if let Some((key, message, help)) = problem {

@@ -15,6 +15,8 @@ mod cache;
 
 pub use cache::*;
 
+mod expiry;
+
 /// A mapping in file order.
 #[derive(Debug)]
 pub struct Entries<T>(pub Vec<(String, T)>);

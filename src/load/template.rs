@@ -4,6 +4,7 @@
 //! quoted literal, or one quoted identifier with `| ident`; the rendered text is scanned with the expressions still blank, and refused
 //! when one stands where SQL would not read it as a token of its own.
 
+mod keys;
 mod names;
 mod sql;
 mod tags;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
 use crate::dialect::Dialect;
+pub use keys::{Holes, KeyTemplate, Part};
 pub use value::Value;
 
 /// Instructions one render may take.

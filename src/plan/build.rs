@@ -6,7 +6,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::problems::Problems;
-use super::routes::{output_key, passes_raw, writes};
+use super::routes::{describes_itself, output_key, passes_raw, writes};
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, Unusable};
@@ -220,7 +220,9 @@ impl<'a> Builder<'a> {
         for (other, stage) in self.pipeline.stages.iter().enumerate() {
             let Some(place) = stage.flow.to.iter().position(|output| writes(&output.sink, &input.source)) else { continue };
             let before = before.get_or_insert_with(|| graph::ancestors(number, &self.edges));
-            if before.contains(&other) {
+            if before.contains(&other) && describes_itself(&input.source) {
+                found = None;
+            } else if before.contains(&other) {
                 // A planned stage without outputs here failed to plan, and said why.
                 found = Some(self.planned[other].as_ref()?.outputs.get(place)?.target.reads_as.clone());
             } else if other != number {

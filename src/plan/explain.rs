@@ -138,6 +138,7 @@ fn mode(output: &OutputPlan) -> String {
         SinkSpec::Sql(SqlSink { mode: WriteMode::Append, .. }) => "append".to_owned(),
         SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => "replace".to_owned(),
         SinkSpec::Files(sink) => if sink.mode == WriteMode::Append { "append" } else { "replace" }.to_owned(),
+        SinkSpec::Redis(sink) => sink.mode.word().to_owned(),
         SinkSpec::Discard => "discard".to_owned(),
         SinkSpec::Cache(_) => "fill".to_owned(),
     }

@@ -15,8 +15,14 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
             let inside = || source.path.strip_prefix(sink.path.as_str()).is_some_and(|rest| sink.path.ends_with('/') && !rest.is_empty());
             sink.connection == source.connection && (sink.path == source.path || inside())
         }
+        (SinkSpec::Redis(sink), SourceSpec::Redis(source)) => sink.connection == source.connection && sink.key == source.key,
         _ => false,
     }
+}
+
+/// Whether a source knows its columns before it holds any rows, because they are all declared.
+pub(super) fn describes_itself(source: &SourceSpec) -> bool {
+    matches!(source, SourceSpec::Redis(rows) if rows.sample == 0)
 }
 
 /// The columns that name a row of what comes out: the key or primary key an output names, else the source's key where it survives.

@@ -98,9 +98,13 @@ fn report(output: &OutputPlan, verdict: Verdict) -> OutputReport {
     OutputReport { target: output.label.clone(), rows, verdict }
 }
 
-/// A table that is appended to or upserted into may hold rows that the pipeline knows nothing of.
+/// A table that is appended to or upserted into, and a keyspace, may hold rows that the pipeline knows nothing of.
 fn holds_other_rows(output: &OutputPlan) -> bool {
-    matches!(&output.output.sink, SinkSpec::Sql(sink) if sink.mode != WriteMode::Replace)
+    match &output.output.sink {
+        SinkSpec::Sql(sink) => sink.mode != WriteMode::Replace,
+        SinkSpec::Redis(_) => true,
+        SinkSpec::Files(_) | SinkSpec::Cache(_) | SinkSpec::Discard => false,
+    }
 }
 
 async fn digest(mut rows: BatchStream) -> Result<Digest, Failure> {

@@ -60,7 +60,7 @@ fn every_example_has_a_test() {
     names.sort();
     assert_eq!(
         names,
-        ["flight_names", "follow_orders", "hourly_flights", "nightly_extract", "postgres_copy", "quickstart"],
+        ["flight_names", "follow_orders", "hourly_flights", "nightly_extract", "postgres_copy", "quickstart", "redis_rows"],
         "write a test for the new one below"
     );
 }
@@ -148,4 +148,22 @@ fn nightly_extract() {
         .sql(&source, "select count(*), sum((o_totalprice * 100)::bigint) from orders where o_orderdate >= '1995-01-01'");
     assert_eq!(format!("{}|{}", found.0, found.1), expected.trim());
     assert!(project.read("target/lake/daily.csv").starts_with("day,orders,total_cents\n"));
+}
+
+#[test]
+fn redis_rows() {
+    let url = support::redis::redis().fresh_database();
+    let project = check("redis_rows", &[("REDIS_URL", &url)]);
+    let mut redis = support::redis::connect(&url);
+    let planes: i64 = rusqlite::Connection::open(project.path("target/redis/warehouse.db"))
+        .and_then(|database| database.query_row("select count(*) from planes where expires_at is not null", [], |row| row.get(0)))
+        .expect("planes");
+    let lines = |path: &str| project.read(path).lines().count() - 1;
+    assert_eq!(planes as usize, lines("pipelines/data/planes.csv"));
+    let airlines: usize = support::redis::ask(&mut redis, &["LLEN", "airlines"]);
+    assert_eq!(airlines, lines("pipelines/data/airlines.csv"));
+    let plane: Vec<String> = support::redis::ask(&mut redis, &["HMGET", "plane:N10156", "manufacturer", "seats"]);
+    assert_eq!(plane, ["EMBRAER", "55"]);
+    let airport: String = support::redis::ask(&mut redis, &["GET", "airport:JFK"]);
+    assert!(airport.starts_with(r#"{"iata":"JFK","name":"#), "{airport}");
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::csv::{self, CsvRows};
-use super::ndjson::{NdjsonRows, NdjsonSample};
+use super::ndjson::NdjsonRows;
 use super::source::Look;
 use super::store::{Found, Store};
 use super::{codec, parquet};
+use crate::connectors::text::ObjectSample;
 use crate::data::text::Guess;
 use crate::data::{Column, Schema};
 use crate::define::pipeline::{CsvDialect, FilesSource};
@@ -107,7 +108,7 @@ pub(super) fn csv(store: &dyn Store, spec: &FilesSource, dialect: &CsvDialect, f
 
 /// NDJSON: the keys and values of a sample over all files, then the declared ones that it did not hold.
 pub(super) fn ndjson(store: &dyn Store, spec: &FilesSource, files: Vec<Found>) -> Result<Look, Failure> {
-    let mut sample = NdjsonSample::default();
+    let mut sample = ObjectSample::default();
     let mut estimate = Estimate::default();
     for (place, file) in files.iter().enumerate() {
         let (content, counts) = counted(store, spec, &file.path)?;
@@ -180,4 +181,9 @@ fn agree(first: &str, names: &[String], path: &str, own: &[String]) -> Result<()
         Some((name, with, without)) => Err(Failure::permanent(format!("`{with}` has the column `{name}`, and `{without}` has not"))
             .help("files of one pattern must have the same columns: narrow the pattern, or read them as two sources")),
     }
+}
+
+/// A column that other files of the pattern, or an earlier look at this one, had.
+pub(super) fn column_gone(path: &str, name: &str) -> Failure {
+    Failure::permanent(format!("`{path}` has no column `{name}`")).help("all files of one pattern must have the same columns")
 }

@@ -25,7 +25,6 @@ mod publish;
 mod reading;
 mod rejects;
 mod root;
-mod rows;
 mod sink;
 mod source;
 mod state;

@@ -2,13 +2,17 @@
 //!
 //! [`Server`] is what every use of Redis stands on: it connects, finds the masters, sends pipelines to a node or routes commands by their
 //! keys, and turns what goes wrong into failures of the right kind. It knows no sources, sinks or caches.
+//!
+//! - `rows`: keys as rows, both ways. `marks`: the record of what was written, beside the data.
 
 mod address;
 mod command;
 mod error;
 mod facts;
+mod marks;
 mod node;
 pub mod reply;
+mod rows;
 mod server;
 mod topology;
 
@@ -16,5 +20,7 @@ pub use address::Address;
 pub use command::{Command, Replies};
 pub use error::{failure, refusal};
 pub use facts::{Facts, Version};
+pub use marks::{Marks, Standing};
+pub use node::Lease;
 pub use server::Server;
 pub use topology::{Master, SLOTS, Topology, slot};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Pipeline};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::command::{Command, Replies};
@@ -22,35 +22,26 @@ const WAIT: Duration = Duration::from_secs(600);
 /// One node.
 pub(super) struct Node {
     client: Client,
-    free: Semaphore,
+    free: Arc<Semaphore>,
+    /// Connections that may be lent: one fewer than there are, so that whoever holds one can still have a command answered beside it.
+    lent: Arc<Semaphore>,
     idle: Mutex<Vec<MultiplexedConnection>>,
 }
 
 impl Node {
     /// Connects to nothing yet.
     pub(super) fn new(client: Client, most: u32) -> Arc<Self> {
-        Arc::new(Self { client, free: Semaphore::new(most as usize), idle: Mutex::default() })
+        let most = (most as usize).max(2);
+        Arc::new(Self { client, free: Arc::new(Semaphore::new(most)), lent: Arc::new(Semaphore::new(most - 1)), idle: Mutex::default() })
     }
 
     /// Sends commands in one go and reads all answers. What fails as a whole is the connection; every refusal of a single command stands in
     /// its place. `longest` is how long the answer may take beyond the usual, for commands that block.
     pub(super) async fn send(&self, commands: &[&Command], longest: Duration) -> Result<Replies, Failure> {
-        let Ok(Ok(_permit)) = timeout(WAIT, self.free.acquire()).await else {
-            return Err(Failure::transient(format!("all connections were busy for {} s", WAIT.as_secs()))
-                .help("raise `max_connections` of the connection"));
-        };
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        pipeline.ignore_errors();
-        for command in commands {
-            pipeline.add_command(command.packed().clone());
-        }
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
+        let _permit = permit(&self.free).await?;
+        let mut connection = self.connection().await?;
         connection.set_response_timeout(ANSWER + longest);
-        match connection.send_packed_commands(&pipeline, 0, commands.len()).await {
+        match connection.send_packed_commands(&packed(commands), 0, commands.len()).await {
             Ok(replies) => {
                 self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
                 Ok(replies)
@@ -63,8 +54,55 @@ impl Node {
         }
     }
 
+    /// Lends a connection for a sequence of pipelines that depend on each other, such as a transaction. It is closed when it is dropped.
+    pub(super) async fn lend(self: &Arc<Self>) -> Result<Lease, Failure> {
+        let permits = (permit(&self.lent).await?, permit(&self.free).await?);
+        let mut connection = self.connect().await?;
+        connection.set_response_timeout(ANSWER);
+        Ok(Lease { connection, _permits: permits })
+    }
+
+    async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(connection) => Ok(connection),
+            None => self.connect().await,
+        }
+    }
+
     async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
         self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failure)
+    }
+}
+
+/// A connection of one's own.
+pub struct Lease {
+    connection: MultiplexedConnection,
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl Lease {
+    /// Sends commands in one go and reads all answers; a refusal of a single command stands in its place.
+    pub async fn send(&mut self, commands: &[Command]) -> Result<Replies, Failure> {
+        let commands: Vec<&Command> = commands.iter().collect();
+        self.connection.send_packed_commands(&packed(&commands), 0, commands.len()).await.map_err(failure)
+    }
+}
+
+fn packed(commands: &[&Command]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(commands.len());
+    pipeline.ignore_errors();
+    for command in commands {
+        pipeline.add_command(command.packed().clone());
+    }
+    pipeline
+}
+
+async fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
+    match timeout(WAIT, Arc::clone(of).acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(Failure::transient(format!("all connections were busy for {} s", WAIT.as_secs()))
+            .help("raise `max_connections` of the connection")),
     }
 }

@@ -5,16 +5,16 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::try_join_all;
 use redis::Value;
 use tokio::sync::OnceCell;
 
 use super::address::{Address, Settings};
 use super::command::{Command, Replies};
 use super::facts::Facts;
-use super::node::Node;
+use super::node::{Lease, Node};
 use super::reply::{items, text};
-use super::topology::{SLOTS, Topology};
+use super::topology::Topology;
 use crate::connectors::tls;
 use crate::define::pipeline::Connection;
 use crate::failure::Failure;
@@ -162,6 +162,17 @@ impl Server {
         sent.map_err(|failure| failure.during(format_args!("`{}` at {address}", self.name)))
     }
 
+    /// Lends a connection to one node, for transactions.
+    pub async fn lend(&self, address: &Address) -> Result<Lease, Failure> {
+        let lease = self.node(address)?.lend().await;
+        lease.map_err(|failure| failure.during(format_args!("`{}` at {address}", self.name)))
+    }
+
+    /// The most connections to one node that may be lent at the same time.
+    pub fn most_lent(&self) -> usize {
+        (self.max_connections as usize).max(2) - 1
+    }
+
     fn node(&self, address: &Address) -> Result<Arc<Node>, Failure> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(node) = nodes.get(address) {
@@ -223,8 +234,12 @@ impl Server {
             };
             by_node.entry((address, asking)).or_default().push(*at);
         }
-        let sends = by_node.into_iter().map(|((address, asking), at)| self.to_node(address, asking, commands, at));
-        let answers: Vec<Vec<(usize, Value)>> = stream::iter(sends).buffer_unordered(usize::from(SLOTS)).try_collect().await?;
+        // A list of futures, because a closure over borrowed addresses would not do in a task.
+        let mut sends = Vec::with_capacity(by_node.len());
+        for ((address, asking), at) in by_node {
+            sends.push(self.to_node(address, asking, commands, at));
+        }
+        let answers = try_join_all(sends).await?;
         Ok(answers.into_iter().flatten().collect())
     }
 

@@ -107,6 +107,27 @@ impl Builder {
         }
     }
 
+    /// Appends the value of a system that keeps bytes as they are, and everything else as text.
+    pub(crate) fn append_raw(&mut self, value: &[u8]) -> Result<(), String> {
+        if let Cells::Bytes(cells) = &mut self.cells {
+            cells.append_value(value);
+            return Ok(());
+        }
+        match std::str::from_utf8(value) {
+            Ok(text) => self.append(text),
+            Err(_) => Err("is not UTF-8".to_owned()),
+        }
+    }
+
+    /// Appends a point in time, in microseconds since 1970 UTC, to a column of timestamps.
+    pub(crate) fn append_instant(&mut self, micros: i64) -> Result<(), String> {
+        match &mut self.cells {
+            Cells::Timestamp(cells) | Cells::TimestampTz(cells) => cells.append_value(micros),
+            _ => return Err(self.refusal()),
+        }
+        Ok(())
+    }
+
     fn append_rare(&mut self, text: &str) -> Result<(), String> {
         let strict = self.strict;
         macro_rules! keep {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{At, Expr};
+use super::{At, Expr, RedisRows};
 use crate::data::Type;
 
 /// One input of a stage.
@@ -26,6 +26,8 @@ pub enum SourceSpec {
     Poll(PollSource),
     /// Files.
     Files(FilesSource),
+    /// Rows in the keys of a Redis server.
+    Redis(RedisRows),
     /// Rows made up from expressions.
     Generate(GenerateSource),
     /// The rows of another stage of the same run.

@@ -1,6 +1,6 @@
 //! What stages write.
 
-use super::{At, Compression, FileFormat};
+use super::{At, Compression, FileFormat, RedisRowsSink};
 
 /// One output of a stage.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub enum SinkSpec {
     Sql(SqlSink),
     /// Files.
     Files(FilesSink),
+    /// Keys of a Redis server.
+    Redis(RedisRowsSink),
     /// Nowhere: rows are counted and dropped.
     Discard,
     /// A cache of the same pipeline.

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::RedisInput;
 use crate::load::shape::{Duration, Entries, Scalar, families};
 
 families! {
@@ -12,6 +13,8 @@ families! {
         Sql("sql", SqlInput),
         /// Reads files below this connection's folder or bucket.
         Files("files", FilesInput),
+        /// Reads rows out of the keys of the Redis server behind this connection.
+        Redis("redis", RedisInput),
         /// Makes up this many rows.
         Generate("generate", GenerateInput),
         /// Reads the rows of this stage.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Format;
+use super::{Format, RedisOutput};
 use crate::load::shape::families;
 
 /// How files to write are compressed.
@@ -45,6 +45,8 @@ families! {
         Sql("sql", SqlOutput),
         /// Writes files below this connection's folder or bucket.
         Files("files", FilesOutput),
+        /// Writes rows into keys of the Redis server behind this connection.
+        Redis("redis", RedisOutput),
         /// Counts the rows and drops them. The text says why.
         Discard("discard", DiscardOutput),
     }

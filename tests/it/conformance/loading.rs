@@ -30,7 +30,7 @@ async fn published(system: &System, schema: &Schema) -> usize {
 }
 
 /// A worker dies after its first commit. The next one finds that split, and only writes the others.
-async fn resuming_after_a_part(make: fn() -> System) {
+pub(super) async fn resuming_after_a_part(make: fn() -> System) {
     for (place, mode) in make().modes.iter().enumerate() {
         let system = make();
         let sink = system.sink(mode);
@@ -63,7 +63,7 @@ async fn resuming_after_a_part(make: fn() -> System) {
 }
 
 /// The answer to a commit is lost, and the split is written again.
-async fn committing_twice(make: fn() -> System) {
+pub(super) async fn committing_twice(make: fn() -> System) {
     for mode in make().modes {
         let system = make();
         let sink = system.sink(&mode);
@@ -80,7 +80,7 @@ async fn committing_twice(make: fn() -> System) {
 }
 
 /// A worker that was thought dead wakes up: with a writer it opened before, with a new one, or to publish.
-async fn a_newer_worker(make: fn() -> System) {
+pub(super) async fn a_newer_worker(make: fn() -> System) {
     for mode in make().modes {
         let system = make();
         let sink = system.sink(&mode);
@@ -104,7 +104,7 @@ async fn a_newer_worker(make: fn() -> System) {
 }
 
 /// A writer dies after a checkpoint. The next one finds the position, and only writes what follows it.
-async fn going_on_from_a_checkpoint(make: fn() -> System) {
+pub(super) async fn going_on_from_a_checkpoint(make: fn() -> System) {
     for mode in make().modes {
         let system = make();
         let sink = system.sink(&mode);
@@ -142,7 +142,7 @@ async fn going_on_from_a_checkpoint(make: fn() -> System) {
 }
 
 /// A checkpoint lands after its worker gave up on it, and another attempt goes on from the place before: it must not write those rows again.
-async fn a_checkpoint_from_another_place(make: fn() -> System) {
+pub(super) async fn a_checkpoint_from_another_place(make: fn() -> System) {
     for mode in make().modes {
         let system = make();
         let sink = system.sink(&mode);
@@ -172,7 +172,7 @@ async fn a_checkpoint_from_another_place(make: fn() -> System) {
 }
 
 /// A writer is dropped before its commit, after rows that no buffer holds.
-async fn a_writer_that_goes_away(make: fn() -> System) {
+pub(super) async fn a_writer_that_goes_away(make: fn() -> System) {
     for mode in make().modes {
         let system = make();
         let sink = system.sink(&mode);
@@ -192,7 +192,7 @@ async fn a_writer_that_goes_away(make: fn() -> System) {
 }
 
 /// Whoever reads goes away in the middle of a split. The view still gives all rows, to many at once.
-async fn a_read_that_is_stopped(make: fn() -> System) {
+pub(super) async fn a_read_that_is_stopped(make: fn() -> System) {
     let system = make();
     let (schema, batch) = ids(0..20_000, "a");
     loads::load(&system.sink(&system.modes[0]), "run 1", &schema, &batch).await.expect("a load");
@@ -212,7 +212,7 @@ async fn a_read_that_is_stopped(make: fn() -> System) {
 }
 
 /// Until it is published, the target holds exactly the old rows; then exactly the new ones.
-async fn replacing(make: fn() -> System) {
+pub(super) async fn replacing(make: fn() -> System) {
     let system = make();
     let sink = system.sink(&WriteMode::Replace);
     assert!(sink.staged());
@@ -231,7 +231,7 @@ async fn replacing(make: fn() -> System) {
 }
 
 /// A load that nobody wants any more leaves nothing staged, and nothing to go on with.
-async fn abandoning(make: fn() -> System) {
+pub(super) async fn abandoning(make: fn() -> System) {
     let system = make();
     let sink = system.sink(&WriteMode::Replace);
     let (schema, old) = ids(0..100, "old");
@@ -252,7 +252,7 @@ async fn abandoning(make: fn() -> System) {
 }
 
 /// A run that starts after one that is finished finds nothing of it, and adds or replaces rows as its mode says.
-async fn runs_after_each_other(make: fn() -> System) {
+pub(super) async fn runs_after_each_other(make: fn() -> System) {
     for mode in make().modes {
         let system = make();
         let sink = system.sink(&mode);

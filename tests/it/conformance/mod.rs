@@ -2,6 +2,7 @@
 //! way to read what was written. What one engine alone promises is asked in its own module.
 
 mod loading;
+mod redis;
 mod values;
 
 use std::any::Any;
@@ -211,6 +212,16 @@ macro_rules! every_connector {
 
             every_connector!(@each $promise: sqlite, postgresql, csv_file, csv_folder, ndjson_folder, parquet_file, parquet_folder);
         })+
+    };
+    (of $systems:tt: $($promise:ident),+ $(,)?) => {
+        $(mod $promise {
+            use super::super::every_connector;
+
+            every_connector!(@listed $promise: $systems);
+        })+
+    };
+    (@listed $promise:ident: [$($system:ident),+]) => {
+        every_connector!(@each $promise: $($system),+);
     };
     (@each $promise:ident: $($system:ident),+) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,7 +37,7 @@ fn names(columns: &[Column]) -> Vec<&str> {
 }
 
 /// In every mode; and what is graded exact is the same type to whoever reads the target next.
-async fn awkward_values(make: fn() -> System) {
+pub(super) async fn awkward_values(make: fn() -> System) {
     let mut types = loads::all_types();
     let lacks = make().lacks;
     types.retain(|ty| !lacks(ty));
@@ -56,7 +56,7 @@ async fn awkward_values(make: fn() -> System) {
     }
 }
 
-async fn no_rows(make: fn() -> System) {
+pub(super) async fn no_rows(make: fn() -> System) {
     let (schema, batch) = awkward_batch(&[Type::Text, Type::Date], 0);
     let system = make();
     let sink = system.sink(&system.modes[0]);
@@ -66,20 +66,20 @@ async fn no_rows(make: fn() -> System) {
     assert_eq!((rows.num_rows(), rejects.len()), (0, 0));
 }
 
-async fn one_column(make: fn() -> System) {
+pub(super) async fn one_column(make: fn() -> System) {
     let schema = Schema { columns: vec![Column::new("only", Type::Text)] };
     let values: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some(""), Some("b"), None]));
     arrives(&make(), &schema, &batch_of(&schema, vec![values])).await;
 }
 
-async fn a_thousand_columns(make: fn() -> System) {
+pub(super) async fn a_thousand_columns(make: fn() -> System) {
     let columns = (0..1000).map(|place| Column::new(format!("column_{place}"), Type::Int(32))).collect();
     let schema = Schema { columns };
     let arrays = (0..1000).map(|place| Arc::new(Int32Array::from(vec![Some(place), None, Some(-place)])) as ArrayRef).collect();
     arrives(&make(), &schema, &batch_of(&schema, arrays)).await;
 }
 
-async fn a_cell_of_100_mib(make: fn() -> System) {
+pub(super) async fn a_cell_of_100_mib(make: fn() -> System) {
     let schema = Schema { columns: vec![Column::new("id", Type::Int(32)), Column::new("text", Type::Text)] };
     let large = "0123456789abcdef".repeat(100 * 65_536);
     let ids: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
@@ -100,7 +100,7 @@ async fn a_cell_of_100_mib(make: fn() -> System) {
     assert!(found == ["small", &large], "{:?}", found.iter().map(|text| text.len()).collect::<Vec<_>>());
 }
 
-async fn names_of_every_kind(make: fn() -> System) {
+pub(super) async fn names_of_every_kind(make: fn() -> System) {
     let names =
         ["select", "UPPER", "Größe", "日本語 🦀", "with space", "quote\"d", "it's", "a.b", "a,b;c", "100%", "$1", "{{ x }}", "-- no", "\\"];
     let schema = Schema { columns: names.iter().map(|name| Column::new(*name, Type::Int(32))).collect() };

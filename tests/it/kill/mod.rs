@@ -29,6 +29,7 @@ use crate::support::Project;
 
 mod checkpoints;
 mod files;
+mod redis;
 mod rows;
 mod sql;
 mod two;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::scan::{Marks, Record, Scanner};
+use crate::connectors::files::codec;
 use crate::connectors::files::cuts::Cut;
 use crate::connectors::files::encoding::{BYTE_ORDER_MARK, utf8};
-use crate::connectors::files::look::Sampled;
-use crate::connectors::files::rows::{Rows, RowsOut};
-use crate::connectors::files::{codec, rows};
+use crate::connectors::files::look::{Sampled, column_gone};
+use crate::connectors::text::{Rows, RowsOut, bad_value};
 use crate::data::text::Guess;
 use crate::data::{Chunk, Schema};
 use crate::define::pipeline::CsvDialect;
@@ -175,7 +175,7 @@ impl CsvRows {
     /// Where each wanted column stands in this file.
     pub(in crate::connectors::files) fn places(&self, schema: &Schema) -> Result<Vec<usize>, Failure> {
         let place = |name: &String| self.names.iter().position(|own| own == name);
-        schema.columns.iter().map(|column| place(&column.name).ok_or_else(|| rows::column_gone(&self.path, &column.name))).collect()
+        schema.columns.iter().map(|column| place(&column.name).ok_or_else(|| column_gone(&self.path, &column.name))).collect()
     }
 }
 
@@ -187,17 +187,17 @@ impl Rows for CsvRows {
             let raw = self.scanner.raw(&record);
             let Ok(line) = std::str::from_utf8(raw) else {
                 let what = format!("the line is not {}", self.dialect.encoding);
-                out.reject(&self.path, record.line, what, &String::from_utf8_lossy(raw));
+                out.reject(format_args!("{}:{}", self.path, record.line), what, &String::from_utf8_lossy(raw));
                 continue;
             };
             let fields = self.scanner.fields();
             if let Some(fault) = record.fault {
-                out.reject(&self.path, record.line, fault.to_owned(), line);
+                out.reject(format_args!("{}:{}", self.path, record.line), fault.to_owned(), line);
                 continue;
             }
             if fields.len() != width {
                 let what = format!("{} fields where the header has {width}", fields.len());
-                out.reject(&self.path, record.line, what, line);
+                out.reject(format_args!("{}:{}", self.path, record.line), what, line);
                 continue;
             }
             let mut fault = None;
@@ -214,8 +214,8 @@ impl Rows for CsvRows {
             match fault {
                 None => out.good(raw.len()),
                 Some((place, text, reason)) => {
-                    let what = rows::bad_value(&self.names[place], text, &reason);
-                    out.bad(&self.path, record.line, what, line);
+                    let what = bad_value(&self.names[place], text, &reason);
+                    out.bad(format_args!("{}:{}", self.path, record.line), what, line);
                 }
             }
         }

@@ -3,5 +3,5 @@
 mod read;
 mod write;
 
-pub(super) use read::{NdjsonRows, NdjsonSample};
+pub(super) use read::NdjsonRows;
 pub(super) use write::NdjsonWriter;

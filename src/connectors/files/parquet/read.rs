@@ -88,7 +88,7 @@ impl ParquetFile {
         let chosen = all.get(from..to).ok_or_else(|| Failure::permanent(format!("`{}` has no row groups {from}..{to}", self.path)))?;
         let places = schema.columns.iter().map(|column| {
             let found = self.schema.find(&column.name).map(|(place, _)| place);
-            found.ok_or_else(|| crate::connectors::files::rows::column_gone(&self.path, &column.name))
+            found.ok_or_else(|| crate::connectors::files::look::column_gone(&self.path, &column.name))
         });
         let places = places.collect::<Result<Vec<usize>, Failure>>()?;
         let before: u64 = all[..from].iter().map(|group| group.num_rows().max(0) as u64).sum();

@@ -1,0 +1,271 @@
+//! The record of loads and marks, kept on the server that the data is on.
+//!
+//! Each output of each stage of each pipeline has three keys with one hash tag, so that they share a slot: `…:load`, a hash that says who
+//! wrote it last and how far it is; `…:marks`, a hash with one field for each committed split; and `…:epoch`, a counter that every claim
+//! raises. A transaction that watches the counter cannot be carried out once a newer worker has claimed the load.
+
+use std::sync::Arc;
+
+use redis::Value;
+use serde::{Deserialize, Serialize};
+
+use super::reply::{bytes, good, integer, items, text};
+use super::topology::SLOTS;
+use super::{Command, Server, slot};
+use crate::connectors::{Claim, FoundLoad, LoadKey, Mark, moved_on};
+use crate::data::Position;
+use crate::define::pipeline::RESERVED;
+use crate::failure::{Failure, FailureKind};
+
+/// The version of the records' form, kept with every load and mark.
+const FORMAT: u32 = 1;
+
+/// `KEYS`: load, marks, epoch. `ARGV`: run, plan hash, format.
+const CLAIM: &str = "
+    local epoch = redis.call('INCR', KEYS[3])
+    local load = redis.call('HMGET', KEYS[1], 'state', 'run', 'continued_by', 'plan_hash', 'note')
+    if not load[1] then
+        redis.call('HSET', KEYS[1], 'format', ARGV[3], 'state', 'claimed', 'run', ARGV[1], 'plan_hash', ARGV[2], 'note', '')
+        return {epoch, 0}
+    end
+    local ours = load[2] == ARGV[1] or load[3] == ARGV[1]
+    local begun = load[1] ~= 'claimed'
+    local goes_on = begun and load[4] == ARGV[2] and (ours or load[1] ~= 'published')
+    if goes_on and not ours then redis.call('HSET', KEYS[1], 'continued_by', ARGV[1]) end
+    local marks = {}
+    if begun then marks = redis.call('HGETALL', KEYS[2]) end
+    return {epoch, goes_on and 1 or 0, load[1], load[2], load[5], marks}";
+
+/// `KEYS`: load, marks, epoch. `ARGV`: epoch, run, plan hash, note, format. Gives 0 when a newer worker has claimed the load.
+const BEGIN: &str = "
+    if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+    redis.call('DEL', KEYS[1], KEYS[2])
+    redis.call('HSET', KEYS[1], 'format', ARGV[5], 'state', 'open', 'run', ARGV[2], 'plan_hash', ARGV[3], 'note', ARGV[4])
+    return 1";
+
+/// `KEYS`: load, marks, epoch. `ARGV`: epoch.
+const PUBLISH: &str = "
+    if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+    redis.call('HSET', KEYS[1], 'state', 'published')
+    return 1";
+
+/// `KEYS`: load, marks, epoch.
+const FORGET: &str = "
+    redis.call('DEL', KEYS[2])
+    if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'state', 'claimed') end
+    return 1";
+
+/// `KEYS`: load, marks, epoch. `ARGV`: epoch, split, mark.
+const COMMIT: &str = "
+    if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+    redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
+    return 1";
+
+/// `KEYS`: load, marks, epoch. `ARGV`: epoch, split, mark, the place of the mark before it, its own place. Gives 0 when a newer worker has
+/// claimed the load, and 2 when the split has another mark than these two.
+const ADVANCE: &str = "
+    if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+    local known = redis.call('HGET', KEYS[2], ARGV[2])
+    local place = ''
+    if known then
+        local mark = cjson.decode(known)
+        place = tostring(mark.rows) .. '/' .. (mark.position or '')
+    end
+    if place == ARGV[5] then return 1 end
+    if place ~= ARGV[4] then return 2 end
+    redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+    return 1";
+
+/// Where the records of one output are.
+#[derive(Clone)]
+pub struct Marks {
+    server: Arc<Server>,
+    load: Vec<u8>,
+    marks: Vec<u8>,
+    epoch: Vec<u8>,
+    stage: String,
+}
+
+/// What a writer finds before it writes.
+pub struct Standing {
+    /// The newest epoch that was claimed.
+    pub epoch: u64,
+    /// Whether the load is published.
+    pub published: bool,
+    /// The mark of the split, when it is committed.
+    pub mark: Option<Mark>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    v: u32,
+    rows: u64,
+    digest: String,
+    rejects: u64,
+    epoch: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    position: Option<Position>,
+}
+
+impl Marks {
+    /// The records of an output, in the slot that its data is in, or in one of their own.
+    pub fn new(server: Arc<Server>, key: &LoadKey, with: Option<u16>) -> Self {
+        let own = format!("{}/{}/{}", key.pipeline, key.stage, key.output).replace(['{', '}'], "_");
+        let prefix = match with {
+            None => format!("{RESERVED}{own}}}"),
+            Some(slot) => format!("{RESERVED}{}}}:{own}", tag_of(slot)),
+        };
+        let name = |what: &str| format!("{prefix}:{what}").into_bytes();
+        Self { server, load: name("load"), marks: name("marks"), epoch: name("epoch"), stage: key.stage.clone() }
+    }
+
+    /// The key of the counter, to be watched.
+    pub fn epoch_key(&self) -> &[u8] {
+        &self.epoch
+    }
+
+    async fn run(&self, script: &str, arguments: &[&str]) -> Result<Value, Failure> {
+        let command = Command::new("EVAL").arg(script).arg(3).key(&self.load).key(&self.marks).key(&self.epoch);
+        let command = arguments.iter().fold(command, |command, argument| command.arg(*argument));
+        let reply = self.server.call(&[command]).await?.pop().unwrap_or_default();
+        good(reply)
+    }
+
+    /// Runs a script that answers 0 when a newer worker has claimed the load.
+    async fn unless_fenced(&self, script: &str, arguments: &[&str]) -> Result<(), Failure> {
+        if integer(self.run(script, arguments).await?)? == 1 { Ok(()) } else { Err(self.fenced()) }
+    }
+
+    /// What an older worker is told.
+    pub fn fenced(&self) -> Failure {
+        Failure::new(FailureKind::Fenced, format!("another worker took over the load of stage `{}`", self.stage))
+    }
+
+    /// Takes the load over. Rows of an unfinished load of another plan are visible already, unless they were `staged`.
+    pub async fn claim(&self, key: &LoadKey) -> Result<Claim, Failure> {
+        let reply = self.run(CLAIM, &[&key.run, &key.plan_hash, &FORMAT.to_string()]).await?;
+        let mut fields = items(reply)?.into_iter();
+        let mut next = || fields.next().unwrap_or_default();
+        let epoch = u64::try_from(integer(next())?).unwrap_or(0);
+        let goes_on = integer(next())? == 1;
+        let state = next();
+        if state == Value::Nil {
+            return Ok(Claim { epoch, found: None, left_behind: 0 });
+        }
+        let published = text(state)? == "published";
+        let (run, note) = (text(next())?, text(next())?);
+        let marks = self.read_marks(next())?;
+        let left_behind = if goes_on || published { 0 } else { marks.iter().map(|mark| mark.rows).sum() };
+        Ok(Claim { epoch, found: goes_on.then_some(FoundLoad { run, note, marks, published }), left_behind })
+    }
+
+    fn read_marks(&self, reply: Value) -> Result<Vec<Mark>, Failure> {
+        let mut marks = Vec::new();
+        let mut fields = items(reply)?.into_iter();
+        while let (Some(split), Some(written)) = (fields.next(), fields.next()) {
+            marks.push(self.read_mark(text(split)?, &bytes(written)?.unwrap_or_default())?);
+        }
+        marks.sort_by(|one, other| one.split.cmp(&other.split));
+        Ok(marks)
+    }
+
+    fn read_mark(&self, split: String, written: &[u8]) -> Result<Mark, Failure> {
+        let odd = |why: String| Failure::permanent(format!("the mark of split `{split}` of stage `{}` cannot be read: {why}", self.stage));
+        let written: Written = serde_json::from_slice(written).map_err(|error| odd(error.to_string()))?;
+        if written.v != FORMAT {
+            return Err(odd(format!("it has version {}", written.v)).help("finish the load with the version of haul that began it"));
+        }
+        let digest = written.digest.parse().map_err(odd)?;
+        Ok(Mark { split: split.clone(), rows: written.rows, digest, rejects: written.rejects, position: written.position })
+    }
+
+    /// Begins the load anew, without marks.
+    pub async fn begin(&self, key: &LoadKey, epoch: u64, note: &str) -> Result<(), Failure> {
+        self.unless_fenced(BEGIN, &[&epoch.to_string(), &key.run, &key.plan_hash, note, &FORMAT.to_string()]).await
+    }
+
+    /// Says that the load is finished.
+    pub async fn publish(&self, epoch: u64) -> Result<(), Failure> {
+        self.unless_fenced(PUBLISH, &[&epoch.to_string()]).await
+    }
+
+    /// Removes the marks, and the load's claim to be gone on with.
+    pub async fn forget(&self) -> Result<(), Failure> {
+        self.run(FORGET, &[]).await.map(drop)
+    }
+
+    /// Records that a split is written, in a step of its own.
+    pub async fn commit(&self, epoch: u64, mark: &Mark) -> Result<(), Failure> {
+        self.unless_fenced(COMMIT, &[&epoch.to_string(), &mark.split, &self.written(epoch, mark)?]).await
+    }
+
+    /// Records how far a split is written, over the mark that this worker went on from: rows, and `None` when there was none. Another mark than
+    /// these two is of an attempt that was thought lost.
+    pub async fn advance(&self, epoch: u64, before: Option<&Mark>, mark: &Mark) -> Result<(), Failure> {
+        let place = |mark: Option<&Mark>| mark.map_or_else(String::new, place);
+        let arguments = [&epoch.to_string(), &mark.split, &self.written(epoch, mark)?, &place(before), &place(Some(mark))];
+        match integer(self.run(ADVANCE, &arguments.map(String::as_str)).await?)? {
+            1 => Ok(()),
+            2 => Err(moved_on(&mark.split)),
+            _ => Err(self.fenced()),
+        }
+    }
+
+    /// Records that a split is written, as a command of the transaction that writes it.
+    pub fn record(&self, epoch: u64, mark: &Mark) -> Result<Command, Failure> {
+        Ok(Command::new("HSET").key(&self.marks).arg(mark.split.as_str()).arg(self.written(epoch, mark)?))
+    }
+
+    fn written(&self, epoch: u64, mark: &Mark) -> Result<String, Failure> {
+        let written = Written {
+            v: FORMAT,
+            rows: mark.rows,
+            digest: mark.digest.to_string(),
+            rejects: mark.rejects,
+            epoch,
+            position: mark.position.clone(),
+        };
+        serde_json::to_string(&written).map_err(|error| Failure::permanent("a mark cannot be written down").cause(error))
+    }
+
+    /// How a split of the load stands.
+    pub async fn standing(&self, split: &str) -> Result<Standing, Failure> {
+        let commands = [
+            Command::new("GET").key(&self.epoch),
+            Command::new("HGET").key(&self.load).arg("state"),
+            Command::new("HGET").key(&self.marks).arg(split),
+        ];
+        let mut replies = self.server.call(&commands).await?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let epoch = u64::try_from(integer(next())?).unwrap_or(0);
+        let published = bytes(next())?.is_some_and(|state| state == b"published");
+        let mark = bytes(next())?.map(|written| self.read_mark(split.to_owned(), &written)).transpose()?;
+        Ok(Standing { epoch, published, mark })
+    }
+}
+
+/// What tells one mark of a split from another, as the script makes it too.
+fn place(mark: &Mark) -> String {
+    format!("{}/{}", mark.rows, mark.position.as_ref().map_or("", |position| position.0.as_str()))
+}
+
+/// A hash tag whose slot is a given one: the first number that falls into it.
+pub(super) fn tag_of(wanted: u16) -> u32 {
+    // Every slot has a number well below this bound; see the test.
+    (0..16 * u32::from(SLOTS)).find(|number| slot(number.to_string().as_bytes()) == wanted).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_a_tag() {
+        let mut found = vec![false; usize::from(SLOTS)];
+        for number in 0..16 * u32::from(SLOTS) {
+            found[usize::from(slot(number.to_string().as_bytes()))] = true;
+        }
+        assert!(found.iter().all(|found| *found));
+        assert_eq!(slot(format!("haul:{{{}}}:x", tag_of(12182)).as_bytes()), 12182);
+    }
+}

@@ -1,0 +1,33 @@
+//! Keys of a Redis server as rows.
+//!
+//! - `layout`: which columns a shape of keys has, and where in a key or its value each stands.
+//! - `source`, `sample`, `reading`, `fetch`, `decode`: keys → rows. `sink`, `target`, `writer`, `encode`: rows → keys.
+
+mod decode;
+mod encode;
+mod fetch;
+mod layout;
+mod reading;
+mod sample;
+mod sink;
+mod source;
+mod target;
+mod writer;
+
+use std::sync::Arc;
+
+use super::Server;
+use crate::connectors::{Sink, Source};
+use crate::define::pipeline::{RedisRows, RedisRowsSink};
+
+impl Server {
+    /// Rows read out of keys.
+    pub fn rows(self: &Arc<Self>, spec: &RedisRows) -> Arc<dyn Source> {
+        Arc::new(source::RowSource::new(Arc::clone(self), spec.clone()))
+    }
+
+    /// Rows written into keys.
+    pub fn rows_sink(self: &Arc<Self>, spec: &RedisRowsSink) -> Arc<dyn Sink> {
+        Arc::new(sink::RowSink::new(Arc::clone(self), spec.clone()))
+    }
+}

@@ -1,0 +1,106 @@
+//! Keys as a sink of rows: which worker may write, and what is read back.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::layout::Layout;
+use super::reading::RowReading;
+use super::target::{self, Route};
+use super::writer::RowWriter;
+use crate::connectors::redis::{Marks, Server};
+use crate::connectors::{Claim, Load, LoadKey, Mark, Reading, Sink, SplitGoal, Target, TargetProblem, Writer};
+use crate::data::{BatchLimit, BatchStream, Schema};
+use crate::define::pipeline::{KeyTtl, OtherTypes, RedisRows, RedisRowsSink};
+use crate::failure::Failure;
+
+/// Rows written into keys.
+pub(super) struct RowSink {
+    server: Arc<Server>,
+    spec: Arc<RedisRowsSink>,
+}
+
+impl RowSink {
+    /// Touches nothing yet.
+    pub(super) fn new(server: Arc<Server>, spec: RedisRowsSink) -> Self {
+        Self { server, spec: Arc::new(spec) }
+    }
+
+    async fn route(&self) -> Result<Route, Failure> {
+        Ok(target::route(&self.spec, self.server.facts().await?.cluster))
+    }
+
+    async fn marks(&self, key: &LoadKey) -> Result<Marks, Failure> {
+        let with = match self.route().await? {
+            Route::Transactions(slot) => slot,
+            Route::Spread => None,
+        };
+        Ok(Marks::new(Arc::clone(&self.server), key, with))
+    }
+}
+
+#[async_trait]
+impl Sink for RowSink {
+    async fn plan(&self, incoming: &Schema) -> Result<Result<Target, Vec<TargetProblem>>, Failure> {
+        Ok(target::plan(&self.spec, self.server.facts().await?, self.server.most_lent(), incoming))
+    }
+
+    async fn claim(&self, key: &LoadKey) -> Result<Claim, Failure> {
+        self.marks(key).await?.claim(key).await
+    }
+
+    async fn prepare(&self, load: &Load, note: &str) -> Result<(), Failure> {
+        self.marks(&load.key).await?.begin(&load.key, load.epoch, note).await
+    }
+
+    async fn writer(&self, load: &Load, split: &str, _: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
+        let marks = self.marks(&load.key).await?;
+        Ok(Box::new(RowWriter::new(Arc::clone(&self.server), &self.spec, self.route().await?, marks, load, split)?))
+    }
+
+    async fn publish(&self, load: &Load) -> Result<(), Failure> {
+        self.marks(&load.key).await?.publish(load.epoch).await
+    }
+
+    async fn read_back(&self, load: &Load, limit: BatchLimit) -> Result<BatchStream, Failure> {
+        let columns = load.schema.columns.iter().map(|column| (column.name.clone(), column.ty.clone())).collect();
+        let ttl = match &self.spec.ttl {
+            KeyTtl::Column(name) => Some(name.clone()),
+            KeyTtl::After(_) | KeyTtl::Unsaid => None,
+        };
+        let spec = RedisRows {
+            connection: self.spec.connection.clone(),
+            shape: self.spec.shape,
+            key: self.spec.key.clone(),
+            columns,
+            sample: 0,
+            ttl,
+            other_types: OtherTypes::Skip,
+        };
+        let layout = Layout::of(&spec, &load.schema, vec![false; load.schema.columns.len()])?;
+        let reading = Arc::new(RowReading::of_own(Arc::clone(&self.server), Arc::new(spec), layout, limit));
+        let splits = reading.splits(SplitGoal { most: 1, bytes: u64::MAX }).await?.splits;
+        let rows = stream::iter(splits).then(move |split| {
+            let reading = Arc::clone(&reading);
+            async move { reading.read(&split, None).await }
+        });
+        Ok(Box::pin(rows.try_flatten().map(|chunk| {
+            let chunk = chunk?;
+            match chunk.rejects.first() {
+                None => Ok(chunk),
+                Some(reject) => {
+                    Err(Failure::permanent(format!("the key `{}` holds another value than was written: {}", reject.origin, reject.reason)))
+                }
+            }
+        })))
+    }
+
+    fn staged(&self) -> bool {
+        false
+    }
+
+    async fn abandon(&self, key: &LoadKey) -> Result<(), Failure> {
+        self.marks(key).await?.forget().await
+    }
+}
