@@ -121,10 +121,9 @@ impl Incoming {
     pub(super) async fn verify_merge(&self, session: &mut Session) -> Result<(), Failure> {
         let same_key = self.key.iter().map(|name| format!("t.{name} = s.{name}")).collect::<Vec<_>>().join(" and ");
         let own = self.columns.iter().zip(&self.own).filter(|(name, _)| !self.key.contains(name));
-        let differs = own.map(|(name, own)| match own.ty.kind {
-            // Types without an equality of their own, such as json and point.
-            Kind::Json | Kind::Opaque => format!("t.{name}::text is distinct from s.{name}::text"),
-            _ => format!("t.{name} is distinct from s.{name}"),
+        let differs = own.map(|(name, own)| match has_equality(&own.ty.kind) {
+            true => format!("t.{name} is distinct from s.{name}"),
+            false => format!("t.{name}::text is distinct from s.{name}::text"),
         });
         let first = self.key.first().map_or("null", String::as_str);
         let differs = std::iter::once(format!("t.{first} is null")).chain(differs).collect::<Vec<_>>().join(" or ");
@@ -156,4 +155,13 @@ pub(super) fn on_conflict(key: &[String], columns: &[String]) -> Result<String, 
     let set = others.iter().map(|name| ident(name).map(|name| format!("{name} = excluded.{name}"))).collect::<Result<Vec<_>, _>>()?;
     let action = if set.is_empty() { "do nothing".to_owned() } else { format!("do update set {}", set.join(", ")) };
     Ok(format!("on conflict ({}) {action}", idents(key)?))
+}
+
+/// Types without an equality of their own are json, point and the like, and arrays of them.
+fn has_equality(kind: &Kind) -> bool {
+    match kind {
+        Kind::Json | Kind::Opaque => false,
+        Kind::Array(item) => has_equality(&item.kind),
+        _ => true,
+    }
 }
