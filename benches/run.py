@@ -20,6 +20,7 @@ import time
 
 import cases
 import measure
+import redis
 import small
 from ground import Ground
 
@@ -34,7 +35,7 @@ TABLES = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="+", choices=[*TABLES, *small.JOBS, "small"], help="what to measure; `small` is all that need no server")
+    parser.add_argument("jobs", nargs="+", choices=[*TABLES, *small.JOBS, *redis.JOBS, "small"], help="what to measure; `small` is all that need no server")
     parser.add_argument("--dir", required=True, help="the work folder; some 10 GB at scale 1")
     parser.add_argument("--haul", help="the haul binary, built for release")
     parser.add_argument("--peers", action="store_true", help="run the peers too, which takes many minutes")
@@ -58,7 +59,7 @@ def main():
             if job in TABLES:
                 parts.append(big(job, ground, haul, options))
             elif haul:
-                parts.append(small.JOBS[job](ground, haul))
+                parts.append({**small.JOBS, **redis.JOBS}[job](ground, haul))
             print(parts[-1], flush=True)
     finally:
         ground.stop()

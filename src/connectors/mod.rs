@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::BinaryArray;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -52,6 +53,8 @@ pub struct ReadRequest {
     pub filter: Option<String>,
     /// Columns of a native type that the target cannot take: read in their text form, as [`crate::data::Type::Text`].
     pub as_text: Vec<String>,
+    /// Columns of the engine's own types are wanted in a form that every version of the engine understands; see [`Sink::portable`].
+    pub portable: bool,
     /// How large batches may grow.
     pub limit: BatchLimit,
 }
@@ -123,6 +126,13 @@ pub trait Reading: Send + Sync {
     async fn acknowledge(&self, position: &Position) -> Result<(), Failure> {
         let _ = position;
         Ok(())
+    }
+
+    /// Reads rows again, as they are by now and in their portable form: those whose key column has these values. Rows that are gone are left
+    /// out. Only called by sinks that compare by themselves, for sources whose rows they take.
+    async fn again(&self, keys: &BinaryArray) -> Result<BatchStream, Failure> {
+        let _ = keys;
+        Err(Failure::permanent("this source cannot read single rows again"))
     }
 
     /// Reads one split undecoded. Only called when the description offered a wire format and the sink took it.
@@ -282,6 +292,24 @@ pub trait Sink: Send + Sync {
         Ok(count)
     }
 
+    /// Whether columns of the engine's own types must come in their portable form: this target does not understand the source's other one.
+    async fn portable(&self, incoming: &Schema) -> Result<bool, Failure> {
+        let _ = incoming;
+        Ok(false)
+    }
+
+    /// Bytes that the target has room for; `None` when it knows no limit.
+    async fn room(&self) -> Result<Option<u64>, Failure> {
+        Ok(None)
+    }
+
+    /// Compares the target with the rows it should hold, for sinks that compare where the data is. With [`Verify::Count`] the rows are only
+    /// looked for. `None`: the executor reads back and compares.
+    async fn compare(&self, load: &Load, rows: &dyn Rows) -> Result<Option<Compared>, Failure> {
+        let _ = (load, rows);
+        Ok(None)
+    }
+
     /// Whether `read_back` gives exactly the load's rows before `publish` (staged), or the whole target after it.
     fn staged(&self) -> bool;
 
@@ -327,6 +355,27 @@ pub struct Committed {
 /// The failure of a writer whose split has another mark in the target than the one it went on from.
 pub fn moved_on(split: &str) -> Failure {
     Failure::transient(format!("an attempt that was thought lost has moved split {split} on")).view_lost()
+}
+
+/// The rows that a target should hold, for [`Sink::compare`].
+#[async_trait]
+pub trait Rows: Send + Sync {
+    /// All of them, from the beginning.
+    async fn all(&self) -> Result<BatchStream, Failure>;
+
+    /// Some of them as they are by now; see [`Reading::again`].
+    async fn again(&self, keys: &BinaryArray) -> Result<BatchStream, Failure>;
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// The rows that should be there.
+    pub digest: Digest,
+    /// Those that are, and others that should not be.
+    pub found_rows: u64,
+    /// The first differences, each with its key; empty when there is none.
+    pub differences: Vec<String>,
 }
 
 /// Applies a read request's projection and text reads to a schema, for connectors.

@@ -64,6 +64,7 @@ impl Connections {
             SourceSpec::Files(files) => Ok(self.files(&files.connection)?.source(files)),
             SourceSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows(rows)),
             SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),
+            SourceSpec::RedisKeys(keys) => Ok(self.redis(&keys.connection)?.keys(keys)),
             SourceSpec::Stage(name) => Err(Failure::permanent(format!("stage `{name}` is no system to read from")).into()),
         }
     }
@@ -78,6 +79,7 @@ impl Connections {
             },
             SinkSpec::Files(files) => Ok(self.files(&files.connection)?.sink(files)),
             SinkSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows_sink(rows)),
+            SinkSpec::RedisKeys(keys) => Ok(self.redis(&keys.connection)?.keys_sink(keys)),
             SinkSpec::Discard => Ok(discard::sink()),
             SinkSpec::Cache(sink) => Err(Failure::permanent(format!("cache `{}` is no system to write to", sink.cache))),
         }

@@ -211,7 +211,7 @@ impl Type {
                     Self::Enum(serde_json::from_str::<Vec<String>>(values).ok()?.into())
                 } else {
                     let (engine, name) = word.strip_prefix("native:")?.split_once(':')?;
-                    let engine = ["postgres", "mysql", "sqlite"].into_iter().find(|known| *known == engine)?;
+                    let engine = ["postgres", "mysql", "sqlite", "redis"].into_iter().find(|known| *known == engine)?;
                     Self::Native { engine, name: name.to_owned() }
                 }
             }

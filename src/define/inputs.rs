@@ -7,7 +7,7 @@ use super::pipeline::{
     Compression, CsvDialect, Engine, FileFormat, FilesSource, GenerateSource, Input, PollSource, SourceSpec, SqlRead, SqlSource,
 };
 use super::reader::{Grammar, Reader};
-use super::{redis, steps};
+use super::{keys, redis, steps};
 use crate::data::Type;
 use crate::dialect::Dialect;
 use crate::load::document::child;
@@ -41,6 +41,7 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Inp
             let source = files(reader, at, said)?;
             (said.name.clone().or_else(|| stem(&source.path)), SourceSpec::Files(source))
         }
+        file::Input::Redis(said) if said.keys.is_some() => (said.name.clone(), SourceSpec::RedisKeys(keys::input(reader, at, said)?)),
         file::Input::Redis(said) => (said.name.clone(), SourceSpec::Redis(redis::input(reader, at, said)?)),
         file::Input::Generate(said) => (said.name.clone(), SourceSpec::Generate(generate(reader, at, said)?)),
         file::Input::Stage(said) => {

@@ -11,6 +11,7 @@ impl SourceSpec {
                 SqlRead::Query(_) => format!("{} (query)", source.connection),
             },
             Self::Files(source) => format!("{}/{}", source.connection, source.path),
+            Self::RedisKeys(keys) => format!("{} {}", keys.connection, keys.patterns.join(" ")),
             Self::Redis(rows) => format!("{} {}", rows.connection, rows.key),
             Self::Generate(source) => format!("{} generated rows", source.rows),
             Self::Stage(name) => format!("stage {name}"),
@@ -24,6 +25,7 @@ impl SinkSpec {
         match self {
             Self::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
             Self::Files(sink) => format!("{}/{}", sink.connection, sink.path),
+            Self::RedisKeys(sink) => format!("{} keys", sink.connection),
             Self::Redis(sink) => format!("{} {}", sink.connection, sink.key),
             Self::Discard => "discard".to_owned(),
             Self::Cache(sink) => format!("cache {}", sink.cache),

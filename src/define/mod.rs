@@ -10,6 +10,7 @@ mod conform;
 mod connections;
 mod graph;
 mod inputs;
+mod keys;
 mod labels;
 mod notify;
 mod outputs;

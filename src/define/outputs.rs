@@ -4,17 +4,20 @@ use super::connections::{Family, engine_of};
 use super::inputs::{Ending, csv_characters, csv_only, format, path, table_name};
 use super::pipeline::{Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, RowMode, SchemaMode, SinkSpec, SqlSink, WriteMode};
 use super::reader::Reader;
-use super::redis;
 use super::steps::names;
+use super::{keys, redis};
 use crate::diagnostic::Diagnostic;
 use crate::load::file::{self, FilesMode, Format, OutputCompression, SqlMode};
 use crate::load::template::is_template;
 
-/// Reads one output. `None` when it cannot be understood, which has been reported.
-pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output) -> Option<Output> {
+/// Reads one output of a stage that reads `keys`, or not. `None` when it cannot be understood, which has been reported.
+pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output, keys_come: bool) -> Option<Output> {
     let (sink, allow_lossy) = match said {
         file::Output::Sql(said) => (SinkSpec::Sql(sql(reader, at, said)?), &said.allow_lossy),
         file::Output::Files(said) => (SinkSpec::Files(files(reader, at, said)?), &said.allow_lossy),
+        file::Output::Redis(said) if keys_come && keys::is_copy(said) => {
+            (SinkSpec::RedisKeys(keys::output(reader, at, said)?), &said.allow_lossy)
+        }
         file::Output::Redis(said) => (SinkSpec::Redis(redis::output(reader, at, said)?), &said.allow_lossy),
         file::Output::Discard(said) => {
             said.discard.as_ref()?;
@@ -195,7 +198,8 @@ fn target(output: &Output, stage: usize) -> Option<Target> {
         SinkSpec::Sql(sink) => (&sink.connection, sink.table.join("."), sink.mode == WriteMode::Replace, "table"),
         SinkSpec::Files(sink) => (&sink.connection, sink.path.clone(), sink.mode == WriteMode::Replace, "path"),
         SinkSpec::Redis(sink) => (&sink.connection, sink.key.to_string(), sink.mode == RowMode::Replace, sink.shape.word()),
-        SinkSpec::Discard | SinkSpec::Cache(_) => return None,
+        // Keys of two copies may well share a server; what one would overwrite, `conflict` decides.
+        SinkSpec::RedisKeys(_) | SinkSpec::Discard | SinkSpec::Cache(_) => return None,
     };
     Some(Target { connection: connection.clone(), name, replaces, stage, at: format!("{}/{key}", output.at) })
 }

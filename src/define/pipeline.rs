@@ -11,6 +11,7 @@ use crate::secret::Secret;
 
 mod cache;
 mod inputs;
+mod keys;
 mod outputs;
 mod redis;
 mod schedule;
@@ -18,6 +19,7 @@ mod steps;
 
 pub use cache::*;
 pub use inputs::*;
+pub use keys::*;
 pub use outputs::*;
 pub use redis::*;
 pub use schedule::*;

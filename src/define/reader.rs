@@ -8,7 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::dialect::Dialect;
 use crate::load::Document;
 use crate::load::document::child;
-use crate::load::template::{self, Context, Holes, KeyTemplate, Problem, Target};
+use crate::load::template::{self, Context, Holes, KeyTemplate, Problem, Rename, Target, Uses};
 
 /// Whether templates are checked or rendered.
 #[derive(Clone, Copy)]
@@ -154,14 +154,31 @@ impl<'a> Reader<'a> {
         let outcome = match self.mode {
             Mode::Render(context) => template::render(text, target, context).map(|rendered| rendered.text),
             Mode::Check => template::check(text, target).map(|uses| {
-                for (name, span) in &uses.params {
-                    self.use_param(document, pointer, name, span.clone());
-                }
-                self.env.extend(uses.env.into_keys());
+                self.note(document, pointer, uses);
                 text.to_owned()
             }),
         };
         outcome.map_err(|problem| self.problems.push(located(document, pointer, problem))).ok()
+    }
+
+    /// A template that makes new keys of old ones. In a check it is checked only.
+    pub fn rename(&mut self, pointer: &str, text: &str) -> Option<Rename> {
+        let document = self.document;
+        let outcome = match self.mode {
+            Mode::Render(context) => Rename::new(text, context).map(Some),
+            Mode::Check => Rename::check(text).map(|uses| {
+                self.note(document, pointer, uses);
+                None
+            }),
+        };
+        outcome.map_err(|problem| self.problems.push(located(document, pointer, problem))).ok().flatten()
+    }
+
+    fn note(&mut self, document: &Document, pointer: &str, uses: Uses) {
+        for (name, span) in &uses.params {
+            self.use_param(document, pointer, name, span.clone());
+        }
+        self.env.extend(uses.env.into_keys());
     }
 
     fn use_param(&mut self, document: &Document, pointer: &str, name: &str, span: std::ops::Range<usize>) {

@@ -2,6 +2,7 @@
 
 use super::connections::{Family, engine_of};
 use super::inputs::column_type;
+use super::keys;
 use super::pipeline::{KeyTtl, OtherTypes, RESERVED, RedisRows, RedisRowsSink, RowMode, RowShape};
 use super::reader::Reader;
 use crate::data::Type;
@@ -20,6 +21,7 @@ type Shapes<'a> = [(RowShape, Option<&'a String>); 7];
 pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::RedisInput) -> Option<RedisRows> {
     let connection = said.redis.clone()?;
     engine_of(reader, &format!("{at}/redis"), &connection, Family::Redis);
+    keys::unused_by_rows(reader, at, said);
     let (shape, key) = one_shape(
         reader,
         at,
@@ -64,6 +66,7 @@ pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::RedisInput) -> Opti
 pub fn output(reader: &mut Reader<'_>, at: &str, said: &file::RedisOutput) -> Option<RedisRowsSink> {
     let connection = said.redis.clone()?;
     engine_of(reader, &format!("{at}/redis"), &connection, Family::Redis);
+    keys::unused_by_row_sinks(reader, at, said);
     let (shape, key) = one_shape(
         reader,
         at,

@@ -124,7 +124,8 @@ fn flow(reader: &mut Reader<'_>, name: &str, at: &str, said: Rows<'_>, levels: &
         }
     }
     let complete = from.len() == from_items.len() && !from.is_empty();
-    let to = items(said.to, &format!("{at}/to")).iter().filter_map(|(at, output)| outputs::read(reader, at, output)).collect();
+    let keys_come = from_items.iter().any(|(_, input)| matches!(input, file::Input::Redis(said) if said.keys.is_some()));
+    let to = items(said.to, &format!("{at}/to")).iter().filter_map(|(at, output)| outputs::read(reader, at, output, keys_come)).collect();
     let rejects = said.rejects.and_then(|rejects| outputs::rejects(reader, &format!("{at}/rejects"), rejects));
     let verify = first(levels, |level| level.verify).unwrap_or(file::Verify::Digest);
     complete.then(|| Flow {

@@ -67,7 +67,7 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &Flow) {
             SinkSpec::Redis(_) => {
                 Some(("redis", "a stream cannot write to Redis yet", "write to a table, and let a batch stage write the keys"))
             }
-            SinkSpec::Sql(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
+            SinkSpec::Sql(_) | SinkSpec::RedisKeys(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
         };
         if let Some((key, message, help)) = problem {
             let pointer = format!("{}/{key}", output.at);

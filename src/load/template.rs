@@ -6,6 +6,7 @@
 
 mod keys;
 mod names;
+mod rename;
 mod sql;
 mod tags;
 mod value;
@@ -21,6 +22,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
 use crate::dialect::Dialect;
 pub use keys::{Holes, KeyTemplate, Part};
+pub use rename::Rename;
 pub use value::Value;
 
 /// Instructions one render may take.

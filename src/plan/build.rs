@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::fit::fit;
 use super::problems::Problems;
 use super::routes::{describes_itself, output_key, passes_raw, writes};
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
@@ -106,6 +107,7 @@ impl<'a> Builder<'a> {
             outputs.push(self.output(number, output, &key, &schema, cache.as_ref()).await);
         }
         let outputs: Vec<OutputPlan> = outputs.into_iter().collect::<Option<_>>()?;
+        fit(&mut self.problems, &mut inputs, &outputs, &schema).await?;
         let consumers = self.consumers[number].clone();
         let streams = matches!(stage.kind, Kind::Stream { .. });
         if streams && !self.can_stream(stage, &transform, &outputs) {
@@ -238,11 +240,16 @@ impl<'a> Builder<'a> {
 
     /// The engine of an output's connection, by the name that native types use.
     fn engine(&self, output: &Output) -> Option<&'static str> {
-        let SinkSpec::Sql(sink) = &output.sink else { return None };
-        match self.pipeline.connections.get(&sink.connection)?.engine? {
+        let connection = match &output.sink {
+            SinkSpec::Sql(sink) => &sink.connection,
+            SinkSpec::RedisKeys(sink) => &sink.connection,
+            _ => return None,
+        };
+        match self.pipeline.connections.get(connection)?.engine? {
             Engine::Postgres => Some("postgres"),
             Engine::Sqlite => Some("sqlite"),
-            Engine::File | Engine::S3 | Engine::Redis => None,
+            Engine::Redis => Some("redis"),
+            Engine::File | Engine::S3 => None,
         }
     }
 

@@ -138,6 +138,7 @@ fn mode(output: &OutputPlan) -> String {
         SinkSpec::Sql(SqlSink { mode: WriteMode::Append, .. }) => "append".to_owned(),
         SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => "replace".to_owned(),
         SinkSpec::Files(sink) => if sink.mode == WriteMode::Append { "append" } else { "replace" }.to_owned(),
+        SinkSpec::RedisKeys(sink) => format!("copy, {}", sink.conflict.word()),
         SinkSpec::Redis(sink) => sink.mode.word().to_owned(),
         SinkSpec::Discard => "discard".to_owned(),
         SinkSpec::Cache(_) => "fill".to_owned(),
@@ -152,7 +153,7 @@ fn verify(verify: Verify) -> &'static str {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     for (unit, name) in UNITS {
         if bytes >= unit {

@@ -6,6 +6,7 @@
 mod build;
 mod caches;
 mod explain;
+mod fit;
 pub mod graph;
 mod offline;
 mod problems;

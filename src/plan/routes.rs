@@ -16,6 +16,7 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
             sink.connection == source.connection && (sink.path == source.path || inside())
         }
         (SinkSpec::Redis(sink), SourceSpec::Redis(source)) => sink.connection == source.connection && sink.key == source.key,
+        (SinkSpec::RedisKeys(sink), SourceSpec::RedisKeys(source)) => sink.connection == source.connection,
         _ => false,
     }
 }

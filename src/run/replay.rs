@@ -78,6 +78,9 @@ pub async fn compare(context: &RunContext, number: usize, place: usize) -> Resul
     }
     let load = Load { key: load_key(context, number, place), epoch: 0, schema: stage.schema.clone(), verify: Verify::Digest };
     let limit = stage.flow().batch;
+    if let Some(compared) = output.sink.compare(&load, &verify::SourceRows(stage)).await? {
+        return Ok(report(output, verify::verdict(compared, Verify::Digest)));
+    }
     let found = digest(output.sink.read_back(&load, limit).await?).await?;
     let extra_allowed = holds_other_rows(output);
     if !extra_allowed && digest(rows(&context.plan, number, &context.spill).await?).await? == found {
@@ -103,7 +106,7 @@ fn holds_other_rows(output: &OutputPlan) -> bool {
     match &output.output.sink {
         SinkSpec::Sql(sink) => sink.mode != WriteMode::Replace,
         SinkSpec::Redis(_) => true,
-        SinkSpec::Files(_) | SinkSpec::Cache(_) | SinkSpec::Discard => false,
+        SinkSpec::Files(_) | SinkSpec::Cache(_) | SinkSpec::RedisKeys(_) | SinkSpec::Discard => false,
     }
 }
 

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::BinaryArray;
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::stage::LoadRun;
-use crate::connectors::{Load, Reading, SplitGoal};
+use crate::connectors::{Compared, Load, Reading, Rows, SplitGoal};
 use crate::data::{BatchStream, Digest, RowHasher, Schema};
 use crate::define::pipeline::{RowMode, SinkSpec, SqlSink, Verify, WriteMode};
 use crate::failure::Failure;
 use crate::journal::Verdict;
-use crate::plan::{OutputPlan, StagePlan};
+use crate::plan::{InputPlan, Origin, OutputPlan, StagePlan};
 
 /// Differences that are printed; the counts say how many rows there are in all.
 const EXAMPLES: usize = 20;
@@ -98,6 +100,9 @@ pub async fn output(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Res
             _ => trusted(plan, output, run),
         });
     }
+    if let Some(compared) = output.sink.compare(&run.load, &SourceRows(plan)).await? {
+        return Ok(verdict(compared, plan.flow().verify));
+    }
     let expected = run.total();
     let found = read_back(plan, output, &run.load).await? - run.before();
     // Rows that pass undecoded have a digest in any case; only counting leaves the target's side without one.
@@ -107,6 +112,48 @@ pub async fn output(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Res
     } else {
         Verdict::Different { expected_rows: expected.rows, found_rows: found.rows, examples: Vec::new() }
     })
+}
+
+/// What a sink's own comparison means.
+pub fn verdict(compared: Compared, verify: Verify) -> Verdict {
+    let Compared { digest, found_rows, differences } = compared;
+    match verify {
+        _ if !differences.is_empty() => Verdict::Different { expected_rows: digest.rows, found_rows, examples: differences },
+        Verify::Count => Verdict::Counted { rows: digest.rows },
+        _ => Verdict::Identical { rows: digest.rows, digest: digest.to_string() },
+    }
+}
+
+/// The rows of a stage with one source and steps that look at a row at a time, as the source has them now.
+pub struct SourceRows<'a>(pub &'a StagePlan);
+
+impl SourceRows<'_> {
+    async fn open(&self) -> Result<Arc<dyn Reading>, Failure> {
+        match self.0.inputs.as_slice() {
+            [InputPlan { origin: Origin::Source(from), .. }] if self.0.transform.rowwise() => from.source.open(from.request.clone()).await,
+            _ => Err(Failure::permanent(format!("the rows of `{}` cannot be read again one by one", self.0.stage.name))
+                .help("write `verify: none`, or leave out steps that look at more than one row at a time")),
+        }
+    }
+
+    fn transformed(&self, rows: BatchStream) -> BatchStream {
+        let transform = Arc::clone(&self.0.transform);
+        Box::pin(rows.then(move |chunk| {
+            let transform = Arc::clone(&transform);
+            async move { transform.apply(chunk?).await }
+        }))
+    }
+}
+
+#[async_trait]
+impl Rows for SourceRows<'_> {
+    async fn all(&self) -> Result<BatchStream, Failure> {
+        Ok(self.transformed(all_rows(self.open().await?)))
+    }
+
+    async fn again(&self, keys: &BinaryArray) -> Result<BatchStream, Failure> {
+        Ok(self.transformed(self.open().await?.again(keys).await?))
+    }
 }
 
 /// Two sides to compare row by row. Each can be read any number of times.

@@ -58,11 +58,17 @@ fn every_example_has_a_test() {
         .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.strip_suffix(".yaml").map(str::to_owned))
         .collect();
     names.sort();
-    assert_eq!(
-        names,
-        ["flight_names", "follow_orders", "hourly_flights", "nightly_extract", "postgres_copy", "quickstart", "redis_rows"],
-        "write a test for the new one below"
-    );
+    let expected = [
+        "flight_names",
+        "follow_orders",
+        "hourly_flights",
+        "nightly_extract",
+        "postgres_copy",
+        "quickstart",
+        "redis_migration",
+        "redis_rows",
+    ];
+    assert_eq!(names, expected, "write a test for the new one below");
 }
 
 #[test]
@@ -166,4 +172,22 @@ fn redis_rows() {
     assert_eq!(plane, ["EMBRAER", "55"]);
     let airport: String = support::redis::ask(&mut redis, &["GET", "airport:JFK"]);
     assert!(airport.starts_with(r#"{"iata":"JFK","name":"#), "{airport}");
+}
+
+#[test]
+fn redis_migration() {
+    use crate::support::redis::{ask, connect, redis};
+    let (old, new) = (redis().fresh_database(), redis().fresh_database());
+    let mut source = connect(&old);
+    for number in 0..1000 {
+        ask::<()>(&mut source, &["HSET", &format!("user:{number}"), "name", &format!("user {number}"), "seen", "1"]);
+        ask::<()>(&mut source, &["SET", &format!("user:tmp:{number}"), "x"]);
+    }
+    ask::<()>(&mut source, &["PEXPIREAT", "user:7", "4102444800000"]);
+    check("redis_migration", &[("OLD_REDIS_URL", &old), ("NEW_REDIS_URL", &new)]);
+    let mut target = connect(&new);
+    assert_eq!(ask::<String>(&mut target, &["HGET", "u:999", "name"]), "user 999");
+    assert_eq!(ask::<i64>(&mut target, &["PEXPIRETIME", "u:7"]), 4_102_444_800_000);
+    assert_eq!(ask::<Vec<String>>(&mut target, &["KEYS", "u:*"]).len(), 1000);
+    assert_eq!(ask::<Vec<String>>(&mut target, &["KEYS", "u*tmp*"]).len(), 0);
 }

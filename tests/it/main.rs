@@ -11,6 +11,7 @@ mod journal;
 mod kill;
 mod postgres;
 mod readme;
+mod redis_keys;
 mod redis_rows;
 mod rendering;
 mod run;

@@ -166,7 +166,7 @@ impl Graph {
 fn is_shared_source(source: &SourceSpec) -> bool {
     match source {
         SourceSpec::Sql(sql) | SourceSpec::Poll(PollSource { sql, .. }) => matches!(sql.read, SqlRead::Table { .. }),
-        SourceSpec::Files(_) | SourceSpec::Redis(_) => true,
+        SourceSpec::Files(_) | SourceSpec::Redis(_) | SourceSpec::RedisKeys(_) => true,
         SourceSpec::Generate(_) | SourceSpec::Stage(_) => false,
     }
 }
@@ -178,6 +178,7 @@ fn source_label(source: &SourceSpec) -> String {
             SqlRead::Query(_) => format!("{}: query", sql.connection),
         },
         SourceSpec::Files(FilesSource { connection, path, .. }) => format!("{connection}/{path}"),
+        SourceSpec::RedisKeys(_) => source.label(),
         SourceSpec::Redis(rows) => format!("{} {}", rows.connection, rows.key),
         SourceSpec::Generate(generate) => format!("generate {}", super::words::counted(generate.rows, "row")),
         SourceSpec::Stage(name) => name.clone(),
@@ -188,6 +189,7 @@ fn sink_label(output: &Output) -> String {
     match &output.sink {
         SinkSpec::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
         SinkSpec::Files(sink) => format!("{}/{}", sink.connection, sink.path),
+        SinkSpec::RedisKeys(_) => output.sink.label(),
         SinkSpec::Redis(sink) => format!("{} {}", sink.connection, sink.key),
         SinkSpec::Discard | SinkSpec::Cache(_) => output.sink.label(),
     }

@@ -48,7 +48,7 @@ fn help_of(code: &str, detail: &str) -> Option<&'static str> {
     Some(match code {
         "NOAUTH" => "give user and password in the connection's URL: `redis://user:password@host`",
         "WRONGPASS" => "check user and password in the connection's URL",
-        "NOPERM" => "grant the user what is missing with ACL SETUSER; docs/redis.md lists the least rights",
+        "NOPERM" => "grant the user what is missing with ACL SETUSER; docs/redis_migration.md lists the least rights",
         "READONLY" => "this server is a replica; name the primary in the connection's URL",
         "OOM" => "raise `maxmemory` of the server, or make room",
         "MISCONF" => "the server cannot save its data to disk and refuses writes; see its log",

@@ -3,12 +3,13 @@
 //! [`Server`] is what every use of Redis stands on: it connects, finds the masters, sends pipelines to a node or routes commands by their
 //! keys, and turns what goes wrong into failures of the right kind. It knows no sources, sinks or caches.
 //!
-//! - `rows`: keys as rows, both ways. `marks`: the record of what was written, beside the data.
+//! - `keys`: keys copied as they are, whatever they hold. `rows`: keys as rows, both ways. `marks`: the record of what was written, beside the data.
 
 mod address;
 mod command;
 mod error;
 mod facts;
+mod keys;
 mod marks;
 mod node;
 pub mod reply;

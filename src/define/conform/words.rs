@@ -26,6 +26,8 @@ pub(super) fn what(definition: &str) -> String {
         "SqlInput" => "a `sql` input",
         "FilesInput" => "a `files` input",
         "RedisInput" => "a `redis` input",
+        "Lifetime" => "`lifetime`",
+        "SizeRange" => "`size`",
         "TtlColumn" | "KeyTtl" => "`ttl`",
         "GenerateInput" => "a `generate` input",
         "StageInput" => "a `stage` input",

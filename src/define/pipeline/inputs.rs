@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{At, Expr, RedisRows};
+use super::{At, Expr, KeysSource, RedisRows};
 use crate::data::Type;
 
 /// One input of a stage.
@@ -28,6 +28,8 @@ pub enum SourceSpec {
     Files(FilesSource),
     /// Rows in the keys of a Redis server.
     Redis(RedisRows),
+    /// Keys of a Redis server, as they are.
+    RedisKeys(KeysSource),
     /// Rows made up from expressions.
     Generate(GenerateSource),
     /// The rows of another stage of the same run.

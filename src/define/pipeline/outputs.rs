@@ -1,6 +1,6 @@
 //! What stages write.
 
-use super::{At, Compression, FileFormat, RedisRowsSink};
+use super::{At, Compression, FileFormat, KeysSink, RedisRowsSink};
 
 /// One output of a stage.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub enum SinkSpec {
     Files(FilesSink),
     /// Keys of a Redis server.
     Redis(RedisRowsSink),
+    /// A Redis server that keys are copied to.
+    RedisKeys(KeysSink),
     /// Nowhere: rows are counted and dropped.
     Discard,
     /// A cache of the same pipeline.

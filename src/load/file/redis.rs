@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::load::shape::{Duration, Entries};
+use crate::load::shape::{Duration, Entries, Size};
 
 /// Reads rows out of the keys of a Redis server. One of `hash`, `json`, `string`, `list`, `set`, `sorted_set` and `stream` says which keys and how
 /// they hold rows.
@@ -34,6 +34,16 @@ pub struct RedisInput {
     /// The keys of streams, a row for each entry: what stands in the key, the column `entry_id`, and the entry's fields.
     #[schemars(extend("minLength" = 1, "examples" = ["orders"]))]
     pub stream: Option<String>,
+    /// Keys of every type, copied as they are with their expiry: patterns of Redis, of which one must match; those that begin with `!` must not.
+    #[schemars(extend("minItems" = 1, "examples" = [["*"], ["user:*", "!user:tmp:*"]]))]
+    pub keys: Option<Vec<String>>,
+    /// Of `keys`, those of these types only.
+    #[schemars(extend("minItems" = 1))]
+    pub types: Option<Vec<KeyType>>,
+    /// Of `keys`, those that live about so long.
+    pub lifetime: Option<Lifetime>,
+    /// Of `keys`, those that take about so much memory in the source.
+    pub size: Option<SizeRange>,
     /// The columns and their types: `int64`, `decimal(12,2)`, `text`, … Only these are read. By default the columns of hashes, JSON and streams
     /// are taken from a sample, and what else is read is text.
     #[schemars(extend("minProperties" = 1))]
@@ -50,6 +60,47 @@ pub struct RedisInput {
     #[serde(rename = "as")]
     #[schemars(extend("pattern" = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: Option<String>,
+}
+
+/// The types of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyType {
+    /// A string, bitmaps and counters included.
+    String,
+    /// A list.
+    List,
+    /// A set.
+    Set,
+    /// A sorted set, geographic indexes included.
+    SortedSet,
+    /// A hash.
+    Hash,
+    /// A stream with its groups.
+    Stream,
+}
+
+/// How long keys live on from when they are read.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lifetime {
+    /// At least this long.
+    pub min: Option<Duration>,
+    /// At most this long.
+    pub max: Option<Duration>,
+    /// Whether keys that never expire are taken.
+    #[schemars(extend("default" = true))]
+    pub unlimited: Option<bool>,
+}
+
+/// A range of sizes.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SizeRange {
+    /// At least this much.
+    pub min: Option<Size>,
+    /// At most this much.
+    pub max: Option<Size>,
 }
 
 /// What becomes of keys that match a pattern and hold another type than is read.
@@ -120,8 +171,44 @@ pub struct RedisOutput {
     /// About how many entries a stream keeps: older ones are dropped when new ones are added.
     #[schemars(range(min = 1, max = 1000000000000u64), extend("examples" = [100000]))]
     pub maxlen: Option<u64>,
+    /// Of copied keys, their new names: a template in which `key` is the old one. By default keys keep their names.
+    #[schemars(extend("minLength" = 1, "examples" = ["{{ key | replace('user:', 'u:') }}"]))]
+    pub key: Option<String>,
+    /// Of copied keys, what happens when the target has a key of that name already.
+    #[schemars(extend("default" = "error"))]
+    pub conflict: Option<Conflict>,
+    /// Of copied keys, how their values are carried.
+    #[schemars(extend("default" = "auto"))]
+    pub copy: Option<CopyBy>,
+    /// Of copied keys, whether the target is to hold these keys only: verification then reports others, and leaves them where they are.
+    #[schemars(extend("default" = false))]
+    pub only: Option<bool>,
     /// Columns whose values may lose something on the way, because you say so.
     pub allow_lossy: Option<Vec<String>>,
+}
+
+/// What happens when the target has a key of that name already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Conflict {
+    /// The run fails, unless the key holds the same value already.
+    Error,
+    /// The target's key stays.
+    Skip,
+    /// The source's key takes its place.
+    Replace,
+}
+
+/// How values are carried from one server to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyBy {
+    /// As payloads of DUMP where the target understands those of the source, else by commands.
+    Auto,
+    /// As payloads of DUMP.
+    Dump,
+    /// By the commands of each type, which every server understands.
+    Commands,
 }
 
 /// How rows meet what a key holds.

@@ -30,6 +30,7 @@ use crate::support::Project;
 mod checkpoints;
 mod files;
 mod redis;
+mod redis_keys;
 mod rows;
 mod sql;
 mod two;
