@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, PoisonError};
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 
 use super::Cache;
-use super::shelf::Shelf;
+use super::shelf::{Entry, Kept, Shelf};
 use crate::connectors::{Claim, Committed, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Grade, Mapped, Schema};
 use crate::define::pipeline::Amount;
@@ -46,7 +46,7 @@ impl Sink for Fill {
     async fn prepare(&self, load: &Load, _: &str) -> Result<(), Failure> {
         let mut filling = self.0.filling();
         check(filling.epoch, load)?;
-        filling.shelf = Some(Arc::new(Shelf::unbounded()));
+        filling.shelf = Some(Arc::new(self.0.new_shelf()));
         Ok(())
     }
 
@@ -61,7 +61,7 @@ impl Sink for Fill {
         let mut filling = self.0.filling();
         check(filling.epoch, load)?;
         let Some(shelf) = filling.shelf.take() else { return Ok(()) };
-        self.0.enough(shelf.len())?;
+        self.0.enough(shelf.rows())?;
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Some(shelf);
         Ok(())
     }
@@ -90,7 +90,7 @@ impl Cache {
         let least = match self.spec.min_rows {
             None => 0,
             Some(Amount::Rows(rows)) => rows,
-            Some(Amount::Share(share)) => self.shelf().map_or(0, |before| (before.len() as f64 * share).ceil() as u64),
+            Some(Amount::Share(share)) => self.shelf().map_or(0, |before| (before.rows() as f64 * share).ceil() as u64),
         };
         if rows >= least {
             return Ok(());
@@ -108,18 +108,22 @@ struct Filler {
 #[async_trait]
 impl Writer for Filler {
     async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
-        let keys: Vec<ArrayRef> = self.cache.key.iter().map(|place| Arc::clone(batch.column(*place))).collect();
-        let names = self.cache.key_form.encode(&keys)?;
-        let rows = self.cache.row_form.encode(batch.columns())?;
+        let cache = &self.cache;
+        let (keys, names) = cache.keys_of(batch.columns())?;
+        let rows = cache.row_form.encode(batch.columns())?;
+        // What the filling reads was true when it began, for all it knows.
+        let since_us = self.shelf.since_us;
+        let versions = cache.versions(&batch, cache.version, since_us)?;
         for (at, (key, row)) in names.iter().zip(rows.iter()).enumerate() {
-            // No lookup could ever find it.
+            // A key that holds a NULL could never be found.
             if keys.iter().all(|column| column.is_valid(at)) {
-                self.shelf.put(key.data(), row.data());
+                let kept = Kept::Row(row.data().into());
+                self.shelf.put(key.data(), Entry { kept, version: versions[at], since_us, until_us: cache.until_us(cache.now_us()) });
             }
         }
-        let most = self.cache.spec.memory_bytes;
-        if self.shelf.bytes() > most {
-            let message = format!("the cache `{}` needs more than the {most} bytes it may use", self.cache.name);
+        let most = cache.spec.memory_bytes;
+        if cache.origin.is_none() && self.shelf.bytes() > most {
+            let message = format!("the cache `{}` needs more than the {most} bytes it may use", cache.name);
             return Err(Failure::permanent(message).help("raise `levels: { memory: { max: … } }`, or keep fewer rows or columns"));
         }
         Ok(())

@@ -209,6 +209,9 @@ fn used(said: &file::Pipeline) -> BTreeSet<&str> {
     let mut used = BTreeSet::new();
     for (_, stage) in said.stages.iter().flat_map(|entries| &entries.0) {
         used_by(stage.rows(), &mut used);
+        if let file::Stage::Cache(stage) = stage {
+            used.extend(stage.load.as_ref().and_then(|load| load.sql.as_deref()));
+        }
     }
     used
 }
@@ -227,7 +230,7 @@ fn used_by<'a>(stage: Rows<'a>, used: &mut BTreeSet<&'a str>) {
             Output::Sql(output) => used.extend(output.sql.as_deref()),
             Output::Files(output) => used.extend(output.files.as_deref()),
             Output::Redis(output) => used.extend(output.redis.as_deref()),
-            Output::Discard(_) | Output::Unclear => {}
+            Output::Discard(_) | Output::Cache(_) | Output::Unclear => {}
         }
     }
     let rejects = stage.rejects.and_then(|rejects| rejects.to.as_ref());

@@ -6,7 +6,7 @@ use super::reader::Reader;
 use super::suggest::known_names;
 use crate::diagnostic::Diagnostic;
 use crate::load::document::child;
-use crate::load::file::{self, Input, Rows, Stage};
+use crate::load::file::{self, Input, Output, Rows, Stage};
 use crate::load::shape::OneOrMany;
 
 /// One edge: a stage that waits for another, and where that is said.
@@ -26,6 +26,8 @@ enum EdgeKind {
     Data,
     /// It looks into the other, a cache.
     Lookup,
+    /// It changes the other, a cache.
+    Change,
 }
 
 impl EdgeKind {
@@ -34,6 +36,7 @@ impl EdgeKind {
             Self::Order => "waits for",
             Self::Data => "reads",
             Self::Lookup => "looks into",
+            Self::Change => "changes",
         }
     }
 }
@@ -59,7 +62,7 @@ fn known(reader: &mut Reader<'_>, stages: &[(String, Stage)], edge: &Edge<'_>) -
         stages.iter().filter(move |(name, stage)| name != edge.to && wanted(stage)).map(|(name, _)| name.as_str())
     };
     match (stages.iter().find(|(name, _)| name == edge.from), edge.kind) {
-        (None, EdgeKind::Lookup) if !reader.broken(&child("/stages", edge.from)) => {
+        (None, EdgeKind::Lookup | EdgeKind::Change) if !reader.broken(&child("/stages", edge.from)) => {
             let help = known_names(edge.from, "caches", others(true));
             reader.error("unknown-cache", &edge.at, format!("there is no cache `{}`", edge.from), help);
         }
@@ -67,7 +70,7 @@ fn known(reader: &mut Reader<'_>, stages: &[(String, Stage)], edge: &Edge<'_>) -
             let help = known_names(edge.from, "other stages", others(false));
             reader.error("unknown-stage", &edge.at, format!("there is no stage `{}`", edge.from), help);
         }
-        (Some((_, Stage::Batch(_) | Stage::Stream(_))), EdgeKind::Lookup) => {
+        (Some((_, Stage::Batch(_) | Stage::Stream(_))), EdgeKind::Lookup | EdgeKind::Change) => {
             let help = known_names(edge.from, "caches", others(true));
             reader.error("unknown-cache", &edge.at, format!("the stage `{}` is no cache", edge.from), help);
         }
@@ -109,6 +112,13 @@ fn collect<'a>(reader: &mut Reader<'_>, name: &'a str, stage: Rows<'a>, edges: &
             && let Some(from) = &input.stage
         {
             edges.push(Edge { from, to: name, at: format!("{pointer}/stage"), kind: EdgeKind::Data });
+        }
+    }
+    for (pointer, output) in items(stage.to, &format!("{at}/to")) {
+        if let Output::Cache(output) = output
+            && let Some(from) = &output.cache
+        {
+            edges.push(Edge { from, to: name, at: format!("{pointer}/cache"), kind: EdgeKind::Change });
         }
     }
     for (index, step) in stage.transform.iter().copied().flatten().enumerate() {

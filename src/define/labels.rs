@@ -1,6 +1,6 @@
 //! What sources and sinks are called in plans, progress and reports.
 
-use super::pipeline::{Kind, PollSource, SinkSpec, SourceSpec, SqlRead};
+use super::pipeline::{Cache, Kind, PollSource, SinkSpec, SourceSpec, SqlRead};
 
 impl SourceSpec {
     /// `shop.public.orders`, `shop (query)`, `data/orders-*.csv`, `1000 generated rows`, `stage orders`.
@@ -41,5 +41,25 @@ impl Kind {
             Self::Stream { .. } => "stream",
             Self::Cache(_) => "cache",
         }
+    }
+}
+
+impl Cache {
+    /// What it does with rows, one line each, for the plan.
+    pub fn describe(&self) -> Vec<String> {
+        let key: Vec<&str> = self.key.iter().map(|(name, _)| name.as_str()).collect();
+        let mut lines = vec![format!("rows by {}", key.join(", "))];
+        if let Some(ttl) = self.ttl {
+            let jitter = if self.jitter > 0.0 { format!(", up to {:.0} % less", self.jitter * 100.0) } else { String::new() };
+            lines.push(format!("them for {ttl:?}{jitter}"));
+        }
+        match &self.load {
+            Some(load) => lines.push(format!("what is missing, loaded from {} by up to {} keys a query", load.connection, load.batch)),
+            None => lines.push("everything: what is missing is nowhere".to_owned()),
+        }
+        if let Some((version, _)) = &self.version {
+            lines.push(format!("the newest row of a key, by {version}"));
+        }
+        lines
     }
 }

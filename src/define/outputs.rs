@@ -2,7 +2,9 @@
 
 use super::connections::{Family, engine_of};
 use super::inputs::{Ending, csv_characters, csv_only, format, path, table_name};
-use super::pipeline::{Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, RowMode, SchemaMode, SinkSpec, SqlSink, WriteMode};
+use super::pipeline::{
+    CacheMode, CacheSink, Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, RowMode, SchemaMode, SinkSpec, SqlSink, WriteMode,
+};
 use super::reader::Reader;
 use super::steps::names;
 use super::{keys, redis};
@@ -23,10 +25,19 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output, keys_come: b
             said.discard.as_ref()?;
             (SinkSpec::Discard, &said.allow_lossy)
         }
+        file::Output::Cache(said) => (SinkSpec::Cache(cache(said)?), &None),
         file::Output::Unclear => return None,
     };
     let allow_lossy = names(reader, &format!("{at}/allow_lossy"), allow_lossy.as_deref().unwrap_or_default());
     Some(Output { sink, allow_lossy, at: at.to_owned() })
+}
+
+fn cache(said: &file::CacheOutput) -> Option<CacheSink> {
+    let mode = match said.mode {
+        None | Some(file::CacheOutputMode::Update) => CacheMode::Update,
+        Some(file::CacheOutputMode::Invalidate) => CacheMode::Invalidate,
+    };
+    Some(CacheSink { cache: said.cache.clone()?, mode, version: said.version.clone() })
 }
 
 fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlOutput) -> Option<SqlSink> {

@@ -45,14 +45,15 @@ pub fn read(reader: &mut Reader<'_>, said: &file::Pipeline, shared: &file::Proje
         };
         settings(reader, &at, &own);
         let levels = [Some(&own), defaults[0], defaults[1]];
-        let mut flow = flow(reader, name, &at, said.rows(), &levels);
+        let without_rows = matches!(said, file::Stage::Cache(said) if said.from.is_none());
+        let mut flow = flow(reader, name, &at, said.rows(), &levels).filter(|flow| without_rows || !flow.from.is_empty());
         let mut retry = retry(&levels);
         let mut timeout = first(&levels, |level| level.timeout.as_ref()).and_then(shape::Duration::read);
         let kind = match said {
             file::Stage::Cache(said) => {
                 let kind = caches::read(reader, &at, said);
-                if let Some(flow) = &mut flow {
-                    let sink = SinkSpec::Cache(CacheSink { cache: name.clone(), mode: CacheMode::Fill });
+                if let Some(flow) = flow.as_mut().filter(|_| !without_rows) {
+                    let sink = SinkSpec::Cache(CacheSink { cache: name.clone(), mode: CacheMode::Fill, version: None });
                     flow.to = vec![Output { sink, allow_lossy: Vec::new(), at: at.clone() }];
                 }
                 kind.map(|cache| Kind::Cache(Box::new(cache)))
@@ -83,6 +84,7 @@ pub fn read(reader: &mut Reader<'_>, said: &file::Pipeline, shared: &file::Proje
         });
     }
     outputs::same_targets(reader, &stages);
+    caches::outputs(reader, &stages);
     stages
 }
 
@@ -123,7 +125,7 @@ fn flow(reader: &mut Reader<'_>, name: &str, at: &str, said: Rows<'_>, levels: &
             reader.error("inputs-need-sql", &pointer, message, "make the first step of `transform` a `sql` over their names");
         }
     }
-    let complete = from.len() == from_items.len() && !from.is_empty();
+    let complete = from.len() == from_items.len();
     let keys_come = from_items.iter().any(|(_, input)| matches!(input, file::Input::Redis(said) if said.keys.is_some()));
     let to = items(said.to, &format!("{at}/to")).iter().filter_map(|(at, output)| outputs::read(reader, at, output, keys_come)).collect();
     let rejects = said.rejects.and_then(|rejects| outputs::rejects(reader, &format!("{at}/rejects"), rejects));

@@ -20,7 +20,7 @@ use crate::transform::{self, Compiled, InputColumns};
 /// Everything planned so far, by stage number.
 pub(super) struct Builder<'a> {
     pub pipeline: &'a Pipeline,
-    connections: &'a crate::connectors::Connections,
+    pub connections: &'a Arc<crate::connectors::Connections>,
     pub numbers: BTreeMap<&'a str, usize>,
     edges: Vec<(usize, usize)>,
     consumers: Vec<Vec<usize>>,
@@ -67,7 +67,7 @@ pub(super) fn hash<'a>(parts: impl Iterator<Item = &'a str>) -> String {
 }
 
 impl<'a> Builder<'a> {
-    fn new(pipeline: &'a Pipeline, connections: &'a crate::connectors::Connections, document: &'a Document) -> Self {
+    fn new(pipeline: &'a Pipeline, connections: &'a Arc<crate::connectors::Connections>, document: &'a Document) -> Self {
         let edges = Edges::of(pipeline);
         let mut consumers = vec![Vec::new(); pipeline.stages.len()];
         for &(from, to) in &edges.data {
@@ -99,7 +99,7 @@ impl<'a> Builder<'a> {
         let schema = transform.schema().clone();
         let key = output_key(&inputs, flow, &schema);
         let cache = match &stage.kind {
-            Kind::Cache(spec) => Some(self.cache(number, spec, &schema)?),
+            Kind::Cache(spec) => Some(self.cache(number, spec, &schema).await?),
             Kind::Batch | Kind::Stream { .. } => None,
         };
         let mut outputs = Vec::with_capacity(flow.to.len());
@@ -227,7 +227,7 @@ impl<'a> Builder<'a> {
             } else if before.contains(&other) {
                 // A planned stage without outputs here failed to plan, and said why.
                 found = Some(self.planned[other].as_ref()?.outputs.get(place)?.target.reads_as.clone());
-            } else if other != number {
+            } else if other != number && !self.changes_cache_of(other, number) {
                 let diagnostic =
                     Diagnostic::error("unordered-read", format!("this reads what stage `{}` writes, but does not wait for it", stage.name))
                         .help(format!("add `after: [{}]` to `{}`", stage.name, self.pipeline.stages[number].name));
@@ -294,9 +294,10 @@ impl<'a> Builder<'a> {
         {
             sink.primary_key = Some(key.to_vec());
         }
-        let sink = match (&spec, own) {
-            (SinkSpec::Cache(_), Some(cache)) => Ok(cache.sink()),
-            (other, _) => self.connections.sink(other),
+        let sink = match &spec {
+            // A cache that could not be planned has been reported.
+            SinkSpec::Cache(sink) => Ok(self.cache_of(sink, own)?.sink(sink.mode, sink.version.clone())),
+            other => self.connections.sink(other),
         };
         let sink = match sink {
             Ok(sink) => sink,

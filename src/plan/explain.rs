@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{InputPlan, Origin, OutputPlan, Plan, Sealed, SourcePlan, StagePlan};
 use crate::data::Grade;
-use crate::define::pipeline::{Kind, SinkSpec, SqlSink, Verify, WriteMode};
+use crate::define::pipeline::{CacheMode, Kind, SinkSpec, SqlSink, Verify, WriteMode};
 
 /// The plan for people.
 pub fn explain(plan: &Plan<Sealed>) -> String {
@@ -60,7 +60,11 @@ fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: u
     for output in &stage.outputs {
         write_output(text, stage, output)?;
     }
-    if stage.outputs.is_empty() {
+    if let Kind::Cache(cache) = &stage.stage.kind {
+        for line in cache.describe() {
+            writeln!(text, "  keeps   {line}")?;
+        }
+    } else if stage.outputs.is_empty() {
         writeln!(text, "  to      the stages that read it")?;
     }
     Ok(())
@@ -141,7 +145,12 @@ fn mode(output: &OutputPlan) -> String {
         SinkSpec::RedisKeys(sink) => format!("copy, {}", sink.conflict.word()),
         SinkSpec::Redis(sink) => sink.mode.word().to_owned(),
         SinkSpec::Discard => "discard".to_owned(),
-        SinkSpec::Cache(_) => "fill".to_owned(),
+        SinkSpec::Cache(sink) => match sink.mode {
+            CacheMode::Fill => "fill",
+            CacheMode::Update => "update",
+            CacheMode::Invalidate => "invalidate",
+        }
+        .to_owned(),
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::connectors::{Connections, Description, ReadRequest, Sink, Source, Target};
 use crate::data::Schema;
-use crate::define::pipeline::{Flow, Kind, Output, Pipeline, SourceSpec, Stage, Step};
+use crate::define::pipeline::{Flow, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::Compiled;
@@ -145,6 +145,13 @@ pub struct Refused {
     pub environment: bool,
 }
 
+impl OutputPlan {
+    /// Whether it writes to a cache.
+    pub fn changes_cache(&self) -> bool {
+        matches!(self.output.sink, SinkSpec::Cache(_))
+    }
+}
+
 impl StagePlan {
     /// Whether it never ends by itself.
     pub fn streams(&self) -> bool {
@@ -235,6 +242,14 @@ impl Edges {
                     && let Some(&from) = numbers.get(lookup.cache.as_str())
                 {
                     edges.order.push((from, number, format!("{}/cache", lookup.at)));
+                }
+            }
+            for output in &stage.flow.to {
+                if let SinkSpec::Cache(sink) = &output.sink
+                    && let Some(&from) = numbers.get(sink.cache.as_str())
+                    && from != number
+                {
+                    edges.order.push((from, number, format!("{}/cache", output.at)));
                 }
             }
             for (name, at) in &stage.after {

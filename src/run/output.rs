@@ -110,6 +110,8 @@ impl<'a> Output<'a> {
                 writers.push((load, output.label.as_str(), writer));
             }
         }
+        // A cache must not show what its database does not hold yet: it is committed last.
+        writers.sort_by_key(|(load, ..)| stage.plan.outputs.get(load.load.key.output).is_some_and(|output| output.changes_cache()));
         let checkpoints = matches!(stage.plan.outputs.as_slice(), [only] if only.target.checkpoints);
         let slip = stage.rejects.slip(split, before.as_ref().map_or(0, |mark| mark.rows + mark.rejects))?;
         Ok(Self { stage, attempt, split: split.to_owned(), writers, checkpoints, slip, before, since: Since::now(), bytes: 0 })

@@ -235,16 +235,14 @@ impl StageRun {
     }
 
     async fn cut(&self) -> Result<Splits, Failure> {
-        let whole = || Splits {
-            splits: vec![Split { id: WHOLE.to_owned(), range: serde_json::Value::Null, label: "all rows".to_owned(), rows: None }],
-            fingerprint: None,
-        };
+        let whole = || Split { id: WHOLE.to_owned(), range: serde_json::Value::Null, label: "all rows".to_owned(), rows: None };
         match self.reading(0) {
             Some(reading) if self.plan.by_split() && !self.plan.streams() => {
                 let policy = &self.plan.flow().splits;
                 reading.splits(SplitGoal { most: policy.most, bytes: policy.bytes }).await
             }
-            _ => Ok(whole()),
+            // A cache that nothing fills has nothing to do.
+            _ => Ok(Splits { splits: self.plan.inputs.first().map(|_| whole()).into_iter().collect(), fingerprint: None }),
         }
     }
 

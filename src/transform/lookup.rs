@@ -125,7 +125,7 @@ impl fmt::Debug for LookupStep {
 }
 
 /// Whether values of one type can be looked up among keys of another without changing what they mean.
-pub(super) fn comparable(column: &Type, key: &Type) -> bool {
+pub fn comparable(column: &Type, key: &Type) -> bool {
     let integer = |ty: &Type| matches!(ty, Type::Int(_) | Type::UInt(_));
     let text = |ty: &Type| matches!(ty, Type::Text | Type::Enum(_));
     column == key || (integer(column) && integer(key)) || (text(column) && text(key))

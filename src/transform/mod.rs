@@ -31,7 +31,7 @@ use crate::define::pipeline::At;
 
 pub(crate) use compile::compile_rows;
 pub use compile::{Compiled, check_expression, check_query, compile};
-pub use lookup::{Looked, Lookup, Table, Tables, Tally};
+pub use lookup::{Looked, Lookup, Table, Tables, Tally, comparable};
 
 /// A problem of a step, before the run.
 #[derive(Clone, Debug, PartialEq, Eq)]

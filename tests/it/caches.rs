@@ -1,6 +1,6 @@
 //! Caches and lookups, from the command line.
 
-use crate::support::{Project, golden};
+use crate::support::{self, Project, golden};
 
 /// A project whose pipeline looks ids up in a cache of customers, and writes CSV.
 fn pipeline(cache: &str, orders: &str, transform: &str) -> Project {
@@ -133,4 +133,163 @@ fn what_a_lookup_cannot_know_offline_is_told_by_the_plan_all_at_once() {
     let said =
         pipeline(cache, ORDERS, "      - lookup: { cache: customers, on: { tenant: tenant, nr: id }, add: [name] }\n").haul(&["plan", "p"]);
     golden("fixtures/caches/key.txt", &said.expect(2).stderr);
+}
+
+/// The end of a stage, from what `haul run --json` said.
+fn ended(stdout: &str, stage: &str) -> serde_json::Value {
+    let line = stdout.lines().find(|line| line.contains("stage_finished") && line.contains(&format!("\"stage\":\"{stage}\"")));
+    serde_json::from_str(line.unwrap_or_else(|| panic!("no end of {stage}:\n{stdout}"))).expect("JSON")
+}
+
+#[test]
+fn splits_that_miss_the_same_keys_at_once_ask_the_database_for_each_once() {
+    let url = support::postgres().fresh_database();
+    support::postgres().sql(
+        &url,
+        "create table customers (tenant text, id bigint, name varchar(9), seen uuid);
+         insert into customers select case when i % 2 = 0 then 'e''ven' else 'odd' end, i, 'n' || i, gen_random_uuid() from generate_series(0, 1499) i;
+         analyze customers",
+    );
+    let project = Project::new();
+    project.file(
+        "pipelines/p.yaml",
+        format!(
+            "connections:
+  shop: {{ url: '{url}' }}
+  db: {{ url: 'sqlite:out.db' }}
+stages:
+  customers:
+    kind: cache
+    key: [tenant, id]
+    load: {{ sql: shop, query: 'select * from customers where (tenant, id) in ({{{{ keys }}}})', batch: 400, linger: 20ms }}
+    negative_ttl: 1m
+  orders:
+    kind: batch
+    from: {{ generate: 80000, columns: {{ n: i, id: 'i % 2000', tenant: \"case when i % 2 = 0 then 'e''ven' else 'odd' end\" }} }}
+    transform:
+      - lookup: {{ cache: customers, on: {{ tenant: tenant, id: id }}, add: [name, seen] }}
+    to: {{ sql: db, table: orders, primary_key: [n] }}
+    splits: {{ most: 8, bytes: 1KiB, concurrency: 8 }}
+"
+        ),
+    );
+    let said = project.haul(&["run", "p", "--json"]).expect(0);
+    let database = rusqlite::Connection::open(project.path("out.db")).expect("the database");
+    let count = |condition: &str| -> i64 {
+        database.query_row(&format!("select count(*) from orders where {condition}"), [], |row| row.get(0)).expect("a count")
+    };
+    assert_eq!((count("name = 'n' || id and seen is not null"), count("name is null")), (60_000, 20_000));
+    let lookups = &ended(&said.stdout, "orders")["lookups"][0];
+    assert_eq!(lookups["loads"], 5, "2000 keys, 400 a query: {lookups}");
+    // The table has no index: each query is one scan of it.
+    let scans = "select pg_stat_force_next_flush(); select seq_scan from pg_stat_user_tables where relname = 'customers'";
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut seen = String::new();
+    while std::time::Instant::now() < deadline {
+        seen = support::postgres().sql(&url, scans).trim().lines().last().unwrap_or_default().trim().to_owned();
+        if seen.parse::<i64>().is_ok_and(|scans| scans >= 5) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    assert_eq!(seen, "5", "one query a load");
+}
+
+#[test]
+fn a_stage_changes_a_cache_after_its_database_and_older_rows_change_nothing() {
+    let project = Project::new();
+    let database = rusqlite::Connection::open(project.path("shop.db")).expect("a database");
+    database
+        .execute_batch(
+            "create table customers (id bigint primary key, name text, revision bigint);
+             insert into customers values (1, 'Ada', 5), (2, 'Bob', 5), (3, 'Cy', 5)",
+        )
+        .expect("customers");
+    project.file("files/changes.csv", "id,name,revision\n1,Zoe,6\n2,late,4\n4,Dan,1\n").file("files/gone.csv", "id,at\n3,7\n");
+    project.file("files/orders.csv", "id\n1\n2\n3\n4\n");
+    project.file(
+        "pipelines/p.yaml",
+        "connections:
+  shop: { url: 'sqlite:shop.db' }
+  files: { url: 'file:files' }
+stages:
+  customers:
+    kind: cache
+    key: [id]
+    version: revision
+    from: { sql: shop, table: customers }
+  changes:
+    kind: batch
+    from: { files: files, path: changes.csv }
+    to:
+      - { cache: customers }
+      - { sql: shop, table: customers, mode: upsert, key: [id] }
+  removals:
+    kind: batch
+    after: [changes]
+    from: { files: files, path: gone.csv }
+    to: { cache: customers, mode: invalidate, version: at }
+  orders:
+    kind: batch
+    after: [removals]
+    from: { files: files, path: orders.csv }
+    transform:
+      - lookup: { cache: customers, on: id, add: [name, revision] }
+    to: { files: files, path: out.csv }
+",
+    );
+    project.haul(&["run", "p"]).expect(0);
+    assert_eq!(project.read("files/out.csv"), "id,name,revision\n1,Zoe,6\n2,Bob,5\n3,,\n4,Dan,1\n");
+    let plan = project.haul(&["plan", "p"]).expect(0).stdout;
+    golden("fixtures/caches/changes.txt", &plan);
+
+    // What the database refuses, the cache does not show: its part is committed after the other.
+    database.execute_batch("create trigger no before update on customers begin select raise(abort, 'refused'); end").expect("a trigger");
+    project.file("files/changes.csv", "id,name,revision\n1,wrong,9\n");
+    let said = project.haul(&["run", "p"]).expect(1);
+    assert!(said.stdout.contains("refused") || said.stderr.contains("refused"), "{}{}", said.stdout, said.stderr);
+    assert!(!project.read("files/out.csv").contains("wrong"));
+}
+
+#[test]
+fn what_a_cache_cannot_load_or_take_is_told_by_the_plan_all_at_once() {
+    let project = Project::new();
+    let database = rusqlite::Connection::open(project.path("shop.db")).expect("a database");
+    database.execute_batch("create table customers (id bigint, price double, at timestamp, name text)").expect("customers");
+    project.file(
+        "pipelines/p.yaml",
+        "connections:
+  shop: { url: 'sqlite:shop.db' }
+stages:
+  wrong:
+    kind: cache
+    key: [id]
+    load: { sql: shop, query: 'select * from custmers where id in ({{ keys }})' }
+  key:
+    kind: cache
+    key: [price]
+    version: name
+    load: { sql: shop, query: 'select * from customers where price in ({{ keys }})' }
+  less:
+    kind: cache
+    key: [id]
+    from: { sql: shop, table: customers }
+    load: { sql: shop, query: 'select id, cast(at as bigint) as at, price from customers where id in ({{ keys }})' }
+  fine:
+    kind: cache
+    key: [id]
+    version: at
+    load: { sql: shop, query: 'select * from customers where id in ({{ keys }})' }
+  orders:
+    kind: batch
+    from: { generate: 3, columns: { id: i, price: '1' } }
+    to: { cache: fine }
+  gone:
+    kind: batch
+    from: { generate: 3, columns: { id: i, at: \"'x'\" } }
+    to: { cache: fine, mode: invalidate }
+",
+    );
+    let said = project.haul(&["plan", "p"]).expect(2).stderr.replace(&*project.path("").to_string_lossy(), "PROJECT/");
+    golden("fixtures/caches/refused.txt", &said);
 }

@@ -90,6 +90,11 @@ impl Graph {
                 self.edge(known(&lookup.cache), Some(id.clone()), EdgeKind::Data);
             }
         }
+        for output in &stage.flow.to {
+            if let SinkSpec::Cache(sink) = &output.sink {
+                self.edge(Some(id.clone()), known(&sink.cache).filter(|cache| *cache != id), EdgeKind::Data);
+            }
+        }
         self.outputs(&id, &stage.flow);
     }
 

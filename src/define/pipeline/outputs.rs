@@ -37,6 +37,8 @@ pub struct CacheSink {
     pub cache: String,
     /// How rows meet what is there.
     pub mode: CacheMode,
+    /// The column that holds the rows' version; by default the one that the cache names.
+    pub version: Option<String>,
 }
 
 /// How rows meet what a cache holds.
@@ -44,6 +46,10 @@ pub struct CacheSink {
 pub enum CacheMode {
     /// The cache holds exactly the new rows once all are there, and exactly the old ones until then.
     Fill,
+    /// Rows take the place of those of the same key.
+    Update,
+    /// Rows of the same key are removed.
+    Invalidate,
 }
 
 /// A table of a SQL database.

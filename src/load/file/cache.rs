@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{BatchSize, Input, Kind, Rejects, Retry, Splits, Step};
-use crate::load::shape::{Amount, Columns, Duration, Names, OneOrMany, Size};
+use crate::load::shape::{Amount, Columns, Duration, Names, OneOrMany, Share, Size};
 
 /// A cache: keyed rows that other stages look up.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -20,11 +20,26 @@ pub struct CacheStage {
     /// The columns that name a row.
     #[schemars(required, extend("minItems" = 1, "examples" = [["id"], ["tenant", "id"]]))]
     pub key: Option<Vec<String>>,
-    /// Where the rows come from that fill the cache: one input, or a list of inputs that a first `sql` step joins.
-    #[schemars(required)]
+    /// Where the rows come from that fill the cache before anybody looks: one input, or a list of inputs that a first `sql` step joins.
     pub from: Option<OneOrMany<Input>>,
     /// What happens to the rows, step by step, before they are kept.
     pub transform: Option<Vec<Step>>,
+    /// How a row that is looked for and not there is loaded. Without it, what the cache does not have is nowhere.
+    pub load: Option<Load>,
+    /// Whether misses are loaded. By default they are when there is `load`.
+    pub mode: Option<CacheStageMode>,
+    /// How long rows are served.
+    pub ttl: Option<Ttl>,
+    /// How long a key is known to have no row, after `load` did not find one. By default it is not remembered.
+    #[schemars(extend("examples" = ["30s"]))]
+    pub negative_ttl: Option<Duration>,
+    /// How long after its time a row is still served when `load` fails.
+    #[schemars(extend("examples" = ["1h"]))]
+    pub stale_if_error: Option<Duration>,
+    /// A column that grows with every change of a row: a counter, or the time of the change. An older row never replaces a newer one. By
+    /// default the time counts at which a row was read.
+    #[schemars(extend("minLength" = 1, "examples" = ["updated_at"]))]
+    pub version: Option<String>,
     /// Where rows are kept besides.
     pub levels: Option<Levels>,
     /// Fewer rows than this do not replace those that are there: a number, or a share of the last filling.
@@ -41,6 +56,71 @@ pub struct CacheStage {
     /// The longest one attempt may take.
     #[schemars(extend("examples" = ["30m"]))]
     pub timeout: Option<Duration>,
+}
+
+/// Loads the rows of keys that the cache does not have.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// The connection to the SQL database.
+    #[schemars(required)]
+    pub sql: Option<String>,
+    /// A query in the database's own SQL for the rows of some keys: `{{ keys }}` stands for them.
+    #[schemars(required, extend("minLength" = 1, "examples" = ["select * from customers where id in ({{ keys }})", "select * from prices where (tenant, id) in ({{ keys }})"]))]
+    pub query: Option<String>,
+    /// At most so many keys in one query.
+    #[schemars(range(min = 1, max = 10000), extend("default" = 500))]
+    pub batch: Option<usize>,
+    /// How long a query waits for the misses of other batches, to ask for them together.
+    #[schemars(extend("default" = "0ms", "examples" = ["5ms"]))]
+    pub linger: Option<Duration>,
+}
+
+/// Whether misses are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheStageMode {
+    /// What the cache does not have is loaded.
+    LookAside,
+    /// The cache holds everything: what it does not have is nowhere.
+    Full,
+}
+
+/// How long rows are served.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ttl {
+    /// The longest time. By default 10 minutes for rows that can be loaded again, and without end for the others.
+    #[schemars(extend("examples" = ["10m"]))]
+    pub base: Option<Duration>,
+    /// Each row's time is shorter by up to this share, so that rows that came together do not go together.
+    #[schemars(extend("default" = "0%", "examples" = ["10%"]))]
+    pub jitter: Option<Share>,
+}
+
+/// Writes to a cache of the same pipeline, after the stage's other outputs are committed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheOutput {
+    /// The cache stage.
+    #[schemars(required)]
+    pub cache: Option<String>,
+    /// What the rows do to those of the same key.
+    #[schemars(extend("default" = "update"))]
+    pub mode: Option<CacheOutputMode>,
+    /// The column that holds the rows' version, when the cache has versions. By default the one of the cache's name for it.
+    #[schemars(extend("minLength" = 1))]
+    pub version: Option<String>,
+}
+
+/// What rows do to those of the same key in a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheOutputMode {
+    /// They take their place.
+    Update,
+    /// They remove them.
+    Invalidate,
 }
 
 /// The levels of a cache.

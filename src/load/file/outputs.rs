@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Format, RedisOutput};
+use super::{CacheOutput, Format, RedisOutput};
 use crate::load::shape::families;
 
 /// How files to write are compressed.
@@ -49,6 +49,8 @@ families! {
         Redis("redis", RedisOutput),
         /// Counts the rows and drops them. The text says why.
         Discard("discard", DiscardOutput),
+        /// Writes to this cache of the same pipeline.
+        Cache("cache", CacheOutput),
     }
 }
 

@@ -31,6 +31,31 @@ impl JsonSchema for Amount {
     }
 }
 
+/// A share: `10%`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Share(pub String);
+
+impl Share {
+    /// The share it names, from 0 to 1; `None` when it does not match its pattern.
+    pub fn read(&self) -> Option<f64> {
+        Some(f64::from(self.0.strip_suffix('%')?.parse::<u8>().ok()?) / 100.0)
+    }
+}
+
+impl JsonSchema for Share {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": SHARE_PATTERN })
+    }
+}
+
 /// One column, or columns by the names they have elsewhere.
 #[derive(Debug)]
 pub enum Columns {
