@@ -5,6 +5,7 @@
 
 mod bug;
 mod completions;
+mod drop;
 mod exit;
 mod graph;
 mod init;
@@ -92,6 +93,8 @@ pub enum Verb {
     Runs(runs::Args),
     /// Show what happened in a run
     Show(show::Args),
+    /// Remove what a pipeline's streams keep in the systems they follow: slots, publications, positions
+    Drop(drop::Args),
     /// Draw a pipeline as a graph
     Graph(graph::Args),
     /// Print or write the JSON Schemas of pipelines and of haul.yaml
@@ -140,6 +143,7 @@ impl Verb {
             Self::Retry(args) => run::retry(global, args),
             Self::Runs(args) => runs::run(global, args),
             Self::Show(args) => show::run(global, args),
+            Self::Drop(args) => drop::run(global, args),
             Self::Graph(args) => graph::run(global, args),
             Self::Schema(args) => schema::run(global, args),
             Self::Completions(args) => completions::run(global, args),

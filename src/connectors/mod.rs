@@ -100,6 +100,11 @@ pub trait Source: Send + Sync {
     /// Begins one consistent view of the source for a stage: the same state for every split read through it, where the engine can.
     async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure>;
 
+    /// Removes what a stream of this source keeps in its system, and says what that was. Its position is worth nothing after that.
+    async fn forget(&self) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
     /// The dialect of [`ReadRequest::filter`], when the source can filter.
     fn dialect(&self) -> Option<Dialect> {
         None

@@ -61,6 +61,13 @@ impl Connections {
                 Opened::Sqlite(database) => Ok(database.poll(poll)),
                 Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&poll.sql.connection, "sql").into()),
             },
+            SourceSpec::Changes(changes) => match self.open(&changes.connection)? {
+                Opened::Postgres(server) => Ok(server.changes(changes)),
+                Opened::Sqlite(_) => Err(Failure::permanent(format!("`{}` is SQLite, which keeps no log of changes", changes.connection))
+                    .help("follow the table by a cursor: `{ table: …, cursor: … }`")
+                    .into()),
+                Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&changes.connection, "sql").into()),
+            },
             SourceSpec::Files(files) => Ok(self.files(&files.connection)?.source(files)),
             SourceSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows(rows)),
             SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),

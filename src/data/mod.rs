@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, knows an engine, or turns a row into JSON.
 
+pub mod change;
 mod digest;
 mod grade;
 mod normalize;

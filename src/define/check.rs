@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::conform::{self, Conformed};
-use super::pipeline::{Expr, Pipeline};
+use super::pipeline::{Expr, Pipeline, SourceSpec};
 use super::reader::{Grammar, Mode, Reader};
-use super::{connections, graph, notify, params, schedule, stages};
+use super::{connections, graph, notify, params, schedule, stages, streams};
 use crate::diagnostic::{Diagnostic, Severity, SourceText};
 use crate::load::{Document, Project, file, yaml};
 
@@ -84,7 +84,14 @@ pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mod
     let schedule = schedule::read(&mut reader, name, said.schedule.as_ref());
     let graph = graph::check(&mut reader, &said);
     reader.connections = connections::read(&mut reader, &said, &shared, project);
-    let stages = stages::read(&mut reader, &said, &shared);
+    let mut stages = stages::read(&mut reader, &said, &shared);
+    for stage in &mut stages {
+        for input in &mut stage.flow.from {
+            if let SourceSpec::Changes(changes) = &mut input.source {
+                changes.slot = streams::slot(name, &stage.name);
+            }
+        }
+    }
     let limits = stages::limits(&mut reader, said.limits.as_ref(), shared.limits.as_ref());
     connections::unused(&mut reader, &said);
     params::unused(&mut reader);

@@ -26,6 +26,11 @@ const INPUT: &str = "input";
 pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Input> {
     let (name, source) = match said {
         file::Input::Sql(said) => {
+            if let Some(changes) = &said.changes {
+                let source = super::streams::changes(reader, at, said, changes)?;
+                let name = said.name.clone().or_else(|| source.table.last().cloned()).unwrap_or_else(|| INPUT.to_owned());
+                return Some(Input { name, source: SourceSpec::Changes(source), at: at.to_owned() });
+            }
             let source = sql(reader, at, said)?;
             let table = match &source.read {
                 SqlRead::Table { name, .. } => name.last().cloned(),

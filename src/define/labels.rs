@@ -10,6 +10,7 @@ impl SourceSpec {
                 SqlRead::Table { name, .. } => format!("{}.{}", source.connection, name.join(".")),
                 SqlRead::Query(_) => format!("{} (query)", source.connection),
             },
+            Self::Changes(source) => format!("{}.{}", source.connection, source.table.join(".")),
             Self::Files(source) => format!("{}/{}", source.connection, source.path),
             Self::RedisKeys(keys) => format!("{} {}", keys.connection, keys.patterns.join(" ")),
             Self::Redis(rows) => format!("{} {}", rows.connection, rows.key),

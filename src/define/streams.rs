@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::pipeline::{Flow, Kind, Retry, SinkSpec, SourceSpec, SqlSink, WriteMode};
+use super::connections::{Family, engine_of};
+use super::inputs::table_name;
+use super::pipeline::{ChangesSource, Engine, Flow, Kind, Retry, SinkSpec, SourceSpec, SqlSink, WriteMode};
 use super::reader::Reader;
 use super::stages::positive;
 use crate::load::file::{self, Defaults, StreamStage};
@@ -42,17 +44,29 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &Flow) {
     }
     for input in &flow.from {
         let help = match &input.source {
-            SourceSpec::Poll(_) => continue,
-            SourceSpec::Sql(_) => "add `cursor:`, the column that grows with every change of a row, such as `updated_at`",
-            _ => "a stream reads `sql:` with a `cursor:`; write `kind: batch` to read this to its end",
+            SourceSpec::Poll(_) | SourceSpec::Changes(_) => continue,
+            SourceSpec::Sql(_) => {
+                "add `cursor:`, the column that grows with every change of a row, or write `changes:` instead of `table:`"
+            }
+            _ => "a stream reads `sql:` with a `cursor:` or `changes:`; write `kind: batch` to read this to its end",
         };
         if !reader.broken(&format!("{}/cursor", input.at)) {
             reader.error("stream-source", &input.at, "nothing here says what is new since the last time", help);
         }
     }
+    let changes = flow.from.iter().any(|input| matches!(input.source, SourceSpec::Changes(_)));
+    if changes && !flow.transform.is_empty() {
+        let message = "the changes of a table go on as they are: a step would see rows that are gone as well";
+        let help = "transform in a view of the target, or follow the table by a cursor";
+        reader.error("stream-transform", &format!("{at}/transform"), message, help);
+    }
     for (place, output) in flow.to.iter().enumerate() {
         let last = place + 1 == flow.to.len();
         let problem = match &output.sink {
+            SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }) => None,
+            SinkSpec::Sql(_) | SinkSpec::Discard if changes => {
+                Some(("mode", "changes are applied by their key", "write `mode: upsert` with the table's key"))
+            }
             SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => {
                 Some(("mode", "a stream has no end at which a table could be replaced", "write `mode: upsert` with a `key`, or `append`"))
             }
@@ -77,12 +91,51 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &Flow) {
     }
 }
 
-/// A bounded stage reads its input once, and has no use for a cursor.
+/// A stage that ends reads its input once, and has no use for a cursor or a log of changes.
 pub fn only_in_streams(reader: &mut Reader<'_>, flow: &Flow) {
     for input in &flow.from {
-        if matches!(input.source, SourceSpec::Poll(_)) {
-            let message = "`cursor` says how a stream goes on, and a stage of kind `batch` reads its input once";
-            reader.error_at_key("cursor-fields", &format!("{}/cursor", input.at), message, "write `kind: stream`, or remove `cursor`");
-        }
+        let (key, help) = match input.source {
+            SourceSpec::Poll(_) => ("cursor", "write `kind: stream`, or remove `cursor`"),
+            SourceSpec::Changes(_) => ("changes", "write `kind: stream`, or `table` instead of `changes`"),
+            _ => continue,
+        };
+        let message = format!("`{key}` says how a stream goes on, and this stage reads its input once");
+        reader.error_at_key("cursor-fields", &format!("{}/{key}", input.at), message, help);
     }
+}
+
+/// Reads an input that follows the changes of a table. The slot gets its name when the pipeline's is known.
+pub fn changes(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput, table: &str) -> Option<ChangesSource> {
+    let connection = said.sql.clone()?;
+    let engine = engine_of(reader, &format!("{at}/sql"), &connection, Family::Sql);
+    if engine == Some(Engine::Sqlite) {
+        let help = "follow the table by a cursor: `table: …, cursor: …`";
+        reader.error("stream-source", &format!("{at}/changes"), "SQLite keeps no log of changes", help);
+    }
+    let others = [
+        ("table", said.table.is_some()),
+        ("query", said.query.is_some()),
+        ("columns", said.columns.is_some()),
+        ("where", said.filter.is_some()),
+        ("split_by", said.split_by.is_some()),
+        ("cursor", said.cursor.is_some()),
+        ("key", said.key.is_some()),
+        ("every", said.every.is_some()),
+        ("lag", said.lag.is_some()),
+    ];
+    for (key, _) in others.into_iter().filter(|(_, there)| *there) {
+        let message = format!("`{key}` means nothing beside `changes`, which names a table and follows all of it");
+        reader.error_at_key("cursor-fields", &format!("{at}/{key}"), message, format!("remove `{key}`, or `changes`"));
+    }
+    let table = table_name(reader, &format!("{at}/changes"), table)?;
+    Some(ChangesSource { connection, table, slot: String::new() })
+}
+
+/// What a stream calls its own in a database: readable as far as there is room, and never that of another stream.
+pub fn slot(pipeline: &str, stage: &str) -> String {
+    let plain = |text: &str| -> String {
+        text.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '_' }).take(20).collect()
+    };
+    let hash = xxhash_rust::xxh3::xxh3_64(format!("{pipeline}\0{stage}").as_bytes());
+    format!("haul_{}_{}_{:08x}", plain(pipeline), plain(stage), hash as u32)
 }

@@ -12,7 +12,7 @@ use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, S
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Engine, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage, Step};
+use crate::define::pipeline::{Engine, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, SqlSink, Stage, Step, WriteMode};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
@@ -110,7 +110,7 @@ impl<'a> Builder<'a> {
         fit(&mut self.problems, &mut inputs, &outputs, &schema).await?;
         let consumers = self.consumers[number].clone();
         let streams = matches!(stage.kind, Kind::Stream { .. });
-        if streams && !self.can_stream(stage, &transform, &outputs) {
+        if streams && !self.can_stream(stage, &inputs, &transform, &outputs) {
             return None;
         }
         let raw = !streams && consumers.is_empty() && passes_raw(&inputs, &transform, &outputs);
@@ -188,7 +188,7 @@ impl<'a> Builder<'a> {
     }
 
     /// A stream goes through row by row, into outputs that can commit what came so far.
-    fn can_stream(&mut self, stage: &Stage, transform: &Compiled, outputs: &[OutputPlan]) -> bool {
+    fn can_stream(&mut self, stage: &Stage, inputs: &[InputPlan], transform: &Compiled, outputs: &[OutputPlan]) -> bool {
         let before = self.problems.diagnostics.len();
         if !transform.rowwise() {
             let help = "do it in the source's query, or in a batch stage that reads the table which the stream writes";
@@ -199,7 +199,29 @@ impl<'a> Builder<'a> {
             let message = format!("{} cannot commit a part of its rows and go on, as a stream must", output.label);
             self.problems.definition(&output.output.at, Diagnostic::error("stream-target", message).help("write to a table"));
         }
+        if let [InputPlan { origin: Origin::Source(from), .. }] = inputs
+            && matches!(stage.flow.from.as_slice(), [Input { source: SourceSpec::Changes(_), .. }])
+        {
+            self.can_apply(&from.description.key, outputs);
+        }
         self.problems.diagnostics.len() == before
+    }
+
+    /// Changes are applied by the key that they have at their source, by an engine that can.
+    fn can_apply(&mut self, key: &[String], outputs: &[OutputPlan]) {
+        let sorted = |key: &[String]| key.iter().cloned().collect::<std::collections::BTreeSet<String>>();
+        for output in outputs {
+            let SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key: own }, .. }) = &output.output.sink else { continue };
+            if self.engine(&output.output) != Some("postgres") {
+                let message = format!("{} cannot apply changes", output.label);
+                let problem = Diagnostic::error("stream-target", message).help("write to PostgreSQL, or follow the table by a cursor");
+                self.problems.definition(&output.output.at, problem);
+            } else if sorted(own) != sorted(key) {
+                let message = format!("changes name their rows by ({}), and {} by ({})", key.join(", "), output.label, own.join(", "));
+                let problem = Diagnostic::error("stream-target", message).help(format!("write `key: [{}]`", key.join(", ")));
+                self.problems.definition(&format!("{}/key", output.output.at), problem);
+            }
+        }
     }
 
     /// How large the batches of a stage may grow: what it asks for, or less where all splits at once would pass the memory limit. A batch is
@@ -359,6 +381,10 @@ impl<'a> Builder<'a> {
                 SqlRead::Query(query) => query.clone(),
             };
             return hash([&stage.name, &followed, &read, &format!("{sinks:?}")].map(String::as_str).into_iter());
+        }
+        if let [Input { source: SourceSpec::Changes(changes), .. }] = flow.from.as_slice() {
+            let sinks: Vec<String> = flow.to.iter().map(|output| output.sink.label()).collect();
+            return hash([stage.name.as_str(), &format!("{changes:?}"), &format!("{sinks:?}")].into_iter());
         }
         let mut parts = vec![stage.name.clone(), format!("{:?}", flow.from), format!("{:?}", flow.transform), format!("{:?}", flow.to)];
         parts.push(format!("{schema:?}"));

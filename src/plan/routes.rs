@@ -11,6 +11,7 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
         (SinkSpec::Sql(sink), SourceSpec::Sql(source) | SourceSpec::Poll(PollSource { sql: source, .. })) => {
             sink.connection == source.connection && matches!(&source.read, SqlRead::Table { name, .. } if *name == sink.table)
         }
+        (SinkSpec::Sql(sink), SourceSpec::Changes(source)) => sink.connection == source.connection && sink.table == source.table,
         (SinkSpec::Files(sink), SourceSpec::Files(source)) => {
             let inside = || source.path.strip_prefix(sink.path.as_str()).is_some_and(|rest| sink.path.ends_with('/') && !rest.is_empty());
             sink.connection == source.connection && (sink.path == source.path || inside())

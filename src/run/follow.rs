@@ -43,7 +43,7 @@ pub async fn follow(context: &RunContext, stage: &Arc<StageRun>) -> Result<Done,
         let from = from.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
             let read = async { forward(&stage, &attempt, reading.read(&split, from.as_ref()).await?, &sender).await };
-            read.await.map_err(|failure| failure.during(format!("following {}", split.label)))
+            read.await.map_err(|failure| failure.during(format!("following {}", stage.plan.inputs[0].label)))
         }))
     };
     let mut stream = Stream { reading, output, stage, every, committed: from, reached: None, due: None };

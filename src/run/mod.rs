@@ -28,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 use self::progress::{Progress, StageCounters};
 use self::recorder::Recorder;
 use self::stage::RunContext;
+use crate::connectors::LoadKey;
 use crate::failure::Failure;
 use crate::journal::{Journal, Outcome, OutputReport};
-use crate::plan::{Plan, Sealed};
+use crate::plan::{Origin, Plan, Sealed};
 
 /// Events that may wait for a slow reader.
 const EVENT_QUEUE: usize = 1024;
@@ -99,6 +100,27 @@ pub fn start(
     let stages = counters.iter().map(|(_, counters)| Arc::clone(counters)).collect();
     let handle = tokio::spawn(dispatcher::run(context, stages, recorder, options, control));
     (Progress { stages: counters, events }, handle)
+}
+
+/// Removes what the streams of a pipeline keep in the systems they follow, and their positions. Gives each stage and what was removed.
+pub async fn forget(plan: Plan<Sealed>) -> Result<Vec<(String, String)>, Failure> {
+    let mut removed = Vec::new();
+    for stage in plan.stages.iter().filter(|stage| stage.streams()) {
+        let name = &stage.stage.name;
+        for input in &stage.inputs {
+            if let Origin::Source(from) = &input.origin {
+                let gone = from.source.forget().await.map_err(|failure| failure.during(format!("removing what {name} keeps")))?;
+                removed.extend(gone.into_iter().map(|what| (name.clone(), what)));
+            }
+        }
+        for (place, output) in stage.outputs.iter().enumerate() {
+            let pipeline = plan.pipeline.name.clone();
+            let key = LoadKey { pipeline, stage: name.clone(), output: place, run: String::new(), plan_hash: stage.hash.clone() };
+            output.sink.abandon(&key).await.map_err(|failure| failure.during(format!("removing the position of {name}")))?;
+            removed.push((name.clone(), format!("the position in {}", output.label)));
+        }
+    }
+    Ok(removed)
 }
 
 /// Compares every output of a pipeline with its sources as they are now. `run` names the run whose rows the targets hold.

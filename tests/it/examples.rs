@@ -60,6 +60,7 @@ fn every_example_has_a_test() {
     names.sort();
     let expected = [
         "flight_names",
+        "follow_changes",
         "follow_orders",
         "hourly_flights",
         "nightly_extract",
@@ -113,6 +114,24 @@ fn postgres_copy() {
     assert_eq!(support::postgres().sql(&source, sum), support::postgres().sql(&target, sum));
     let constraints = "select count(*) from pg_constraint where conrelid = 'public.lineitem'::regclass and contype = 'p'";
     assert_eq!(support::postgres().sql(&target, constraints).trim(), "1", "the primary key came along");
+}
+
+#[test]
+fn follow_changes() {
+    let (source, target) = (support::postgres().fresh_database(), support::postgres().fresh_database());
+    support::postgres().sql(&source, SHOP);
+    let project = project();
+    let environment = [("SOURCE_URL", source.as_str()), ("TARGET_URL", target.as_str())];
+    check_in(&project, "follow_changes", &environment, &["--until", "caught-up"]);
+    support::postgres()
+        .sql(&source, "delete from orders where o_orderkey % 3 = 0; update orders set o_orderkey = -o_orderkey where o_orderkey < 50");
+    let haul = |arguments: &[&str]| {
+        assert!(project.command(arguments).envs(environment).status().expect("haul can be started").success());
+    };
+    haul(&["run", "follow_changes", "--until", "caught-up"]);
+    let sum = "select count(*), sum(o_orderkey), sum(o_totalprice), max(o_clerk) from public.orders";
+    assert_eq!(support::postgres().sql(&source, sum), support::postgres().sql(&target, sum));
+    haul(&["drop", "follow_changes"]);
 }
 
 #[test]

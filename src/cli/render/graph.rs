@@ -171,7 +171,7 @@ impl Graph {
 fn is_shared_source(source: &SourceSpec) -> bool {
     match source {
         SourceSpec::Sql(sql) | SourceSpec::Poll(PollSource { sql, .. }) => matches!(sql.read, SqlRead::Table { .. }),
-        SourceSpec::Files(_) | SourceSpec::Redis(_) | SourceSpec::RedisKeys(_) => true,
+        SourceSpec::Changes(_) | SourceSpec::Files(_) | SourceSpec::Redis(_) | SourceSpec::RedisKeys(_) => true,
         SourceSpec::Generate(_) | SourceSpec::Stage(_) => false,
     }
 }
@@ -182,6 +182,7 @@ fn source_label(source: &SourceSpec) -> String {
             SqlRead::Table { name, .. } => format!("{}.{}", sql.connection, name.join(".")),
             SqlRead::Query(_) => format!("{}: query", sql.connection),
         },
+        SourceSpec::Changes(changes) => format!("{}.{}", changes.connection, changes.table.join(".")),
         SourceSpec::Files(FilesSource { connection, path, .. }) => format!("{connection}/{path}"),
         SourceSpec::RedisKeys(_) => source.label(),
         SourceSpec::Redis(rows) => format!("{} {}", rows.connection, rows.key),

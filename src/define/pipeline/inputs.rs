@@ -24,6 +24,8 @@ pub enum SourceSpec {
     Sql(SqlSource),
     /// A table or query of a SQL database that is asked for new rows again and again.
     Poll(PollSource),
+    /// The changes of a table, from the database's own log.
+    Changes(ChangesSource),
     /// Files.
     Files(FilesSource),
     /// Rows in the keys of a Redis server.
@@ -76,6 +78,17 @@ pub enum SqlRead {
     },
     /// A query in the engine's own SQL, rendered and quoted.
     Query(String),
+}
+
+/// A table whose changes a stream follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangesSource {
+    /// Connection name.
+    pub connection: String,
+    /// `public.orders` is `[public, orders]`.
+    pub table: Vec<String>,
+    /// What the stream calls its own in the database: small letters, digits and `_`.
+    pub slot: String,
 }
 
 /// Files to read.

@@ -42,6 +42,9 @@ pub struct SqlInput {
     /// A query in the database's own SQL, instead of a table.
     #[schemars(extend("minLength" = 1))]
     pub query: Option<String>,
+    /// In a stream: the table whose changes are followed, from the database's own log. PostgreSQL only.
+    #[schemars(extend("minLength" = 1, "examples" = ["public.orders"]))]
+    pub changes: Option<String>,
     /// In a stream: the column that grows with every change of a row, such as `updated_at` or a serial number.
     #[schemars(extend("minLength" = 1, "examples" = ["updated_at"]))]
     pub cursor: Option<String>,

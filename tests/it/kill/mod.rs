@@ -13,8 +13,7 @@
 //! 4. splits cut anew when a load is gone on with, instead of those recorded at its start: rows lost;
 //! 5. commits of an older epoch let through: two workers wrote the same rows;
 //! 6. a folder of files that took the half-moved parts of its own load for somebody else's: the load could never end;
-//! 7. a published load of files whose rubbish nobody removed: files left behind;
-//! 8. a read that began anew after a checkpoint, or a checkpoint that did not move the mark: rows doubled.
+//! 7. a published load of files whose rubbish nobody removed: files left behind.
 //!
 //! The seed of a failing run is in its message: `HAUL_KILL_SEED=… cargo test kill::` deals the same waits again. `HAUL_KILLS=…` sets their number.
 

@@ -1,10 +1,4 @@
 //! kill -9 at random moments under a write load, then the truth: source and target are the same.
-//!
-//! Breaks of the protocol, made by hand, that this test was seen to catch:
-//!
-//! 1. a position taken from the chunk before: rows doubled;
-//! 2. a position committed before its rows: rows lost;
-//! 3. `>=` instead of `>` behind the last row: rows doubled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Project, postgres};
 
+mod changes;
 mod kill;
 mod poll;
 
@@ -20,7 +21,7 @@ fn start(project: &Project, name: &str) -> Child {
 
 /// Waits until `look` gives what is wanted.
 #[track_caller]
-fn until(project: &Project, what: &str, look: impl Fn() -> bool) {
+fn until(project: &Project, what: &str, mut look: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !look() {
         assert!(Instant::now() < end, "{what} did not come about; haul said:\n{}", project.read("log.txt"));

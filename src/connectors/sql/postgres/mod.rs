@@ -5,10 +5,12 @@
 //! connection outlives its use inside a transaction.
 //!
 //! `session` makes connections; `catalog` and `types` ask what the server knows. `tuples`, `numeric`, `values` and `decode` turn the wire
-//! into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`; `poll` follows a cursor. Writing is `sink`,
-//! `target` (the plan), `marks` (the ledger), `writer`, `upsert`, and at the end `publish` and `swap`.
+//! into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`; `poll` follows a cursor, `changes` the log. Writing is `sink`,
+//! `target` (the plan), `marks` (the ledger), `writer`, `upsert`, `apply` (changes), and at the end `publish` and `swap`.
 
+mod apply;
 mod catalog;
+mod changes;
 mod decode;
 mod encode;
 mod error;
@@ -36,7 +38,7 @@ use std::sync::Arc;
 
 use crate::connectors::{Sink, Source};
 use crate::data::{Column, Schema};
-use crate::define::pipeline::{Connection, PollSource, SqlSink, SqlSource};
+use crate::define::pipeline::{ChangesSource, Connection, PollSource, SqlRead, SqlSink, SqlSource};
 use crate::failure::Failure;
 
 /// One server, shared by all that read and write through the same connection of a pipeline.
@@ -62,6 +64,14 @@ impl Server {
     pub fn poll(&self, spec: &PollSource) -> Arc<dyn Source> {
         let source = source::PgSource { pool: Arc::clone(&self.pool), spec: spec.sql.clone() };
         Arc::new(poll::PgPoll { source, spec: spec.clone() })
+    }
+
+    /// A table whose changes are followed.
+    pub fn changes(&self, spec: &ChangesSource) -> Arc<dyn Source> {
+        let read = SqlRead::Table { name: spec.table.clone(), columns: Vec::new(), filter: None };
+        let table = SqlSource { connection: spec.connection.clone(), read, split_by: None };
+        let source = source::PgSource { pool: Arc::clone(&self.pool), spec: table };
+        Arc::new(changes::PgChanges { source, spec: spec.clone() })
     }
 
     /// A table to write.

@@ -2,6 +2,7 @@
 
 use sqlx::AssertSqlSafe;
 
+use super::apply::{Changes, EXTRA};
 use super::catalog::{Table, TableColumn, ident, quoted};
 use super::error::failure;
 use super::read;
@@ -15,7 +16,7 @@ use crate::failure::Failure;
 /// The temporary table, which lives as long as the transaction.
 pub(super) const TABLE: &str = "pg_temp.haul_rows";
 /// Its own column: the order in which rows came.
-const ORDER: &str = "\"haul row\"";
+pub(super) const ORDER: &str = "\"haul row\"";
 /// Most keys that a difference names.
 const KEYS: usize = 20;
 
@@ -32,7 +33,13 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// Creates the temporary table, of the target's own types.
-    pub(super) async fn create(session: &mut Session, table: &Table, columns: Vec<String>, key: &[String]) -> Result<Self, Failure> {
+    pub(super) async fn create(
+        session: &mut Session,
+        table: &Table,
+        columns: Vec<String>,
+        key: &[String],
+        changes: bool,
+    ) -> Result<Self, Failure> {
         let target = quoted(&[table.schema.clone(), table.name.clone()])?;
         let key = key.iter().map(|name| ident(name)).collect::<Result<Vec<_>, _>>()?;
         let mut own = Vec::new();
@@ -45,13 +52,20 @@ impl Incoming {
         own.sort_by_key(|(place, _)| *place);
         let own = own.into_iter().map(|(_, column)| column).collect();
         let list = columns.join(", ");
+        let extra: String = if changes { EXTRA.iter().map(|name| format!(", add column {name} text")).collect() } else { String::new() };
         session
             .run(format!(
                 "create temporary table haul_rows on commit drop as select {list} from {target} with no data;
-                 alter table {TABLE} add column {ORDER} bigint generated always as identity"
+                 alter table {TABLE} add column {ORDER} bigint generated always as identity{extra}"
             ))
             .await?;
         Ok(Self { target, columns, key, own })
+    }
+
+    /// The same as changes to apply; `places` are those of the columns in the incoming row.
+    pub(super) fn changes(&self, places: impl Iterator<Item = usize>) -> Changes<'_> {
+        let columns = places.zip(self.columns.iter().map(String::as_str)).collect();
+        Changes { target: &self.target, columns, key: &self.key }
     }
 
     /// Reads the temporary table back and compares it with what came in.

@@ -7,6 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use arrow::record_batch::RecordBatch;
 
+use super::apply::EXTRA;
 use super::catalog::{Table, quoted};
 use super::encode::{Encoder, prepared};
 use super::error::failure;
@@ -18,7 +19,7 @@ use super::target::{Copied, copied};
 use super::tuples::{HEADER, TRAILER};
 use super::upsert::{self, Incoming};
 use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
-use crate::data::{Digest, RawChunk, RowHasher, Schema};
+use crate::data::{Digest, RawChunk, RowHasher, Schema, change};
 use crate::define::pipeline::{Verify, WriteMode};
 use crate::failure::{Failure, FailureKind};
 
@@ -53,6 +54,8 @@ struct Open {
     /// Of what came in, when an upsert is to be verified.
     digest: Option<Digest>,
     raw: bool,
+    /// Rows are changes, with two columns behind their own.
+    changes: bool,
 }
 
 /// The connection: at rest, or in a COPY that a task of its own feeds, since a COPY borrows its connection for as long as it lasts.
@@ -68,15 +71,15 @@ impl PgWriter {
     }
 
     /// Begins the transaction and the COPY.
-    async fn begin(&mut self) -> Result<&mut Open, Failure> {
+    async fn begin(&mut self, changes: bool) -> Result<&mut Open, Failure> {
         if self.open.is_none() {
-            let open = self.start().await.map_err(|failure| failure.during(format_args!("writing split {}", self.split)))?;
+            let open = self.start(changes).await.map_err(|failure| failure.during(format_args!("writing split {}", self.split)))?;
             self.open = Some(open);
         }
         self.open.as_mut().ok_or_else(|| Failure::permanent("a writer was used after its commit"))
     }
 
-    async fn start(&self) -> Result<Open, Failure> {
+    async fn start(&self, changes: bool) -> Result<Open, Failure> {
         let mut session = self.sink.pool.session(Use::Write).await?;
         let ledger = self.sink.ledger(&mut session).await?;
         let table = self.sink.written_to(&mut session, &self.load).await?;
@@ -101,6 +104,7 @@ impl PgWriter {
             bytes: 0,
             digest: None,
             raw: false,
+            changes,
         };
         if open.done.is_some() {
             open.state = Copy::Resting(session);
@@ -117,11 +121,16 @@ impl PgWriter {
 
     /// What stands behind COPY; for an upsert the temporary table, which is made here.
     async fn copy_into(&self, session: &mut Session, table: &Table, names: Vec<String>, open: &mut Open) -> Result<String, Failure> {
-        let columns = names.join(", ");
+        let mut columns = names.join(", ");
         let WriteMode::Upsert { key } = &self.sink.spec.mode else {
             return Ok(format!("{} ({columns})", quoted(&[table.schema.clone(), table.name.clone()])?));
         };
-        let incoming = Incoming::create(session, table, names, key).await?;
+        let incoming = Incoming::create(session, table, names, key, open.changes).await?;
+        if open.changes {
+            let behind = self.load.schema.columns.len();
+            open.columns.extend([(behind, Form::Bytes), (behind + 1, Form::Bytes)]);
+            columns.extend(EXTRA.map(|name| format!(", {name}")));
+        }
         open.digest = (self.load.verify == Verify::Digest).then(Digest::default);
         open.upsert = Some(incoming);
         Ok(format!("{} ({columns})", upsert::TABLE))
@@ -201,7 +210,11 @@ fn fenced() -> Failure {
 #[async_trait]
 impl Writer for PgWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
-        self.begin().await?;
+        let changes = change::is_changes(&batch);
+        if changes && !matches!(self.sink.spec.mode, WriteMode::Upsert { .. }) {
+            return Err(Failure::permanent("changes can only be applied by a key").help("write `mode: upsert`"));
+        }
+        self.begin(changes).await?;
         let Some(open) = self.open.as_mut().filter(|open| open.done.is_none()) else { return Ok(()) };
         let columns = std::mem::take(&mut open.columns);
         if let Some(digest) = &mut open.digest {
@@ -221,7 +234,7 @@ impl Writer for PgWriter {
     }
 
     async fn write_raw(&mut self, chunk: RawChunk) -> Result<(), Failure> {
-        let open = self.begin().await?;
+        let open = self.begin(false).await?;
         if open.done.is_some() {
             return Ok(());
         }
@@ -254,7 +267,7 @@ impl Writer for PgWriter {
 impl PgWriter {
     /// Ends the COPY and commits its rows together with their mark.
     async fn put(&mut self, mark: &Mark) -> Result<Committed, Failure> {
-        self.begin().await?;
+        self.begin(false).await?;
         let Some(mut open) = self.open.take() else { return Err(Failure::permanent("a writer was committed twice")) };
         if let Some(done) = &open.done {
             let rows = done.rows;
@@ -274,6 +287,10 @@ impl PgWriter {
         };
         let rows = match &open.upsert {
             None => copied,
+            Some(incoming) if open.changes => {
+                let own = open.columns.len() - EXTRA.len();
+                incoming.changes(open.columns[..own].iter().map(|(place, _)| *place)).apply(&mut session).await?
+            }
             Some(incoming) => {
                 if let Some(digest) = open.digest {
                     incoming.verify_arrival(&mut session, &self.sink, &self.written(&open.columns), digest, open.raw).await?;

@@ -1,0 +1,195 @@
+//! The messages of pgoutput, PostgreSQL's own plugin of logical decoding, version 1 of its protocol with values in binary form. See the
+//! page "Logical Replication Message Formats" of PostgreSQL's manual.
+
+use crate::failure::Failure;
+
+/// One message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Message<'a> {
+    /// A transaction begins, which ended with the commit record at `end`.
+    Begin { end: u64, xid: u32 },
+    /// Everything of a transaction has been said; `after` is the place behind its commit record.
+    Commit { after: u64, at_us: i64 },
+    /// The columns of a table from here on.
+    Relation { name: &'a str, columns: Vec<&'a str> },
+    /// A new row.
+    Insert(Tuple<'a>),
+    /// A changed row; the old one, or its key, when that may have changed.
+    Update { old: Option<Tuple<'a>>, new: Tuple<'a> },
+    /// The row, or its key, that is gone.
+    Delete(Tuple<'a>),
+    /// All rows are gone.
+    Truncate,
+    /// Something of no matter here: an origin, a type, a logical message.
+    Other,
+}
+
+/// The values of a row, in the order of the relation's columns.
+pub(super) type Tuple<'a> = Vec<Value<'a>>;
+
+/// One value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value<'a> {
+    Null,
+    /// A large value that did not change, and is not sent.
+    Unchanged,
+    /// In the binary form of its type.
+    Binary(&'a [u8]),
+}
+
+impl<'a> Message<'a> {
+    /// Reads one message.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, Failure> {
+        let mut reader = Reader { bytes };
+        let message = reader.message();
+        match message {
+            Some(message) => Ok(message?),
+            None => Err(Failure::permanent("a message of logical decoding is cut off, or of another version")),
+        }
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn message(&mut self) -> Option<Result<Message<'a>, Failure>> {
+        let message = match self.byte()? {
+            b'B' => {
+                let end = self.u64()?;
+                self.take(8)?;
+                Message::Begin { end, xid: self.u32()? }
+            }
+            b'C' => {
+                self.take(1 + 8)?;
+                Message::Commit { after: self.u64()?, at_us: self.u64()? as i64 }
+            }
+            b'R' => return self.relation().map(Ok),
+            b'I' => {
+                self.take(4)?;
+                match self.kind_and_tuple()? {
+                    (b'N', new) => return Some(new.map(Message::Insert)),
+                    _ => return None,
+                }
+            }
+            b'U' => {
+                self.take(4)?;
+                return self.update();
+            }
+            b'D' => {
+                self.take(4)?;
+                let (_, old) = self.kind_and_tuple()?;
+                return Some(old.map(Message::Delete));
+            }
+            b'T' => Message::Truncate,
+            _ => Message::Other,
+        };
+        Some(Ok(message))
+    }
+
+    fn relation(&mut self) -> Option<Message<'a>> {
+        self.take(4)?;
+        self.text()?;
+        let name = self.text()?;
+        self.take(1)?;
+        let count = self.u16()?;
+        let mut columns = Vec::with_capacity(count.into());
+        for _ in 0..count {
+            self.take(1)?;
+            columns.push(self.text()?);
+            self.take(4 + 4)?;
+        }
+        Some(Message::Relation { name, columns })
+    }
+
+    fn update(&mut self) -> Option<Result<Message<'a>, Failure>> {
+        let (kind, first) = self.kind_and_tuple()?;
+        let (old, new) = if kind == b'N' { (None, first) } else { (Some(first), self.kind_and_tuple()?.1) };
+        Some((|| Ok(Message::Update { old: old.transpose()?, new: new? }))())
+    }
+
+    fn kind_and_tuple(&mut self) -> Option<(u8, Result<Tuple<'a>, Failure>)> {
+        let kind = self.byte()?;
+        let count = self.u16()?;
+        let mut tuple = Vec::with_capacity(count.into());
+        for _ in 0..count {
+            tuple.push(match self.byte()? {
+                b'n' => Value::Null,
+                b'u' => Value::Unchanged,
+                b'b' => {
+                    let length = self.u32()? as usize;
+                    Value::Binary(self.take(length)?)
+                }
+                b't' => {
+                    let text = "a column of the table has a type without a binary form, which cannot be followed";
+                    return Some((kind, Err(Failure::permanent(text).help("follow the table by a cursor, or change the column's type"))));
+                }
+                _ => return None,
+            });
+        }
+        Some((kind, Ok(tuple)))
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.bytes.split_at_checked(length)?;
+        self.bytes = rest;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_be_bytes(self.take(2)?.try_into().ok()?))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    /// A text that ends with a zero byte.
+    fn text(&mut self) -> Option<&'a str> {
+        let end = self.bytes.iter().position(|byte| *byte == 0)?;
+        let text = std::str::from_utf8(self.take(end)?).ok()?;
+        self.take(1)?;
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_read_and_cut_ones_are_refused() {
+        let begin = [&b"B"[..], &7_u64.to_be_bytes(), &1_u64.to_be_bytes(), &9_u32.to_be_bytes()].concat();
+        let commit = [&b"C\0"[..], &7_u64.to_be_bytes(), &8_u64.to_be_bytes(), &5_u64.to_be_bytes()].concat();
+        let relation = b"R\0\0\0\x01public\0t\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
+        let update = b"U\0\0\0\x01K\0\x02b\0\0\0\x011nN\0\x02b\0\0\0\x012u";
+        let cases: [(&[u8], Message<'_>); 6] = [
+            (&begin, Message::Begin { end: 7, xid: 9 }),
+            (&commit, Message::Commit { after: 8, at_us: 5 }),
+            (relation, Message::Relation { name: "t", columns: vec!["id"] }),
+            (b"I\0\0\0\x01N\0\x01b\0\0\0\x02ab", Message::Insert(vec![Value::Binary(b"ab")])),
+            (
+                update,
+                Message::Update { old: Some(vec![Value::Binary(b"1"), Value::Null]), new: vec![Value::Binary(b"2"), Value::Unchanged] },
+            ),
+            (b"D\0\0\0\x01K\0\x01n", Message::Delete(vec![Value::Null])),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(Message::read(bytes).expect("a message"), expected);
+            for end in 1..bytes.len() {
+                assert!(Message::read(&bytes[..end]).is_err(), "{:?} cut at {end}", expected);
+            }
+        }
+        assert_eq!(Message::read(b"T").expect("a message"), Message::Truncate);
+        assert!(Message::read(b"I\0\0\0\x01N\0\x01t\0\0\0\x02ab").is_err());
+    }
+}

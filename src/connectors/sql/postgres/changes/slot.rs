@@ -1,0 +1,98 @@
+//! The replication slot and the publication of a stream: made by it, named in its plan, and removed by `haul drop`.
+
+use sqlx::AssertSqlSafe;
+
+use super::place;
+use crate::connectors::sql::postgres::error::failure;
+use crate::connectors::sql::postgres::session::Session;
+use crate::failure::{Failure, FailureKind};
+
+/// A slot and a publication of the same name.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    /// Small letters, digits and `_`.
+    pub name: String,
+}
+
+impl Slot {
+    /// Makes both anew, so that the slot knows every transaction that no later snapshot holds.
+    pub(super) async fn make(&self, session: &mut Session, table: &str) -> Result<(), Failure> {
+        self.remove(session).await?;
+        let name = &self.name;
+        let refused = |failure: Failure| {
+            match failure.kind {
+            FailureKind::Permanent => failure.during(format!("making the slot and publication {name}")).help(
+                "the role needs REPLICATION and the table's ownership, and the server `wal_level = logical` and a free one of `max_replication_slots`",
+            ),
+            _ => failure,
+        }
+        };
+        // The publication comes first: a slot knows only what was published when its transactions ran.
+        session.run(format!("create publication {name} for table {table}")).await.map_err(refused)?;
+        session.run(format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')")).await.map_err(refused)?;
+        Ok(())
+    }
+
+    /// Removes both. True when there was anything to remove.
+    pub(super) async fn remove(&self, session: &mut Session) -> Result<bool, Failure> {
+        let name = &self.name;
+        let there: bool = sqlx::query_scalar(
+            "select exists (select from pg_replication_slots where slot_name = $1 and database = current_database()) or exists (select from pg_publication where pubname = $1)",
+        )
+        .bind(name)
+        .fetch_one(session.raw())
+        .await
+        .map_err(failure)?;
+        session.run(format!("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{name}' and database = current_database()")).await?;
+        session.run(format!("set client_min_messages = error; drop publication if exists {name}; reset client_min_messages")).await?;
+        Ok(there)
+    }
+
+    /// Makes sure that the slot still holds what comes behind the stream's position.
+    pub(super) async fn check(&self, session: &mut Session) -> Result<(), Failure> {
+        let status: Option<Option<String>> =
+            sqlx::query_scalar("select wal_status from pg_replication_slots where slot_name = $1 and database = current_database()")
+                .bind(&self.name)
+                .fetch_optional(session.raw())
+                .await
+                .map_err(failure)?;
+        let lost = match status.as_ref().map(Option::as_deref) {
+            None => format!("the replication slot {} is gone, and with it the changes since the stream stopped", self.name),
+            Some(Some("lost")) => {
+                format!("the server has invalidated the replication slot {}: the log it needed was removed", self.name)
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(Failure::permanent(lost).help(
+            "`haul run … --fresh` copies the table again and follows it from there; `max_slot_wal_keep_size` bounds what a slot may hold",
+        ))
+    }
+
+    /// Tells the server that the log before a place is not needed any more.
+    pub(super) async fn advance(&self, session: &mut Session, lsn: u64) -> Result<(), Failure> {
+        let (name, lsn) = (&self.name, place::print(lsn));
+        session
+            .run(format!(
+                "select pg_replication_slot_advance(slot_name, '{lsn}') from pg_replication_slots where slot_name = '{name}' and confirmed_flush_lsn < '{lsn}'"
+            ))
+            .await?;
+        Ok(())
+    }
+
+    /// The end of the server's log, and whether everything before it can be decoded: only the end of inserted records is the end of a
+    /// record, and only what is flushed is decoded.
+    pub(super) async fn end_of_log(session: &mut Session) -> Result<(u64, bool), Failure> {
+        let ask = "select pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text";
+        let (end, flushed): (String, String) = sqlx::query_as(ask).fetch_one(session.raw()).await.map_err(failure)?;
+        let end = place::parse(&end)?;
+        Ok((end, place::parse(&flushed)? >= end))
+    }
+
+    /// The question for the next messages, without taking them out: about so many, up to the end of a transaction.
+    pub(super) fn peek(&self, most: usize) -> AssertSqlSafe<String> {
+        let name = &self.name;
+        AssertSqlSafe(format!(
+            "select data from pg_logical_slot_peek_binary_changes('{name}', null, {most}, 'proto_version', '1', 'publication_names', '{name}', 'binary', 'true')"
+        ))
+    }
+}

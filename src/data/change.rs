@@ -1,0 +1,28 @@
+//! Changes of rows, as batches carry them: behind the columns of the row stand two more, which say what happened to it.
+
+use arrow::record_batch::RecordBatch;
+
+/// The name of the column that says what happened: one of the words below.
+pub const CHANGE: &str = "haul change";
+
+/// The name of the column that lists columns whose value did not change and was not sent: their places in the row, each between commas, such
+/// as `,2,5,`. NULL when there are none.
+pub const KEPT: &str = "haul kept";
+
+/// The row is new, or takes the place of the one with its key.
+pub const PUT: &str = "p";
+
+/// The row with this key is gone; the other columns are NULL.
+pub const GONE: &str = "g";
+
+/// The row with this key is gone, because it has the key of the next row from now on: what that one kept, it kept from here.
+pub const MOVED: &str = "m";
+
+/// All rows before this one are gone; every column is NULL.
+pub const EMPTIED: &str = "e";
+
+/// Whether a batch holds changes.
+pub fn is_changes(batch: &RecordBatch) -> bool {
+    let fields = batch.schema_ref().fields();
+    fields.len() >= 2 && fields[fields.len() - 2].name() == CHANGE && fields[fields.len() - 1].name() == KEPT
+}
