@@ -3,7 +3,8 @@
 use super::connections::{Family, engine_of};
 use super::inputs::{Ending, csv_characters, csv_only, format, path, table_name};
 use super::pipeline::{
-    CacheMode, CacheSink, Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, RowMode, SchemaMode, SinkSpec, SqlSink, WriteMode,
+    CacheMode, CacheSink, Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, RowMode, SchemaMode, SinkSpec, SqlSink,
+    WriteMode,
 };
 use super::reader::Reader;
 use super::steps::names;
@@ -18,7 +19,7 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output, keys_come: b
         file::Output::Sql(said) => (SinkSpec::Sql(sql(reader, at, said)?), &said.allow_lossy),
         file::Output::Files(said) => (SinkSpec::Files(files(reader, at, said)?), &said.allow_lossy),
         file::Output::Redis(said) if keys_come && keys::is_copy(said) => {
-            (SinkSpec::RedisKeys(keys::output(reader, at, said)?), &said.allow_lossy)
+            (SinkSpec::RedisKeys(Box::new(keys::output(reader, at, said)?)), &said.allow_lossy)
         }
         file::Output::Redis(said) => (SinkSpec::Redis(redis::output(reader, at, said)?), &said.allow_lossy),
         file::Output::Discard(said) => {

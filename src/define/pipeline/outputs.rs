@@ -23,7 +23,7 @@ pub enum SinkSpec {
     /// Keys of a Redis server.
     Redis(RedisRowsSink),
     /// A Redis server that keys are copied to.
-    RedisKeys(KeysSink),
+    RedisKeys(Box<KeysSink>),
     /// Nowhere: rows are counted and dropped.
     Discard,
     /// A cache of the same pipeline.

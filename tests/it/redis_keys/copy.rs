@@ -162,7 +162,7 @@ fn a_server_that_comes_back_during_a_copy() {
     let mut client = Client::of(&source);
     fill(&mut client);
     for number in 0..3000 {
-        client.ask(&[b"SET", format!("key:{number}").as_bytes(), &vec![b'x'; 200]]);
+        client.ask(&[b"SET", format!("key:{number}").as_bytes(), &[b'x'; 200]]);
     }
     let server = standalone();
     let more = "    batch: { rows: 50, bytes: 64KiB }\n    retry: { attempts: 50, backoff: { initial: 50ms, max: 200ms } }\n";
