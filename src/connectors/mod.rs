@@ -11,18 +11,20 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::StreamExt;
 
-use crate::data::{BatchLimit, BatchStream, Column, Digest, Mapped, Position, RawChunk, RawStream, Schema, WireFormat};
+use crate::data::{BatchLimit, BatchStream, Digest, Mapped, Position, RawChunk, RawStream, Schema, WireFormat};
 use crate::define::pipeline::Verify;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
 
 pub use registry::{Connections, Unusable};
+pub use request::requested;
 
 pub mod discard;
 pub mod files;
 pub mod generate;
 pub mod redis;
 mod registry;
+mod request;
 pub mod sql;
 mod text;
 pub mod tls;
@@ -381,24 +383,4 @@ pub struct Compared {
     pub found_rows: u64,
     /// The first differences, each with its key; empty when there is none.
     pub differences: Vec<String>,
-}
-
-/// Applies a read request's projection and text reads to a schema, for connectors.
-pub fn requested(schema: &Schema, request: &ReadRequest) -> Result<Schema, Failure> {
-    let mut columns: Vec<Column> = match &request.columns {
-        None => schema.columns.clone(),
-        Some(names) => names
-            .iter()
-            .map(|name| {
-                let found = schema.find(name).map(|(_, column)| column.clone());
-                found.ok_or_else(|| Failure::permanent(format!("the source has no column `{name}`")))
-            })
-            .collect::<Result<_, _>>()?,
-    };
-    for column in &mut columns {
-        if request.as_text.contains(&column.name) {
-            column.ty = crate::data::Type::Text;
-        }
-    }
-    Ok(Schema { columns })
 }

@@ -7,7 +7,7 @@ use jsonschema::error::{TypeKind, ValidationErrorKind as Rule};
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
-use super::suggest::{did_you_mean, list};
+use super::suggest::{did_you_mean, joined, list};
 use crate::diagnostic::Diagnostic;
 use crate::load::document::{Document, child, last_key};
 use crate::load::{file, schema, shape};
@@ -215,7 +215,7 @@ impl Found<'_> {
             return problem.help(format!("did you mean `{near}`?"));
         }
         let homes = self.shape.homes(key);
-        let problem = if homes.is_empty() { problem } else { problem.help(format!("`{key}` is a key of {}", homes.join(" and of "))) };
+        let problem = if homes.is_empty() { problem } else { problem.help(format!("`{key}` is a key of {}", joined(&homes))) };
         problem.help(format!("the keys of {owner} are {}", list(keys.iter().copied())))
     }
 

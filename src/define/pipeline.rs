@@ -113,6 +113,18 @@ pub enum Engine {
     Redis,
 }
 
+impl Engine {
+    /// The name by which native types know the engine; `None` for one that has none of its own.
+    pub fn native(self) -> Option<&'static str> {
+        match self {
+            Self::Postgres => Some("postgres"),
+            Self::Sqlite => Some("sqlite"),
+            Self::Redis => Some("redis"),
+            Self::File | Self::S3 => None,
+        }
+    }
+}
+
 /// One stage.
 #[derive(Clone, Debug)]
 pub struct Stage {

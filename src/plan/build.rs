@@ -7,12 +7,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::fit::fit;
 use super::problems::Problems;
-use super::routes::{describes_itself, output_key, passes_raw, writes};
+use super::routes::{describes_itself, native_engine, output_key, passes_raw, writes};
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Engine, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, SqlSink, Stage, Step, WriteMode};
+use crate::define::pipeline::{Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, SqlSink, Stage, Step, WriteMode};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
@@ -170,7 +170,8 @@ impl<'a> Builder<'a> {
                 let mut request = ReadRequest { limit: self.limit(number), ..ReadRequest::default() };
                 for column in &mut schema.columns {
                     if let Type::Native { engine, .. } = column.ty
-                        && !(self.consumers[number].is_empty() && outputs.iter().all(|output| self.engine(output) == Some(engine)))
+                        && !(self.consumers[number].is_empty()
+                            && outputs.iter().all(|output| native_engine(self.pipeline, output) == Some(engine)))
                     {
                         request.as_text.push(column.name.clone());
                         column.ty = Type::Text;
@@ -212,7 +213,7 @@ impl<'a> Builder<'a> {
         let sorted = |key: &[String]| key.iter().cloned().collect::<std::collections::BTreeSet<String>>();
         for output in outputs {
             let SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key: own }, .. }) = &output.output.sink else { continue };
-            if self.engine(&output.output) != Some("postgres") {
+            if native_engine(self.pipeline, &output.output) != Some("postgres") {
                 let message = format!("{} cannot apply changes", output.label);
                 let problem = Diagnostic::error("stream-target", message).help("write to PostgreSQL, or follow the table by a cursor");
                 self.problems.definition(&output.output.at, problem);
@@ -258,21 +259,6 @@ impl<'a> Builder<'a> {
             }
         }
         Some(found)
-    }
-
-    /// The engine of an output's connection, by the name that native types use.
-    fn engine(&self, output: &Output) -> Option<&'static str> {
-        let connection = match &output.sink {
-            SinkSpec::Sql(sink) => &sink.connection,
-            SinkSpec::RedisKeys(sink) => &sink.connection,
-            _ => return None,
-        };
-        match self.pipeline.connections.get(connection)?.engine? {
-            Engine::Postgres => Some("postgres"),
-            Engine::Sqlite => Some("sqlite"),
-            Engine::Redis => Some("redis"),
-            Engine::File | Engine::S3 => None,
-        }
     }
 
     /// Compiles the transform, and asks of a single source what was pushed down to it.

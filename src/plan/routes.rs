@@ -2,7 +2,7 @@
 
 use super::{InputPlan, Origin, OutputPlan, SourcePlan};
 use crate::data::{Column, Schema, WireFormat};
-use crate::define::pipeline::{Flow, PollSource, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
+use crate::define::pipeline::{Flow, Output, Pipeline, PollSource, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
 use crate::transform::Compiled;
 
 /// Whether a sink writes what a source reads.
@@ -25,6 +25,16 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
 /// Whether a source knows its columns before it holds any rows, because they are all declared.
 pub(super) fn describes_itself(source: &SourceSpec) -> bool {
     matches!(source, SourceSpec::Redis(rows) if rows.sample == 0)
+}
+
+/// The engine of an output's connection, by the name that native types use.
+pub(super) fn native_engine(pipeline: &Pipeline, output: &Output) -> Option<&'static str> {
+    let connection = match &output.sink {
+        SinkSpec::Sql(sink) => &sink.connection,
+        SinkSpec::RedisKeys(sink) => &sink.connection,
+        _ => return None,
+    };
+    pipeline.connections.get(connection)?.engine?.native()
 }
 
 /// The columns that name a row of what comes out: the key or primary key an output names, else the source's key where it survives.

@@ -50,6 +50,11 @@ trait Target {
 
     /// What must be there, and what must not, when the run is done.
     fn at_end(&self) -> Result<(), String>;
+
+    /// Whether the last kill hit a load that was under way, of which the journal says that `splits` are committed.
+    fn halfway(&self, splits: usize) -> bool {
+        splits > 0
+    }
 }
 
 /// Runs and kills until enough kills are dealt.
@@ -99,8 +104,8 @@ fn cycle(
         }
         *kills += 1;
         let state = journal.state()?;
-        *halfway += usize::from(state.splits > 0 && !state.finished);
         target.after_kill(state.rows)?;
+        *halfway += usize::from(target.halfway(state.splits) && !state.finished);
         if state.finished {
             // The kill came between the last word in the journal and the exit: another start would rightly be a new run.
             return Ok(());
