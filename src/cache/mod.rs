@@ -1,12 +1,12 @@
 //! Keyed rows that stages look up.
 //!
-//! A [`Cache`] belongs to one stage of kind `cache`. It is filled by a sink ([`fill`]), so that a filling has the splits, retries and
-//! bad rows of any load, and becomes visible as a whole: lookups see the old rows until the last new one is there. [`find`] joins the keys of
-//! a batch against it; what is missing is loaded from the [`origin`], by one query for the misses of all batches ([`flights`]). [`change`] is
+//! A [`Cache`] belongs to one stage of kind `cache`. It is filled by a sink (`fill`), so that a filling has the splits, retries and
+//! bad rows of any load, and becomes visible as a whole: lookups see the old rows until the last new one is there. `find` joins the keys of
+//! a batch against it; what is missing is loaded from the `origin`, by one query for the misses of all batches (`flights`). `change` is
 //! the sink by which other stages update or remove rows.
 //!
-//! Rows are kept in Arrow's row form ([`rows`]), which is compact, compares by bytes and turns back into columns without touching a value by
-//! itself. Every entry has a [`version`]; the [`shelf`] lets no older one take the place of a newer one, whichever way it came.
+//! Rows are kept in Arrow's row form (`rows`), which is compact, compares by bytes and turns back into columns without touching a value by
+//! itself. Every entry has a `version`; the `shelf` lets no older one take the place of a newer one, whichever way it came.
 
 mod change;
 mod fill;

@@ -29,7 +29,7 @@ pub struct Missed {
     pub count: u64,
 }
 
-/// What is due of a schedule at a time, when everything up to `decided_ms` has been decided. Ticks within [`GRACE_MS`] are all started;
+/// What is due of a schedule at a time, when everything up to `decided_ms` has been decided. Ticks within `GRACE_MS` are all started;
 /// of older ones the newest within the catch-up's window are, up to its bound, and `latest` makes up for none when a tick on time does it.
 /// Times are those of ticks: whoever delays starts takes the delay off `now_ms` first.
 pub fn due(when: &When, catch_up: CatchUp, decided_ms: i64, now_ms: i64) -> Due {

@@ -1,6 +1,6 @@
 //! `haul serve`: what a project does by itself.
 //!
-//! [`daemon`] holds the book of schedules and the one loop; [`worker`] carries out the run of one tick; [`status`] is what the HTTP side shows.
+//! `daemon` holds the book of schedules and the one loop; `worker` carries out the run of one tick; `status` is what the HTTP side shows.
 //! Whoever is told [`Line`]s prints them. Two daemons on one journal: one leads, the other stands by.
 
 mod daemon;
