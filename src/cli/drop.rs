@@ -5,17 +5,10 @@ use super::{CliError, Exit, Global, project, render, signals};
 use crate::run;
 use crate::run::launch::Facts;
 
-/// The arguments of `haul drop`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    which: Which,
-}
-
 /// Runs the verb.
-pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
-    let found = args.which.find(global)?;
-    let given = args.which.given()?;
+pub fn run(global: &Global, which: Which) -> Result<Exit, CliError> {
+    let found = which.find(global)?;
+    let given = which.given()?;
     let work = async {
         let journal = project::journal(&found.project).await?;
         // A stream that runs would lose its source.

@@ -30,9 +30,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::ready::Which;
+
 pub use exit::{CliError, Exit};
 
-/// Moves data between databases and files, from pipelines written in YAML, and proves what arrived.
+/// Moves data between databases, Redis and files, from pipelines written in YAML, and proves what arrived.
 #[derive(Debug, Parser)]
 #[command(name = "haul", version, disable_help_subcommand = true, max_term_width = 100)]
 pub struct Cli {
@@ -74,11 +76,11 @@ pub enum Verb {
     /// Check pipelines offline: no environment, secret or server is needed
     Validate(validate::Args),
     /// Show what a run would do: stages, DDL, type grades, splits, guarantees
-    Plan(plan::Args),
+    Plan(Which),
     /// Run a pipeline, or go on with a run that was cut
     Run(run::Args),
     /// Compare sources and targets again, down to the keys that differ
-    Verify(verify::Args),
+    Verify(Which),
     /// Show what runs when by itself, and what will not
     Schedule(schedule::Args),
     /// Run what is due, until stopped
@@ -94,7 +96,7 @@ pub enum Verb {
     /// Show what happened in a run
     Show(show::Args),
     /// Remove what a pipeline's streams keep in the systems they follow: slots, publications, positions
-    Drop(drop::Args),
+    Drop(Which),
     /// Draw a pipeline as a graph
     Graph(graph::Args),
     /// Print or write the JSON Schemas of pipelines and of haul.yaml

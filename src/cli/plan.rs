@@ -5,17 +5,10 @@ use super::{CliError, Exit, Global, render, signals};
 use crate::plan::{explain, explain_json};
 use crate::run::launch::Facts;
 
-/// The arguments of `haul plan`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    which: Which,
-}
-
 /// Runs the verb.
-pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
-    let found = args.which.find(global)?;
-    let facts = Facts::example(args.which.given()?);
+pub fn run(global: &Global, which: Which) -> Result<Exit, CliError> {
+    let found = which.find(global)?;
+    let facts = Facts::example(which.given()?);
     let plan = signals::block_on(|stop| async move { stop.unless(ready::plan(global, &found, &facts)).await })??;
     if global.json {
         render::json(&explain_json(&plan));

@@ -6,17 +6,10 @@ use crate::journal::Verdict;
 use crate::run;
 use crate::run::launch::Facts;
 
-/// The arguments of `haul verify`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    #[command(flatten)]
-    which: Which,
-}
-
 /// Runs the verb.
-pub fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
-    let found = args.which.find(global)?;
-    let given = args.which.given()?;
+pub fn run(global: &Global, which: Which) -> Result<Exit, CliError> {
+    let found = which.find(global)?;
+    let given = which.given()?;
     let compare = async {
         let journal = project::journal(&found.project).await?;
         let mut facts = Facts::new(given.clone());

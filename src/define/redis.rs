@@ -14,8 +14,8 @@ use crate::load::template::KeyTemplate;
 /// Rows looked at to find columns when an input declares none.
 const SAMPLE: usize = 1000;
 
-/// The shapes, by the key that names them, with what each says.
-type Shapes<'a> = [(RowShape, Option<&'a String>); 7];
+/// What an input or output says of each shape, in the order of [`RowShape::ALL`].
+type Shapes<'a> = [&'a Option<String>; RowShape::ALL.len()];
 
 /// Reads an input.
 pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::RedisInput) -> Option<RedisRows> {
@@ -25,15 +25,7 @@ pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::RedisInput) -> Opti
     let (shape, key) = one_shape(
         reader,
         at,
-        [
-            (RowShape::Hash, said.hash.as_ref()),
-            (RowShape::Json, said.json.as_ref()),
-            (RowShape::String, said.string.as_ref()),
-            (RowShape::List, said.list.as_ref()),
-            (RowShape::Set, said.set.as_ref()),
-            (RowShape::SortedSet, said.sorted_set.as_ref()),
-            (RowShape::Stream, said.stream.as_ref()),
-        ],
+        [&said.hash, &said.json, &said.string, &said.list, &said.set, &said.sorted_set, &said.stream],
         "the input does not say how keys hold rows",
     )?;
     let ttl = said.ttl.as_ref().and_then(|ttl| ttl.column.clone());
@@ -70,15 +62,7 @@ pub fn output(reader: &mut Reader<'_>, at: &str, said: &file::RedisOutput) -> Op
     let (shape, key) = one_shape(
         reader,
         at,
-        [
-            (RowShape::Hash, said.hash.as_ref()),
-            (RowShape::Json, said.json.as_ref()),
-            (RowShape::String, said.string.as_ref()),
-            (RowShape::List, said.list.as_ref()),
-            (RowShape::Set, said.set.as_ref()),
-            (RowShape::SortedSet, said.sorted_set.as_ref()),
-            (RowShape::Stream, said.stream.as_ref()),
-        ],
+        [&said.hash, &said.json, &said.string, &said.list, &said.set, &said.sorted_set, &said.stream],
         "the output does not say how keys hold rows",
     )?;
     let key_at = format!("{at}/{}", shape.word());
@@ -119,10 +103,10 @@ pub fn output(reader: &mut Reader<'_>, at: &str, said: &file::RedisOutput) -> Op
 
 /// The one shape that is said, with its key.
 fn one_shape(reader: &mut Reader<'_>, at: &str, shapes: Shapes<'_>, none: &str) -> Option<(RowShape, KeyTemplate)> {
-    let mut said = shapes.iter().filter_map(|(shape, key)| Some((*shape, (*key)?)));
+    let mut said = RowShape::ALL.into_iter().zip(shapes).filter_map(|(shape, key)| Some((shape, key.as_ref()?)));
     let Some((shape, text)) = said.next() else {
-        if !shapes.iter().any(|(shape, _)| reader.broken(&format!("{at}/{}", shape.word()))) {
-            let words: Vec<String> = shapes.iter().map(|(shape, _)| format!("`{}`", shape.word())).collect();
+        if !RowShape::ALL.iter().any(|shape| reader.broken(&format!("{at}/{}", shape.word()))) {
+            let words: Vec<String> = RowShape::ALL.iter().map(|shape| format!("`{}`", shape.word())).collect();
             reader.error(
                 "redis-shape",
                 at,

@@ -26,7 +26,7 @@ pub use schedule::*;
 pub use steps::*;
 pub use stream::*;
 
-/// A haul pipeline: moves data between databases and files. The file's name is the pipeline's name.
+/// A haul pipeline: moves data between databases, Redis and files. The file's name is the pipeline's name.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {

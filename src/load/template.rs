@@ -150,7 +150,7 @@ pub fn check(text: &str, target: Target) -> Result<Uses, Problem> {
         template.undeclared_variables(true).into_iter().map(|name| (name.clone(), words::place_of(text, &pieces, &name))).collect();
     names.sort_by_key(|(_, span)| (span.start, span.end));
     for (name, span) in names {
-        words::note_use(&mut uses, target, &name, span)?;
+        words::note_use(&mut uses, target, &[], &name, span)?;
     }
     if let Target::Sql(dialect) = target {
         words::check_places(text, dialect, &pieces)?;

@@ -53,7 +53,6 @@ struct Dispatcher {
     owners: HashMap<Id, (usize, Step)>,
     /// Steps that wait, and until when.
     resting: Vec<(Instant, usize, Step)>,
-    draining: bool,
     watch: Stopwatch,
 }
 
@@ -74,7 +73,6 @@ pub(super) async fn run(
         tasks: JoinSet::new(),
         owners: HashMap::new(),
         resting: Vec::new(),
-        draining: false,
         watch: Stopwatch::start(),
         context,
     };
@@ -109,24 +107,22 @@ impl Dispatcher {
         let mut deadline: Option<Instant> = None;
         loop {
             self.advance().await;
-            if self.tasks.is_empty() && (self.draining || self.resting.is_empty()) {
+            if self.tasks.is_empty() && (self.draining() || self.resting.is_empty()) {
                 break;
             }
             let wake = self.resting.iter().map(|(until, ..)| *until).min();
             tokio::select! {
                 Some(joined) = self.tasks.join_next_with_id() => self.take(joined).await,
                 () = sleep_until(wake), if wake.is_some() => self.wake(),
-                () = control.drain.cancelled(), if !self.draining => {
-                    self.draining = true;
+                () = control.drain.cancelled(), if !self.draining() => {
                     deadline = Some(clock::instant() + self.context.plan.pipeline.limits.drain);
-                    self.rest_no_more();
+                    self.drain();
                 }
                 () = control.abort.cancelled() => self.abort().await,
                 () = sleep_until(deadline), if deadline.is_some() => self.abort().await,
             }
-            if self.recorder.broken() && !self.draining {
-                self.draining = true;
-                self.rest_no_more();
+            if self.recorder.broken() && !self.draining() {
+                self.drain();
             }
         }
         for number in 0..self.segments.len() {
@@ -136,9 +132,18 @@ impl Dispatcher {
         }
     }
 
-    async fn abort(&mut self) {
-        self.draining = true;
+    /// Starts nothing more. What is under way hears of it from here and not from who asked, so that an end on request is known as one.
+    fn drain(&mut self) {
+        self.context.drain.cancel();
         self.rest_no_more();
+    }
+
+    fn draining(&self) -> bool {
+        self.context.drain.is_cancelled()
+    }
+
+    async fn abort(&mut self) {
+        self.drain();
         self.tasks.shutdown().await;
     }
 
@@ -157,7 +162,7 @@ impl Dispatcher {
                 segment.ready.push_back(Step::Begin);
             }
         }
-        if self.draining {
+        if self.draining() {
             return;
         }
         let limits = self.context.plan.pipeline.limits.clone();
@@ -283,12 +288,12 @@ impl Dispatcher {
     }
 
     async fn failed(&mut self, number: usize, step: Step, failure: Failure) {
-        if self.draining && failure.kind == crate::failure::FailureKind::Cancelled {
+        if self.draining() && failure.kind == crate::failure::FailureKind::Cancelled {
             return;
         }
         let stage = &self.context.plan.stages[self.context.plan.segments[number].stages[0]].stage;
         let Some(tried) = self.segments[number].tries.get(&step).copied() else { return };
-        let given_up = self.segments[number].failure.is_some() || self.draining;
+        let given_up = self.segments[number].failure.is_some() || self.draining();
         let wait =
             if given_up { None } else { retry::next_wait(&stage.retry, &failure, tried.attempt, tried.watch.elapsed(), fastrand::f64()) };
         let split = match step {

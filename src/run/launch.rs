@@ -19,6 +19,12 @@ use crate::plan::{Open, Plan, Refused, Sealed};
 /// How often a run that waits for its turn asks again, and one that may be stopped for a newer one asks whether it is.
 const PERIOD: Duration = Duration::from_millis(500);
 
+/// How long a plan waits before it asks systems again that could not be asked.
+const ASK_AGAIN: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
+
+/// A plan that took this long to fail is not tried again: what is silent for so long is not about to answer.
+const ASK_AGAIN_WITHIN: Duration = Duration::from_secs(3);
+
 /// A pipeline's text, found but not read yet.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -98,9 +104,18 @@ impl Facts {
 }
 
 impl Found {
-    /// Resolves the definition and asks the real systems.
+    /// Resolves the definition and asks the real systems: again for a moment when all that is in the way may pass by itself, such as a
+    /// server that restarts.
     pub async fn plan(&self, facts: &Facts) -> Result<Plan<Sealed>, Refused> {
-        self.open(facts).map_err(|diagnostics| Refused { diagnostics, environment: false })?.seal().await
+        let began = clock::Stopwatch::start();
+        let mut waits = ASK_AGAIN.iter();
+        loop {
+            let open = self.open(facts).map_err(|diagnostics| Refused { diagnostics, environment: false })?;
+            match (open.seal().await, waits.next()) {
+                (Err(refused), Some(wait)) if refused.environment && began.elapsed() < ASK_AGAIN_WITHIN => tokio::time::sleep(*wait).await,
+                (planned, _) => return planned,
+            }
+        }
     }
 
     fn open(&self, facts: &Facts) -> Result<Plan<Open>, Vec<Diagnostic>> {

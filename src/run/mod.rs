@@ -94,7 +94,7 @@ pub fn start(
         fresh: options.fresh,
         abandoned: Mutex::default(),
         until_caught_up: options.until_caught_up,
-        drain: control.drain.clone(),
+        drain: CancellationToken::new(),
         plan,
     });
     let stages = counters.iter().map(|(_, counters)| Arc::clone(counters)).collect();

@@ -33,7 +33,7 @@ pub struct RunContext {
     pub abandoned: Mutex<HashSet<(String, usize)>>,
     /// Whether streams end when they have caught up.
     pub until_caught_up: bool,
-    /// Cancelled when the run is to commit what it has begun, and end.
+    /// Cancelled by the dispatcher when the run is to commit what it has begun, and end.
     pub drain: CancellationToken,
     /// Where joins and edges spill; below the project's `.haul` folder.
     pub spill: PathBuf,

@@ -95,6 +95,9 @@ pub struct RedisRowsSink {
 }
 
 impl RowShape {
+    /// Every shape, in the order in which a pipeline's reference lists them.
+    pub const ALL: [Self; 7] = [Self::Hash, Self::Json, Self::String, Self::List, Self::Set, Self::SortedSet, Self::Stream];
+
     /// Its key in a pipeline.
     pub fn word(self) -> &'static str {
         match self {

@@ -38,7 +38,7 @@ impl Rename {
         }
         for name in names.into_iter().filter(|name| name != KEY) {
             let place = words::place_of(text, &pieces, &name);
-            words::note_use(&mut uses, Target::Text, &name, place)?;
+            words::note_use(&mut uses, Target::Text, &[KEY], &name, place)?;
         }
         Ok(uses)
     }

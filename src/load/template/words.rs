@@ -10,7 +10,8 @@ const TESTS: &[&str] = &["defined", "undefined", "none", "true", "false", "in", 
 const FILTERS: &[&str] =
     &["default", "d", "upper", "lower", "trim", "replace", "split", "join", "length", "first", "last", "int", "string", "ident"];
 
-pub(super) fn note_use(uses: &mut Uses, target: Target, name: &str, span: Range<usize>) -> Result<(), Problem> {
+/// Notes what a name reads, and refuses one that is not known. `own` are names that only this template has.
+pub(super) fn note_use(uses: &mut Uses, target: Target, own: &[&str], name: &str, span: Range<usize>) -> Result<(), Problem> {
     let (root, rest) = name.split_once('.').map_or((name, None), |(root, rest)| (root, Some(rest)));
     let leaf = rest.map(|rest| rest.split('.').next().unwrap_or(rest));
     let known = |words: &[&str]| -> Result<(), Problem> {
@@ -59,7 +60,9 @@ pub(super) fn note_use(uses: &mut Uses, target: Target, name: &str, span: Range<
         }
         ("event", _) => known(&["kind", "stage", "message", "help"])?,
         _ => {
-            let help = suggest(root, ROOTS).unwrap_or_else(|| format!("the names are {}", list(ROOTS)));
+            let here = |name: &&str| *name != "event" || target == Target::Message;
+            let names: Vec<&str> = own.iter().chain(ROOTS).copied().filter(here).collect();
+            let help = suggest(root, &names).unwrap_or_else(|| format!("the names are {}", list(&names)));
             return Err(problem("template-name", format!("unknown name `{root}` in a template")).at(span).help(help));
         }
     }

@@ -27,8 +27,9 @@ impl Dispatcher {
 
     /// Opens a new view for what is left, as soon as nothing reads through the old one. What was committed in between is known from the marks.
     pub(super) fn begin_again(&mut self, number: usize) {
+        let draining = self.draining();
         let segment = &mut self.segments[number];
-        if segment.running > 0 || segment.failure.is_some() || self.draining {
+        if segment.running > 0 || segment.failure.is_some() || draining {
             return;
         }
         if let Some(wait) = segment.begin_again.take()

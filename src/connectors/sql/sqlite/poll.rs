@@ -174,14 +174,7 @@ impl Pages for SqlitePages {
         let Some((rows, place)) = found else { return Ok(Page { found: None, more: false, behind_ms: None }) };
         let until = self.ranking.condition("<=", &place)?;
         let query = format!("select {} {} and {conditions} and {until} order by {list}", self.select.columns, self.select.rest);
-        let reader = Reader {
-            database: self.database.clone(),
-            schema: self.schema.clone(),
-            origin: self.select.origin.clone(),
-            label: self.select.label.clone(),
-            limit: self.limit,
-            lenient: false,
-        };
+        let reader = Reader::of(&self.select, self.database.clone(), self.schema.clone(), self.limit);
         Ok(Page { found: Some((Place::new(place), reader.start(connection, query, drop))), more: rows >= most, behind_ms: None })
     }
 }

@@ -41,8 +41,8 @@ pub(super) struct Select {
     /// The table and the conditions.
     pub(super) rest: String,
     split_by: Option<(String, String)>,
-    pub(super) origin: Vec<String>,
-    pub(super) label: String,
+    origin: Vec<String>,
+    label: String,
 }
 
 /// Connections of one view. With a write-ahead log each holds a transaction on the same snapshot.
@@ -201,14 +201,7 @@ impl Reading for SqliteReading {
     async fn read(&self, split: &Split, _: Option<&Position>) -> Result<BatchStream, Failure> {
         let query = self.select.of(split)?;
         let (permit, connection) = self.connection().await?;
-        let reader = Reader {
-            database: self.database.clone(),
-            schema: self.schema.clone(),
-            origin: self.select.origin.clone(),
-            label: self.select.label.clone(),
-            limit: self.limit,
-            lenient: false,
-        };
+        let reader = Reader::of(&self.select, self.database.clone(), self.schema.clone(), self.limit);
         let pool = self.pool.clone();
         let give_back = move |connection| {
             pool.give(connection);
@@ -257,6 +250,11 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// One for the rows that a selection gives, each of which must fit its columns.
+    pub(super) fn of(select: &Select, database: Arc<Database>, schema: Arc<Schema>, limit: BatchLimit) -> Self {
+        Self { database, schema, origin: select.origin.clone(), label: select.label.clone(), limit, lenient: false }
+    }
+
     /// Starts to read; dropping the stream interrupts it. The connection is given to `finished` at the end, however the end comes.
     pub(super) fn start(self, connection: Sqlite, query: String, finished: impl FnOnce(Sqlite) + Send + 'static) -> BatchStream {
         let (chunks, incoming) = mpsc::channel(CHUNKS_WAITING);
