@@ -7,7 +7,7 @@ use super::ready::{self, Which};
 use super::{CliError, Exit, Global, project, render, signals};
 use crate::define;
 use crate::define::pipeline::Overlap;
-use crate::journal::{Journal, Lease, Outcome};
+use crate::journal::{Journal, Lease, Outcome, RunState};
 use crate::plan::{Plan, Sealed};
 use crate::run::launch::{self, Facts, Found};
 use crate::run::{self, Control, Options};
@@ -61,8 +61,9 @@ pub fn retry(global: &Global, args: RetryArgs) -> Result<Exit, CliError> {
 
 async fn begin(global: &Global, args: &Args, found: Found, stop: signals::Stop) -> Result<Exit, CliError> {
     let journal = project::journal(&found.project).await?;
-    let going = Going::take(global, &journal, &found, stop).await?;
-    let (plan, facts, resumed) = going.stop.unless(plan(global, args, &found, &journal)).await?;
+    let facts = Facts::new(args.which.given()?);
+    let mut going = Going::take(global, &journal, &found, &facts.run, stop.clone()).await?;
+    let (plan, facts, resumed) = stop.unless(plan(global, args, &found, &journal, &mut going, facts)).await?;
     let options = Options {
         fresh: args.fresh,
         only: only(args, &plan)?,
@@ -75,7 +76,7 @@ async fn begin(global: &Global, args: &Args, found: Found, stop: signals::Stop) 
 async fn go_on(global: &Global, run: &str, journal: &Journal, stop: signals::Stop) -> Result<Exit, CliError> {
     let named = journal.show(run).await?;
     let found = ready::find(global, &named.pipeline)?;
-    let going = Going::take(global, journal, &found, stop).await?;
+    let going = Going::take(global, journal, &found, &named.run, stop).await?;
     // Only now nobody else works on it.
     let state = journal.show(&named.run).await?;
     let refused = |message: String, help: String| Err(CliError::new(Exit::Failed, message).help(help));
@@ -83,7 +84,9 @@ async fn go_on(global: &Global, run: &str, journal: &Journal, stop: signals::Sto
     if !state.can_go_on() {
         return refused(format!("run {} is done: there is nothing to retry", state.run), again);
     }
-    if journal.runs(Some(&state.pipeline), 1).await?.iter().any(|latest| latest.run != state.run) {
+    // Runs that may overlap know nothing of each other.
+    let later = journal.runs(Some(&state.pipeline), 1).await?.iter().any(|latest| latest.run != state.run);
+    if later && going.overlap != Overlap::Allow {
         return refused(format!("a later run of `{}` came after run {}", state.pipeline, state.run), again);
     }
     let taken = going.stop.unless(async { Ok(found.take_up(&state, &Default::default()).await) }).await?;
@@ -97,22 +100,31 @@ async fn go_on(global: &Global, run: &str, journal: &Journal, stop: signals::Sto
 
 /// The right to work on a pipeline, and what stops the work.
 struct Going {
-    /// Held until the end: two processes must not work on one pipeline.
-    _lease: Lease,
+    /// Held until the end: two processes must not work on one pipeline, or on one run where runs may overlap.
+    leases: Vec<Lease>,
     overlap: Overlap,
     stop: signals::Stop,
 }
 
 impl Going {
-    async fn take(global: &Global, journal: &Journal, found: &Found, stop: signals::Stop) -> Result<Self, CliError> {
+    async fn take(global: &Global, journal: &Journal, found: &Found, run: &str, stop: signals::Stop) -> Result<Self, CliError> {
         let overlap = found.overlap();
         let waits = |holder: &str| {
             if !global.quiet {
                 render::say(&format!("waiting: pipeline `{}` is being run by {holder}", found.name));
             }
         };
-        let turn = async { Ok(launch::turn(journal, &found.name, overlap, waits).await?) };
-        Ok(Self { _lease: stop.unless(turn).await?, overlap, stop })
+        let turn = async { Ok(launch::turn(journal, &found.name, overlap, run, waits).await?) };
+        Ok(Self { leases: vec![stop.unless(turn).await?], overlap, stop })
+    }
+
+    /// Whether it may go on with an earlier run: where runs may overlap, another process may be at it.
+    async fn may_take_up(&mut self, journal: &Journal, cut: &RunState) -> Result<bool, CliError> {
+        if self.overlap != Overlap::Allow {
+            return Ok(true);
+        }
+        let lease = journal.try_lease(&launch::alone(&cut.pipeline, self.overlap, &cut.run)).await?;
+        Ok(lease.map(|lease| self.leases.push(lease)).is_ok())
     }
 
     async fn carry_out(self, global: &Global, journal: &Journal, plan: Plan<Sealed>, options: Options) -> Result<Exit, CliError> {
@@ -139,17 +151,23 @@ impl Going {
 }
 
 /// The plan, and the run it belongs to: the unfinished one when its plan is still the same, else a new one.
-async fn plan(global: &Global, args: &Args, found: &Found, journal: &Journal) -> Result<(Plan<Sealed>, Facts, bool), CliError> {
-    let given = args.which.given()?;
+async fn plan(
+    global: &Global,
+    args: &Args,
+    found: &Found,
+    journal: &Journal,
+    going: &mut Going,
+    mut facts: Facts,
+) -> Result<(Plan<Sealed>, Facts, bool), CliError> {
     if !args.fresh
         && let Some(cut) = journal.unfinished(&found.name, None).await?
         // One that was stopped for a newer run stays behind.
         && journal.asked_to_stop(&cut.run).await?.is_none()
-        && let Some((plan, facts)) = found.take_up(&cut, &given).await
+        && going.may_take_up(journal, &cut).await?
+        && let Some((plan, facts)) = found.take_up(&cut, &facts.params).await
     {
         return Ok((plan, facts, true));
     }
-    let mut facts = Facts::new(given);
     let pipeline = define::check(&found.name, &found.source, &found.project).pipeline;
     let schedule = pipeline.and_then(|pipeline| pipeline.schedule);
     facts.interval_start_ms = schedule.and_then(|schedule| schedule::interval_start(&schedule, facts.started_at_ms));

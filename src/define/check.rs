@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::conform::{self, Conformed};
 use super::pipeline::{Expr, Pipeline, SourceSpec};
 use super::reader::{Grammar, Mode, Reader};
-use super::{connections, graph, notify, params, schedule, stages, streams};
+use super::{connections, graph, notify, overlap, params, schedule, stages, streams};
 use crate::diagnostic::{Diagnostic, Severity, SourceText};
 use crate::load::{Document, Project, file, yaml};
 
@@ -92,6 +92,7 @@ pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mod
             }
         }
     }
+    overlap::check(&mut reader, said.schedule.as_ref(), &stages);
     let limits = stages::limits(&mut reader, said.limits.as_ref(), shared.limits.as_ref());
     connections::unused(&mut reader, &said);
     params::unused(&mut reader);

@@ -48,6 +48,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("one-key", "a step or mask names two things"),
     ("order-inside-stream", "a stage waits for one that streams into it"),
     ("out-of-range", "a number, size or time is too small or too large"),
+    ("overlap-allow", "`overlap: allow`, and runs that share what they write"),
     ("param-default", "a default or allowed value does not fit the param's type"),
     ("param-value", "a given value does not fit the param's type or allowed values"),
     ("path-glob", "a wrong glob, or a glob as an output"),

@@ -14,6 +14,7 @@ mod keys;
 mod labels;
 mod notify;
 mod outputs;
+mod overlap;
 mod params;
 pub mod pipeline;
 mod reader;

@@ -77,6 +77,7 @@ fn overlap(said: file::Overlap) -> Overlap {
         file::Overlap::Skip => Overlap::Skip,
         file::Overlap::Queue => Overlap::Queue,
         file::Overlap::CancelRunning => Overlap::CancelRunning,
+        file::Overlap::Allow => Overlap::Allow,
     }
 }
 

@@ -17,7 +17,7 @@ mod store;
 pub use event::{Cause, Event, LookupReport, Outcome, OutputReport, Verdict, What};
 pub use fold::{AttemptState, RunNote, RunState, RunSummary, SplitState, StageState, fold};
 pub use handle::{Journal, Lease};
-pub use schedule::{Decided, Pause, Tick, TickState};
+pub use schedule::{Decided, Pause, SEPARATOR, Tick, TickState};
 
 /// Where the journal is when neither the project nor the caller says otherwise, relative to the project.
 pub const DEFAULT_URL: &str = "sqlite:.haul/state.db";

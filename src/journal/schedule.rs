@@ -17,7 +17,7 @@ const PAUSE: &str = "pause";
 const STOP: &str = "stop";
 
 /// Between the parts of a key; no name holds it.
-const SEPARATOR: char = '\u{1f}';
+pub const SEPARATOR: char = '\u{1f}';
 
 /// A moment at which a schedule makes its pipeline run, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -201,8 +201,16 @@ impl Store for SqliteStore {
     fn lock(&mut self, pipeline: &str) -> Result<Lock, Failure> {
         let path = self.lock_path(pipeline);
         let failed = |error| Failure::permanent(format!("failed to lock {}", path.display())).cause(error);
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        match file.try_lock() {
+        let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let (mut file, locked) = loop {
+            let file = open().map_err(failed)?;
+            let locked = file.try_lock();
+            // Whoever had it may have removed it since it was opened, and somebody else have a new one.
+            if locked.is_err() || is_at(&file, &path) {
+                break (file, locked);
+            }
+        };
+        match locked {
             Ok(()) => {
                 // Written only for the process that comes second, so that its error can name this one.
                 file.set_len(0).map_err(failed)?;
@@ -221,9 +229,24 @@ impl Store for SqliteStore {
     }
 
     fn unlock(&mut self, pipeline: &str) {
-        // The file stays: removing it would let two processes lock two files of one name.
+        // While it is locked nobody else removes it, so that this is the file that was locked.
+        let _ = std::fs::remove_file(self.lock_path(pipeline));
         self.locks.remove(pipeline);
     }
+}
+
+/// Whether a file is the one of this path: it may have been removed since it was opened.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: std::io::Result<std::fs::Metadata>| metadata.ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    identity(std::fs::metadata(path)).is_some_and(|there| identity(file.metadata()) == Some(there))
+}
+
+/// Elsewhere a file that is open cannot be removed.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
 }
 
 /// Makes one change, and says whether it did something.

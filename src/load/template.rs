@@ -69,6 +69,8 @@ pub struct Uses {
     pub secret: bool,
     /// Whether it reads something that only a run knows.
     pub run: bool,
+    /// Whether it reads the run's id.
+    pub run_id: bool,
 }
 
 /// What a run knows of itself.

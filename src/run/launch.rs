@@ -13,7 +13,7 @@ use crate::define::pipeline::Overlap;
 use crate::define::{self, Given, Project, RunFacts};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::failure::Failure;
-use crate::journal::{Journal, Lease, RunState};
+use crate::journal::{Journal, Lease, RunState, SEPARATOR};
 use crate::plan::{Open, Plan, Refused, Sealed};
 
 /// How often a run that waits for its turn asks again, and one that may be stopped for a newer one asks whether it is.
@@ -140,15 +140,21 @@ impl Found {
     }
 }
 
-/// Takes the right to work on a pipeline, in the way that its `overlap` says: at once or not at all, after whoever has it, or after having
-/// asked the run that goes to stop. `waits` is told who has it, once.
-pub async fn turn(journal: &Journal, pipeline: &str, overlap: Overlap, waits: impl FnOnce(&str)) -> Result<Lease, Failure> {
+/// The name of what only one process may work on: the pipeline, or a run of it where runs may overlap.
+pub fn alone(pipeline: &str, overlap: Overlap, run: &str) -> String {
+    if overlap == Overlap::Allow { format!("{pipeline}{SEPARATOR}{run}") } else { pipeline.to_owned() }
+}
+
+/// Takes the right to work on a run of a pipeline, in the way that its `overlap` says: at once or not at all, after whoever has it, or after
+/// having asked the run that goes to stop. `waits` is told who has it, once.
+pub async fn turn(journal: &Journal, pipeline: &str, overlap: Overlap, run: &str, waits: impl FnOnce(&str)) -> Result<Lease, Failure> {
     if overlap == Overlap::Skip {
         return journal.lease(pipeline).await;
     }
     let mut waits = Some(waits);
+    let name = alone(pipeline, overlap, run);
     loop {
-        let holder = match journal.try_lease(pipeline).await? {
+        let holder = match journal.try_lease(&name).await? {
             Ok(lease) => return Ok(lease),
             Err(holder) => holder,
         };

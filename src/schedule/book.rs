@@ -47,8 +47,8 @@ pub struct Book {
 struct Page {
     schedule: Schedule,
     paused: Option<String>,
-    /// The id of the run that goes.
-    going: Option<String>,
+    /// The ticks whose runs go: one, unless they may overlap.
+    going: Vec<Tick>,
     waiting: VecDeque<Tick>,
     /// The first waiting tick is not started before.
     not_before_ms: i64,
@@ -89,7 +89,7 @@ impl Book {
             }
             self.pages.entry(name).or_default().schedule = schedule;
         }
-        self.pages.retain(|_, page| !page.schedule.entries.is_empty() || page.going.is_some() || !page.waiting.is_empty());
+        self.pages.retain(|_, page| !page.schedule.entries.is_empty() || !page.going.is_empty() || !page.waiting.is_empty());
         self.index_all();
         turn
     }
@@ -128,19 +128,19 @@ impl Book {
     /// Decides what runs after a run of `pipeline` that ended well at a time. `interval_start_ms` is where its own data interval began.
     pub fn after(&mut self, pipeline: &str, ended_ms: i64, interval_start_ms: i64) -> Turn {
         let mut turn = Turn::default();
-        let names: Vec<String> = self.pages.keys().cloned().collect();
-        for name in names {
-            let Some(page) = self.pages.get_mut(&name) else { continue };
+        let mut followers = Vec::new();
+        for (name, page) in &mut self.pages {
             let waits = |entry: &&Entry| matches!(&entry.when, When::After(before) if before == pipeline);
             let Some(entry) = page.schedule.entries.iter().find(waits).cloned() else { continue };
             let decided = self.decided.entry((name.clone(), entry.key.clone())).or_insert(ended_ms);
             if ended_ms > *decided {
                 *decided = ended_ms;
-                admit(page, Tick::new(&name, &entry.key, ended_ms, interval_start_ms), false, &mut turn);
+                admit(page, Tick::new(name, &entry.key, ended_ms, interval_start_ms), false, &mut turn);
                 turn.decided.push(Decided { pipeline: name.clone(), entry: entry.key.clone(), until_ms: ended_ms });
+                followers.push(name.clone());
             }
-            self.index(&name);
         }
+        followers.iter().for_each(|name| self.index_ready(name));
         turn
     }
 
@@ -158,7 +158,7 @@ impl Book {
         if let Some(page) = self.pages.get_mut(&tick.pipeline) {
             page.waiting.retain(|waiting| waiting.run != tick.run);
         }
-        self.index(&tick.pipeline);
+        self.index_ready(&tick.pipeline);
     }
 
     /// The ticks whose runs start now, longest due first, as many as may go.
@@ -169,12 +169,12 @@ impl Book {
             if let Some(page) = self.pages.get_mut(&name)
                 && let Some(tick) = page.waiting.pop_front()
             {
-                page.going = Some(tick.run.clone());
+                page.going.push(tick.clone());
                 page.not_before_ms = 0;
                 self.going += 1;
                 started.push(tick);
             }
-            self.index(&name);
+            self.index_ready(&name);
         }
         started
     }
@@ -182,11 +182,13 @@ impl Book {
     /// The run of a tick is over.
     pub fn ended(&mut self, tick: &Tick) {
         if let Some(page) = self.pages.get_mut(&tick.pipeline)
-            && page.going.take().is_some()
+            // Its run may have another id by now.
+            && let Some(place) = page.going.iter().position(|going| (&going.entry, going.at_ms) == (&tick.entry, tick.at_ms))
         {
+            page.going.remove(place);
             self.going -= 1;
         }
-        self.index(&tick.pipeline);
+        self.index_ready(&tick.pipeline);
     }
 
     /// The run of a tick could not start yet: it waits again, before the pipeline's others.
@@ -196,7 +198,7 @@ impl Book {
         let page = self.pages.entry(name.clone()).or_default();
         page.waiting.push_front(tick);
         page.not_before_ms = not_before_ms;
-        self.index(&name);
+        self.index_ready(&name);
     }
 
     /// The overlap of a pipeline and one of its schedules; `None` when that is gone.
@@ -249,12 +251,10 @@ impl Book {
 
     /// Brings what is known of a pipeline's next moments up to date.
     fn index(&mut self, name: &str) {
+        self.index_ready(name);
         let Some(page) = self.pages.get_mut(name) else { return };
         if let Some(wake) = page.wake.take() {
             self.wakes.remove(&(wake, name.to_owned()));
-        }
-        if let Some((not_before, at_ms)) = page.ready.take() {
-            self.ready.remove(&(not_before, at_ms, name.to_owned()));
         }
         let next = |entry: &Entry| {
             let decided = self.decided.get(&(name.to_owned(), entry.key.clone()))?;
@@ -262,7 +262,15 @@ impl Book {
         };
         page.wake = page.schedule.entries.iter().filter_map(next).min();
         self.wakes.extend(page.wake.map(|wake| (wake, name.to_owned())));
-        let first = page.waiting.front().filter(|_| page.going.is_none());
+    }
+
+    /// The same of its waiting ticks alone, which is all that starts and ends of runs change.
+    fn index_ready(&mut self, name: &str) {
+        let Some(page) = self.pages.get_mut(name) else { return };
+        if let Some((not_before, at_ms)) = page.ready.take() {
+            self.ready.remove(&(not_before, at_ms, name.to_owned()));
+        }
+        let first = page.waiting.front().filter(|_| page.going.is_empty() || page.schedule.overlap == Overlap::Allow);
         page.ready = first.map(|tick| (page.not_before_ms, tick.at_ms));
         self.ready.extend(page.ready.map(|(not_before, at_ms)| (not_before, at_ms, name.to_owned())));
     }
@@ -296,7 +304,7 @@ fn look(
 
 /// Decides what becomes of a tick that is due. One of several that are made up for waits its turn whatever the overlap.
 fn admit(page: &mut Page, tick: Tick, several: bool, turn: &mut Turn) {
-    let busy = page.going.is_some() || !page.waiting.is_empty();
+    let busy = !page.going.is_empty() || !page.waiting.is_empty();
     let skipped = match page.schedule.overlap {
         _ if page.paused.is_some() => Some(format!("paused: {}", page.paused.as_deref().unwrap_or_default())),
         _ if page.waiting.len() >= MOST_WAITING => Some(format!("{MOST_WAITING} ticks were waiting already")),
@@ -307,10 +315,10 @@ fn admit(page: &mut Page, tick: Tick, several: bool, turn: &mut Turn) {
                 tick
             };
             turn.settled.extend(page.waiting.drain(..).map(superseded));
-            turn.stop.extend(page.going.clone());
+            turn.stop.extend(page.going.iter().map(|going| going.run.clone()));
             None
         }
-        Overlap::Skip | Overlap::Queue | Overlap::CancelRunning => None,
+        Overlap::Skip | Overlap::Queue | Overlap::CancelRunning | Overlap::Allow => None,
     };
     match skipped {
         Some(reason) => turn.ticks.push(Tick { state: TickState::Skipped, reason, ..tick }),

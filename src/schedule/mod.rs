@@ -18,4 +18,6 @@ pub fn interval_start(schedule: &Schedule, at_ms: i64) -> Option<i64> {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::define::pipeline::Overlap;
 use crate::diagnostic::Severity;
 use crate::failure::Failure;
-use crate::journal::{Cause, Event, Journal, Outcome, Tick, What};
+use crate::journal::{Cause, Event, Journal, Lease, Outcome, Tick, What};
 use crate::plan::{Plan, Refused, Sealed};
 use crate::run::launch::{self, Facts, Found};
 use crate::run::{self, Control};
@@ -43,10 +43,11 @@ pub(super) enum Came {
 
 /// Carries it out: goes on with the tick's run when it was cut, else begins it. The tick names the run in the end.
 pub(super) async fn carry_out(work: &mut Work) -> Result<Came, Failure> {
-    let _lease = match work.journal.try_lease(&work.tick.pipeline).await? {
-        Ok(lease) => lease,
+    let mut leases = Vec::new();
+    match work.lease().await? {
+        Ok(lease) => leases.push(lease),
         Err(holder) => return Ok(Came::Held(holder)),
-    };
+    }
     let mut facts = work.facts();
     if let Some(cut) = work.journal.find(&work.tick.run).await? {
         if let Some(outcome @ (Outcome::Done | Outcome::Failed | Outcome::Skipped)) = cut.outcome {
@@ -59,6 +60,10 @@ pub(super) async fn carry_out(work: &mut Work) -> Result<Came, Failure> {
         facts.run = clock::new_id();
         facts.started_at_ms = clock::now_ms();
         work.tick.run.clone_from(&facts.run);
+        if work.overlap == Overlap::Allow {
+            // Nobody else knows of it yet.
+            leases.extend(work.lease().await?);
+        }
         work.journal.settle(&work.tick).await?;
     }
     match work.plan(&facts).await {
@@ -69,6 +74,10 @@ pub(super) async fn carry_out(work: &mut Work) -> Result<Came, Failure> {
 }
 
 impl Work {
+    async fn lease(&self) -> Result<Result<Lease, String>, Failure> {
+        self.journal.try_lease(&launch::alone(&self.tick.pipeline, self.overlap, &self.tick.run)).await
+    }
+
     fn facts(&self) -> Facts {
         Facts {
             run: self.tick.run.clone(),

@@ -68,6 +68,8 @@ pub enum Overlap {
     Queue,
     /// The going one is stopped.
     CancelRunning,
+    /// Both go.
+    Allow,
 }
 
 /// Which ticks are made up for.

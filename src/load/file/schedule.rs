@@ -58,6 +58,8 @@ pub enum Overlap {
     Queue,
     /// The going run is asked to commit what it has begun and stop; then the new one starts.
     CancelRunning,
+    /// Both go. Only for pipelines whose runs share no target: files with `{{ run.id }}` in their path.
+    Allow,
 }
 
 /// Which ticks are made up for.

@@ -114,7 +114,8 @@ fn names_are_checked_without_values() {
     assert_eq!(uses.params.keys().collect::<Vec<_>>(), ["since"]);
     assert_eq!(&template[uses.params["since"].clone()], "params.since");
     assert_eq!(&template[uses.env["HOME"].clone()], "env.HOME");
-    assert!(uses.secret && uses.run);
+    assert!(uses.secret && uses.run && uses.run_id);
+    assert!(check("{{ run.started_at }}", Target::Text).is_ok_and(|uses| uses.run && !uses.run_id));
     let refused = |template: &str, expected: &str| {
         let problem = check(template, Target::Text).expect_err(template);
         let at = problem.span.clone().map_or("", |span| &template[span]);

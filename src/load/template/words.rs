@@ -52,6 +52,7 @@ pub(super) fn note_use(uses: &mut Uses, target: Target, own: &[&str], name: &str
         ("run", _) => {
             known(&["id", "started_at", "scheduled_at", "interval_start", "interval_end"])?;
             uses.run = true;
+            uses.run_id |= leaf == Some("id");
         }
         ("pipeline", _) => known(&["name"])?,
         ("event", _) if target != Target::Message => {

@@ -1,5 +1,7 @@
 //! The daemon: it runs what is due, takes new definitions in, stops and crashes without losing or doubling a tick.
 
+mod overlap;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -97,6 +99,10 @@ fn written(project: &Project, pipeline: &str) -> (i64, i64) {
     let sql = "select count(*), count(distinct tick) from ticks";
     database.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("the table")
 }
+
+/// Rows enough for a run that is still going when something else happens.
+const SLOW: &str = "params: { rows: { type: int, default: 1 } }\nlimits: { drain: 500ms }\nstages:\n  a:\n    kind: batch\n\
+    \x20   from: { generate: \"{{ params.rows }}\", columns: { id: \"i\" } }\n    to: { discard: \"a test\" }\n";
 
 #[test]
 fn what_is_due_runs_and_what_goes_comes_to_rest() {
@@ -216,35 +222,6 @@ fn every_tick_survives_daemons_that_are_killed() {
     assert_eq!(served.stop(), Some(143));
     for name in names {
         exactly_once(&project, name, 3000);
-    }
-}
-
-/// Rows enough for a run that is still going when something else happens.
-const SLOW: &str = "params: { rows: { type: int, default: 1 } }\nlimits: { drain: 500ms }\nstages:\n  a:\n    kind: batch\n\
-    \x20   from: { generate: \"{{ params.rows }}\", columns: { id: \"i\" } }\n    to: { discard: \"a test\" }\n";
-
-#[test]
-fn overlap_holds_for_runs_by_hand() {
-    for (overlap, rows) in [("skip", 2_000_000_000_u64), ("queue", 3_000_000), ("cancel_running", 2_000_000_000)] {
-        let project = Project::new();
-        project.file("pipelines/slow.yaml", format!("schedule: {{ every: 1d, overlap: {overlap} }}\n{SLOW}"));
-        let first = std::fs::File::create(project.path("first")).expect("a log");
-        let mut first = project.command(&["run", "slow", "--param", &format!("rows={rows}")]).stderr(first).spawn().expect("started");
-        wait("the first run", &project, "first", || project.read("first").contains("a started"));
-        let second = project.haul(&["run", "slow"]);
-        if overlap == "skip" {
-            assert!(second.expect(3).stderr.contains("is being run by process "));
-            first.kill().expect("killed");
-            first.wait().expect("dead");
-            continue;
-        }
-        let second = second.expect(0);
-        assert!(second.stderr.contains("waiting: pipeline `slow` is being run by process "), "{second:?}");
-        let code = first.wait().expect("it ends").code();
-        assert_eq!(code, Some(if overlap == "queue" { 0 } else { 1 }), "{overlap}");
-        let runs: serde_json::Value = serde_json::from_str(&project.haul(&["runs", "--json"]).expect(0).stdout).expect("JSON");
-        let outcomes: Vec<_> = runs.as_array().expect("a list").iter().map(|run| run["outcome"].as_str()).collect();
-        assert_eq!(outcomes, [Some("done"), Some(if overlap == "queue" { "done" } else { "interrupted" })]);
     }
 }
 

@@ -1,0 +1,74 @@
+//! What happens when runs of a pipeline meet, whoever started them.
+
+use super::{SLOW, serve, ticks, wait};
+use crate::support::Project;
+
+#[test]
+fn overlap_holds_for_runs_by_hand() {
+    for (overlap, rows) in [("skip", 2_000_000_000_u64), ("queue", 3_000_000), ("cancel_running", 2_000_000_000)] {
+        let project = Project::new();
+        project.file("pipelines/slow.yaml", format!("schedule: {{ every: 1d, overlap: {overlap} }}\n{SLOW}"));
+        let first = std::fs::File::create(project.path("first")).expect("a log");
+        let mut first = project.command(&["run", "slow", "--param", &format!("rows={rows}")]).stderr(first).spawn().expect("started");
+        wait("the first run", &project, "first", || project.read("first").contains("a started"));
+        let second = project.haul(&["run", "slow"]);
+        if overlap == "skip" {
+            assert!(second.expect(3).stderr.contains("is being run by process "));
+            first.kill().expect("killed");
+            first.wait().expect("dead");
+            continue;
+        }
+        let second = second.expect(0);
+        assert!(second.stderr.contains("waiting: pipeline `slow` is being run by process "), "{second:?}");
+        let code = first.wait().expect("it ends").code();
+        assert_eq!(code, Some(if overlap == "queue" { 0 } else { 1 }), "{overlap}");
+        let runs: serde_json::Value = serde_json::from_str(&project.haul(&["runs", "--json"]).expect(0).stdout).expect("JSON");
+        let outcomes: Vec<_> = runs.as_array().expect("a list").iter().map(|run| run["outcome"].as_str()).collect();
+        assert_eq!(outcomes, [Some("done"), Some(if overlap == "queue" { "done" } else { "interrupted" })]);
+    }
+}
+
+#[test]
+fn runs_that_may_overlap_go_at_once_and_each_has_one_process() {
+    let project = Project::new();
+    let slow = SLOW.replace("default: 1", "default: 2000000000");
+    project.file("pipelines/slow.yaml", format!("schedule: {{ every: 1s, overlap: allow }}\n{slow}"));
+    let served = serve(&project, "log", &["--runs", "3"]);
+    wait("the daemon", &project, "log", || project.read("log").contains("definitions read"));
+    wait("three runs at once", &project, "log", || served.get(&project, "/metrics").contains("haul_runs_going 3\n"));
+    project.haul(&["run", "slow", "--param", "rows=1"]).expect(0);
+    let going = ticks(&project, "slow")[0].run.clone();
+    let retry = std::fs::File::create(project.path("retry")).expect("a log");
+    let mut retry = project.command(&["retry", &going]).stderr(retry).spawn().expect("started");
+    wait("word of the other process", &project, "retry", || {
+        project.read("retry").contains("waiting: pipeline `slow` is being run by process ")
+    });
+    retry.kill().expect("killed");
+    retry.wait().expect("dead");
+    assert_eq!(served.stop(), Some(143));
+    let runs: serde_json::Value = serde_json::from_str(&project.haul(&["runs", "--json"]).expect(0).stdout).expect("JSON");
+    let count = |outcome: &str| runs.as_array().expect("a list").iter().filter(|run| run["outcome"] == outcome).count();
+    assert_eq!((count("interrupted"), count("done")), (3, 1), "{runs}");
+}
+
+#[test]
+fn any_of_the_runs_that_may_overlap_can_be_retried() {
+    let project = Project::new();
+    let text = "schedule: { every: 1d, overlap: allow }\nconnections:\n  db: { url: \"sqlite:db.db\" }\n  out: { url: \"file:out\" }\nstages:\n  a:\n\
+        \x20   kind: batch\n    from: { sql: db, table: given }\n    transform:\n      - cast: { v: int64 }\n\
+        \x20   to: { files: out, path: \"{{ run.id }}.csv\" }\n";
+    project.file("pipelines/p.yaml", text);
+    let database = rusqlite::Connection::open(project.path("db.db")).expect("a database");
+    database.execute_batch("create table given (v text); insert into given values ('two')").expect("a table");
+    project.haul(&["run", "p"]).expect(1);
+    project.haul(&["run", "p", "--fresh"]).expect(1);
+    database.execute_batch("update given set v = '2'").expect("mended");
+    let runs: serde_json::Value = serde_json::from_str(&project.haul(&["runs", "--json"]).expect(0).stdout).expect("JSON");
+    for run in runs.as_array().expect("a list").iter().rev() {
+        let run = run["run"].as_str().expect("an id");
+        project.haul(&["retry", run]).expect(0);
+        assert_eq!(project.read(&format!("out/{run}.csv")), "v\n2\n");
+    }
+    project.haul(&["run", "p"]).expect(0);
+    assert_eq!(std::fs::read_dir(project.path("out")).expect("a folder").flatten().filter(|file| file.path().is_file()).count(), 3);
+}
