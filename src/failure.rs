@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 /// Decides what happens after a failure. Only [`FailureKind::Transient`] is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,12 +45,14 @@ pub struct Failure {
     pub cause: Option<Box<dyn Error + Send + Sync>>,
     /// The one view that all splits of a source were read through is gone: trying the split again is no use before a new view is opened.
     pub view_lost: bool,
+    /// The system itself said how long to wait before it is asked again.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     /// A failure without a cause beneath it.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), help: None, cause: None, view_lost: false }
+        Self { kind, message: message.into(), help: None, cause: None, view_lost: false, retry_after: None }
     }
 
     /// Worth trying again.
@@ -90,6 +93,13 @@ impl Failure {
     #[must_use]
     pub fn view_lost(mut self) -> Self {
         self.view_lost = true;
+        self
+    }
+
+    /// Says how long to wait at least before another try.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
         self
     }
 

@@ -49,7 +49,14 @@ impl World {
     fn new(spec: &Spec) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let url = Secret::new(format!("sqlite:{}", folder.path().join("shop.db").display()));
-        let connection = Connection { name: "db".to_owned(), engine: Some(Engine::Sqlite), url, max_connections: 4, at: String::new() };
+        let connection = Connection {
+            name: "db".to_owned(),
+            engine: Some(Engine::Sqlite),
+            url,
+            max_connections: 4,
+            http: Default::default(),
+            at: String::new(),
+        };
         let pipeline = Pipeline {
             name: "p".to_owned(),
             description: None,

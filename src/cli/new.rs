@@ -93,7 +93,8 @@ fn check_name(name: &str) -> Result<usize, CliError> {
 fn end(project: &Project, name: &'static str, given: &str) -> Result<(End, Connection), CliError> {
     if !given.contains(':') {
         let connection = shared(project, given)?;
-        let engine = connection.engine.filter(|engine| *engine != Engine::Redis).ok_or_else(|| unknown_engine(given))?;
+        let engine =
+            connection.engine.filter(|engine| !matches!(engine, Engine::Redis | Engine::Http)).ok_or_else(|| unknown_engine(given))?;
         return Ok((End { connection: given.to_owned(), url: None, variable: None, engine }, connection));
     }
     let engine = engine_of(given)?;
@@ -105,6 +106,7 @@ fn end(project: &Project, name: &'static str, given: &str) -> Result<(End, Conne
         engine: Some(engine),
         url: Secret::new(given.to_owned()),
         max_connections: 4,
+        http: Default::default(),
         at: String::new(),
     };
     Ok((End { connection: name.to_owned(), url: Some(said), variable: hide.then_some(variable), engine }, connection))

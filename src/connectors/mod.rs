@@ -19,9 +19,11 @@ use crate::failure::Failure;
 pub use registry::{Connections, Unusable};
 pub use request::requested;
 
+mod ahead;
 pub mod discard;
 pub mod files;
 pub mod generate;
+pub mod http;
 pub mod redis;
 mod registry;
 mod request;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::Root;
+use super::http::Api;
 use super::redis;
 use super::sql::{postgres::Server, sqlite::Database};
 use super::{Sink, Source, discard, generate};
@@ -19,6 +20,7 @@ enum Opened {
     Sqlite(Arc<Database>),
     Files(Arc<Root>),
     Redis(Arc<redis::Server>),
+    Http(Arc<Api>),
 }
 
 /// The systems a pipeline names, each opened once and shared by every source and sink that uses it.
@@ -54,22 +56,23 @@ impl Connections {
             SourceSpec::Sql(sql) => match self.open(&sql.connection)? {
                 Opened::Postgres(server) => Ok(server.source(sql)),
                 Opened::Sqlite(database) => Ok(database.source(sql)),
-                Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&sql.connection, "sql").into()),
+                Opened::Files(_) | Opened::Redis(_) | Opened::Http(_) => Err(wrong_family(&sql.connection, "sql").into()),
             },
             SourceSpec::Poll(poll) => match self.open(&poll.sql.connection)? {
                 Opened::Postgres(server) => Ok(server.poll(poll)),
                 Opened::Sqlite(database) => Ok(database.poll(poll)),
-                Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&poll.sql.connection, "sql").into()),
+                Opened::Files(_) | Opened::Redis(_) | Opened::Http(_) => Err(wrong_family(&poll.sql.connection, "sql").into()),
             },
             SourceSpec::Changes(changes) => match self.open(&changes.connection)? {
                 Opened::Postgres(server) => Ok(server.changes(changes)),
                 Opened::Sqlite(_) => Err(Failure::permanent(format!("`{}` is SQLite, which keeps no log of changes", changes.connection))
                     .help("follow the table by a cursor: `{ table: …, cursor: … }`")
                     .into()),
-                Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&changes.connection, "sql").into()),
+                Opened::Files(_) | Opened::Redis(_) | Opened::Http(_) => Err(wrong_family(&changes.connection, "sql").into()),
             },
             SourceSpec::Files(files) => Ok(self.files(&files.connection)?.source(files)),
             SourceSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows(rows)),
+            SourceSpec::Http(answers) => Ok(self.http(&answers.connection)?.source(answers)),
             SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),
             SourceSpec::RedisKeys(keys) => Ok(self.redis(&keys.connection)?.keys(keys)),
             SourceSpec::Stage(name) => Err(Failure::permanent(format!("stage `{name}` is no system to read from")).into()),
@@ -82,7 +85,7 @@ impl Connections {
             SinkSpec::Sql(sql) => match self.open(&sql.connection)? {
                 Opened::Postgres(server) => Ok(server.sink(sql)),
                 Opened::Sqlite(database) => Ok(database.sink(sql)),
-                Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(&sql.connection, "sql")),
+                Opened::Files(_) | Opened::Redis(_) | Opened::Http(_) => Err(wrong_family(&sql.connection, "sql")),
             },
             SinkSpec::Files(files) => Ok(self.files(&files.connection)?.sink(files)),
             SinkSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows_sink(rows)),
@@ -96,7 +99,7 @@ impl Connections {
     pub fn files(&self, name: &str) -> Result<Arc<Root>, Failure> {
         match self.open(name)? {
             Opened::Files(root) => Ok(root),
-            Opened::Postgres(_) | Opened::Sqlite(_) | Opened::Redis(_) => Err(wrong_family(name, "files")),
+            Opened::Postgres(_) | Opened::Sqlite(_) | Opened::Redis(_) | Opened::Http(_) => Err(wrong_family(name, "files")),
         }
     }
 
@@ -104,7 +107,14 @@ impl Connections {
     pub fn redis(&self, name: &str) -> Result<Arc<redis::Server>, Failure> {
         match self.open(name)? {
             Opened::Redis(server) => Ok(server),
-            Opened::Postgres(_) | Opened::Sqlite(_) | Opened::Files(_) => Err(wrong_family(name, "redis")),
+            Opened::Postgres(_) | Opened::Sqlite(_) | Opened::Files(_) | Opened::Http(_) => Err(wrong_family(name, "redis")),
+        }
+    }
+
+    fn http(&self, name: &str) -> Result<Arc<Api>, Failure> {
+        match self.open(name)? {
+            Opened::Http(api) => Ok(api),
+            Opened::Postgres(_) | Opened::Sqlite(_) | Opened::Files(_) | Opened::Redis(_) => Err(wrong_family(name, "http")),
         }
     }
 
@@ -119,6 +129,7 @@ impl Connections {
             Some(Engine::Sqlite) => Opened::Sqlite(Database::new(connection, &self.base)?),
             Some(Engine::File | Engine::S3) => Opened::Files(Root::new(connection, &self.base)?),
             Some(Engine::Redis) => Opened::Redis(redis::Server::new(connection, &self.base)?),
+            Some(Engine::Http) => Opened::Http(Api::new(connection)?),
             None => return Err(Failure::permanent(format!("the URL of connection `{name}` names no engine haul knows"))),
         };
         opened.insert(name.to_owned(), made.clone());

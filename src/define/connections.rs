@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::items;
+use super::http;
 use super::pipeline::{Connection, Engine};
 use super::reader::Reader;
 use super::suggest::{did_you_mean, known_names};
@@ -22,10 +23,12 @@ const SCHEMES: &[(&str, Engine)] = &[
     ("s3", Engine::S3),
     ("redis", Engine::Redis),
     ("rediss", Engine::Redis),
+    ("http", Engine::Http),
+    ("https", Engine::Http),
 ];
 
 /// Schemes that haul is meant to know and does not in this version.
-const LATER: &[&str] = &["mysql", "mariadb", "http", "https"];
+const LATER: &[&str] = &["mysql", "mariadb"];
 
 /// Connections open at the same time when a connection does not say.
 const MAX_CONNECTIONS: u32 = 8;
@@ -67,7 +70,7 @@ pub fn check_project(reader: &mut Reader<'_>, said: &file::Project) {
         && let Some(text) = reader.text("/state", state)
     {
         match engine(&text) {
-            Ok(Some(Engine::File | Engine::S3 | Engine::Redis)) => {
+            Ok(Some(Engine::File | Engine::S3 | Engine::Redis | Engine::Http)) => {
                 reader.error(
                     "connection-url",
                     "/state",
@@ -104,6 +107,8 @@ pub enum Family {
     Files,
     /// `redis:`
     Redis,
+    /// `http:`
+    Http,
 }
 
 /// Looks up the connection that a family key names, and checks that its engine serves the family. The engine is `None` when it is not
@@ -126,6 +131,7 @@ pub fn engine_of(reader: &mut Reader<'_>, pointer: &str, name: &str, family: Fam
         Family::Sql => (matches!(engine, Engine::Postgres | Engine::Sqlite), "`sql` needs a database"),
         Family::Files => (matches!(engine, Engine::File | Engine::S3), "`files` needs a folder or a bucket"),
         Family::Redis => (engine == Engine::Redis, "`redis` needs a Redis server"),
+        Family::Http => (engine == Engine::Http, "`http` needs an HTTP API"),
     };
     if serves {
         return Some(engine);
@@ -134,6 +140,7 @@ pub fn engine_of(reader: &mut Reader<'_>, pointer: &str, name: &str, family: Fam
         Engine::Postgres | Engine::Sqlite => "sql",
         Engine::File | Engine::S3 => "files",
         Engine::Redis => "redis",
+        Engine::Http => "http",
     };
     let message = format!("{wanted}, and the connection `{name}` is {}", engine_words(engine));
     let url = format!("{}/url", connection.at);
@@ -153,6 +160,7 @@ fn engine_words(engine: Engine) -> &'static str {
         Engine::File => "a folder of files",
         Engine::S3 => "a bucket of files",
         Engine::Redis => "a Redis server",
+        Engine::Http => "an HTTP API",
     }
 }
 
@@ -169,7 +177,8 @@ fn one(reader: &mut Reader<'_>, document: &Document, name: &str, said: &file::Co
         }
     };
     let max_connections = said.max_connections.unwrap_or(MAX_CONNECTIONS);
-    Some(Connection { name: name.to_owned(), engine, url: Secret::new(url), max_connections, at })
+    let http = http::settings(reader, document, &at, said, engine)?;
+    Some(Connection { name: name.to_owned(), engine, url: Secret::new(url), max_connections, http, at })
 }
 
 /// The engine of a URL, by its scheme; `None` when a template hides it. The error is a message, which shows no more of the URL than its
@@ -177,7 +186,8 @@ fn one(reader: &mut Reader<'_>, document: &Document, name: &str, said: &file::Co
 pub fn engine(url: &str) -> Result<Option<Engine>, (String, String)> {
     let visible = ["{{", "{%", "{#"].iter().filter_map(|tag| url.find(tag)).min().map_or(url, |end| &url[..end]);
     let known = || SCHEMES.iter().map(|(scheme, _)| *scheme);
-    let forms = "write `postgres://user@host/database`, `sqlite:path`, `file:folder`, `s3://bucket/prefix` or `redis://host`";
+    let forms =
+        "write `postgres://user@host/database`, `sqlite:path`, `file:folder`, `s3://bucket/prefix`, `redis://host` or `https://host/path`";
     let Some((scheme, rest)) = visible.split_once(':') else {
         return if is_template(url) { Ok(None) } else { Err(("the URL has no scheme".to_owned(), forms.to_owned())) };
     };
@@ -197,7 +207,7 @@ pub fn engine(url: &str) -> Result<Option<Engine>, (String, String)> {
         Engine::Sqlite | Engine::File if whole && rest.trim_start_matches('/').is_empty() && rest.len() != 1 => {
             Err((format!("the URL names no {}", if *engine == Engine::File { "folder" } else { "file" }), forms.to_owned()))
         }
-        Engine::Postgres | Engine::S3 | Engine::Redis if whole && (!rest.starts_with("//") || rest.len() == 2) => {
+        Engine::Postgres | Engine::S3 | Engine::Redis | Engine::Http if whole && (!rest.starts_with("//") || rest.len() == 2) => {
             Err((format!("the `{scheme}:` URL names no {}", if *engine == Engine::S3 { "bucket" } else { "host" }), forms.to_owned()))
         }
         engine => Ok(Some(*engine)),
@@ -222,6 +232,7 @@ fn used_by<'a>(stage: Rows<'a>, used: &mut BTreeSet<&'a str>) {
             Input::Sql(input) => used.extend(input.sql.as_deref()),
             Input::Files(input) => used.extend(input.files.as_deref()),
             Input::Redis(input) => used.extend(input.redis.as_deref()),
+            Input::Http(input) => used.extend(input.http.as_deref()),
             Input::Generate(_) | Input::Stage(_) | Input::Unclear => {}
         }
     }
@@ -249,6 +260,7 @@ mod tests {
         assert_eq!(engine("file:///data"), Ok(Some(Engine::File)));
         assert_eq!(engine("s3://bucket/{{ params.x }}"), Ok(Some(Engine::S3)));
         assert_eq!(engine("rediss://u:p@h:1/2?ca=x"), Ok(Some(Engine::Redis)));
+        assert_eq!(engine("https://api.example.com/v1"), Ok(Some(Engine::Http)));
         assert_eq!(engine("{{ env.URL }}"), Ok(None));
         for wrong in [
             "warehouse.db",
@@ -259,6 +271,7 @@ mod tests {
             "s3://",
             "redis:",
             "redis://",
+            "http:",
             "mysql://h/d",
             "postgre://h/d",
         ] {

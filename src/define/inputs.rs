@@ -7,7 +7,7 @@ use super::pipeline::{
     Compression, CsvDialect, Engine, FileFormat, FilesSource, GenerateSource, Input, PollSource, SourceSpec, SqlRead, SqlSource,
 };
 use super::reader::{Grammar, Reader};
-use super::{keys, redis, steps};
+use super::{http, keys, redis, steps};
 use crate::data::Type;
 use crate::dialect::Dialect;
 use crate::load::document::child;
@@ -48,6 +48,10 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Inp
         }
         file::Input::Redis(said) if said.keys.is_some() => (said.name.clone(), SourceSpec::RedisKeys(keys::input(reader, at, said)?)),
         file::Input::Redis(said) => (said.name.clone(), SourceSpec::Redis(redis::input(reader, at, said)?)),
+        file::Input::Http(said) => {
+            let source = http::input(reader, at, said)?;
+            (said.name.clone().or_else(|| stem(&source.path)), SourceSpec::Http(source))
+        }
         file::Input::Generate(said) => (said.name.clone(), SourceSpec::Generate(generate(reader, at, said)?)),
         file::Input::Stage(said) => {
             let stage = said.stage.clone()?;
@@ -335,7 +339,8 @@ pub fn csv_only(reader: &mut Reader<'_>, at: &str, there: bool, format: Option<F
     !wrong
 }
 
-fn csv_dialect(reader: &mut Reader<'_>, at: &str, said: Option<&file::CsvInput>, tabs: bool) -> CsvDialect {
+/// How CSV is written that is read.
+pub fn csv_dialect(reader: &mut Reader<'_>, at: &str, said: Option<&file::CsvInput>, tabs: bool) -> CsvDialect {
     let none = file::CsvInput::default();
     let said = said.unwrap_or(&none);
     let character = |text: &Option<String>| text.as_ref().and_then(|text| text.bytes().next());

@@ -14,6 +14,7 @@ impl SourceSpec {
             Self::Files(source) => format!("{}/{}", source.connection, source.path),
             Self::RedisKeys(keys) => format!("{} {}", keys.connection, keys.patterns.join(" ")),
             Self::Redis(rows) => format!("{} {}", rows.connection, rows.key),
+            Self::Http(source) => format!("{}{}", source.connection, source.path),
             Self::Generate(source) => format!("{} generated rows", source.rows),
             Self::Stage(name) => format!("stage {name}"),
         }

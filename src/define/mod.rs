@@ -9,6 +9,7 @@ pub mod codes;
 mod conform;
 mod connections;
 mod graph;
+mod http;
 mod inputs;
 mod keys;
 mod labels;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::secret::Secret;
 
 mod cache;
+mod http;
 mod inputs;
 mod keys;
 mod outputs;
@@ -18,6 +19,7 @@ mod schedule;
 mod steps;
 
 pub use cache::*;
+pub use http::*;
 pub use inputs::*;
 pub use keys::*;
 pub use outputs::*;
@@ -94,6 +96,8 @@ pub struct Connection {
     pub url: Secret<String>,
     /// Most connections open at the same time.
     pub max_connections: u32,
+    /// What only HTTP needs.
+    pub http: HttpSettings,
     /// Where it stands.
     pub at: At,
 }
@@ -111,6 +115,8 @@ pub enum Engine {
     S3,
     /// `redis://`, `rediss://`
     Redis,
+    /// `http://`, `https://`
+    Http,
 }
 
 impl Engine {
@@ -120,7 +126,7 @@ impl Engine {
             Self::Postgres => Some("postgres"),
             Self::Sqlite => Some("sqlite"),
             Self::Redis => Some("redis"),
-            Self::File | Self::S3 => None,
+            Self::File | Self::S3 | Self::Http => None,
         }
     }
 }

@@ -93,7 +93,19 @@ impl<'a> Reader<'a> {
 
     /// Reports an error at a value; more places and help are added to what it answers with.
     pub fn error(&mut self, code: &'static str, pointer: &str, message: impl Into<String>, help: impl Into<String>) {
-        let problem = self.document.at_value(Diagnostic::error(code, message), pointer, "");
+        self.error_of(self.document, code, pointer, message, help);
+    }
+
+    /// Reports an error at a value of this file or another.
+    pub fn error_of(
+        &mut self,
+        document: &Document,
+        code: &'static str,
+        pointer: &str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let problem = document.at_value(Diagnostic::error(code, message), pointer, "");
         self.problems.push(problem.help(help));
     }
 

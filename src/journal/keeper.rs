@@ -147,5 +147,12 @@ impl Keeper {
 
 /// The same failure for one more who waits; what lies beneath is in the message already.
 fn again(failure: &Failure) -> Failure {
-    Failure { kind: failure.kind, message: failure.to_string(), help: failure.help.clone(), cause: None, view_lost: failure.view_lost }
+    Failure {
+        kind: failure.kind,
+        message: failure.to_string(),
+        help: failure.help.clone(),
+        cause: None,
+        view_lost: failure.view_lost,
+        retry_after: failure.retry_after,
+    }
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::shape::{Duration, Entries, OneOrMany, Scalar, Size};
 
 mod cache;
+mod http;
 mod inputs;
 mod notify;
 mod outputs;
@@ -18,6 +19,7 @@ mod steps;
 mod stream;
 
 pub use cache::*;
+pub use http::*;
 pub use inputs::*;
 pub use notify::*;
 pub use outputs::*;
@@ -26,7 +28,7 @@ pub use schedule::*;
 pub use steps::*;
 pub use stream::*;
 
-/// A haul pipeline: moves data between databases, Redis and files. The file's name is the pipeline's name.
+/// A haul pipeline: moves data between databases, Redis, HTTP and files. The file's name is the pipeline's name.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
@@ -106,13 +108,28 @@ pub enum ParamType {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Connection {
-    /// Where it is: `postgres://user@host/database`, `sqlite:path`, `file:folder`, `s3://bucket/prefix`, `redis://host`. Secrets come from `{{ env.NAME }}`
-    /// or `{{ secret.file('path') }}`.
-    #[schemars(required, extend("minLength" = 1, "examples" = ["{{ env.SHOP_URL }}", "sqlite:warehouse.db", "file:data", "s3://bucket/prefix"]))]
+    /// Where it is: `postgres://user@host/database`, `sqlite:path`, `file:folder`, `s3://bucket/prefix`, `redis://host`, `https://host/path`.
+    /// Secrets come from `{{ env.NAME }}` or `{{ secret.file('path') }}`.
+    #[schemars(required, extend("minLength" = 1, "examples" = ["{{ env.SHOP_URL }}", "sqlite:warehouse.db", "file:data", "s3://bucket/prefix", "https://api.example.com/v1"]))]
     pub url: Option<String>,
     /// The most connections open to it at the same time.
     #[schemars(range(min = 1, max = 1000), extend("default" = 8))]
     pub max_connections: Option<u32>,
+    /// Of HTTP: how requests prove who asks.
+    pub auth: Option<Auth>,
+    /// Of HTTP: headers of every request. They are kept from other hosts, like `auth`.
+    #[schemars(extend("examples" = [{"X-Api-Key": "{{ env.API_KEY }}"}]))]
+    pub headers: Option<Entries<String>>,
+    /// Of HTTP: whether addresses of private networks, of this machine and of its own link may be asked. A URL that names `localhost` or a loopback
+    /// address may always reach this machine.
+    #[schemars(extend("default" = false))]
+    pub allow_private: Option<bool>,
+    /// Of HTTP: the longest that a connection may take to come about.
+    #[schemars(extend("default" = "10s"))]
+    pub connect_timeout: Option<Duration>,
+    /// Of HTTP: the longest that an answer may send nothing.
+    #[schemars(extend("default" = "30s"))]
+    pub idle_timeout: Option<Duration>,
 }
 
 /// What a run may use at the same time.

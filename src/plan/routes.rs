@@ -24,7 +24,11 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
 
 /// Whether a source knows its columns before it holds any rows, because they are all declared.
 pub(super) fn describes_itself(source: &SourceSpec) -> bool {
-    matches!(source, SourceSpec::Redis(rows) if rows.sample == 0)
+    match source {
+        SourceSpec::Redis(rows) => rows.sample == 0,
+        SourceSpec::Http(answers) => answers.sample == 0,
+        _ => false,
+    }
 }
 
 /// The engine of an output's connection, by the name that native types use.

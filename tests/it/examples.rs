@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::web::{Web, json};
 use crate::support::{self, Project};
 
 fn repository(path: &str) -> PathBuf {
@@ -63,6 +64,7 @@ fn every_example_has_a_test() {
         "follow_changes",
         "follow_orders",
         "hourly_flights",
+        "http_airports",
         "nightly_extract",
         "postgres_copy",
         "quickstart",
@@ -78,6 +80,35 @@ fn hourly_flights() {
     let said = project.haul(&["schedule", "hourly_flights", "--from", "2026-03-08T05:00:00Z", "--next", "4"]).expect(0).stdout;
     let expected = ["Sun 2026-03-08 00:05:00 -05:00", "Sun 2026-03-08 01:05:00 -05:00", "Sun 2026-03-08 03:05:00 -04:00"];
     assert!(expected.iter().all(|tick| said.contains(tick)), "{said}");
+}
+
+/// The airports of the repository's data as an API would give them: pages of objects, each with the code that the next page begins behind.
+#[test]
+fn http_airports() {
+    let text = std::fs::read_to_string(repository("pipelines/data/airports.csv")).expect("the airports");
+    let rows: Vec<(String, f64)> = text
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let latitude = line.rsplit(',').nth(1).and_then(|text| text.parse().ok());
+            (line.split(',').next().unwrap_or_default().to_owned(), latitude.expect("a latitude"))
+        })
+        .collect();
+    let northern = rows.iter().filter(|(_, latitude)| *latitude > 40.0).count();
+    let web = Web::start(move |asked, out| {
+        assert_eq!((asked.header("authorization"), asked.query["country"].as_str()), ("Bearer of good news", "us"));
+        let after = asked.number_of("after", 0);
+        let size = asked.number_of("limit", 1);
+        let items = rows.iter().skip(after).take(size).map(|(iata, latitude)| {
+            serde_json::json!({ "iata": iata, "name": format!("Airport {iata}"), "latitude": latitude, "longitude": -latitude, "tz": 1 })
+        });
+        let next = if after + size < rows.len() { serde_json::json!(after + size) } else { serde_json::Value::Null };
+        json(out, &serde_json::json!({ "items": items.collect::<Vec<_>>(), "next": next }).to_string())
+    });
+    let project = check("http_airports", &[("API_URL", &web.url()), ("API_TOKEN", "of good news")]);
+    let database = rusqlite::Connection::open(project.path("target/http/warehouse.db")).expect("the database");
+    let found: i64 = database.query_row("select count(*) from airports", [], |row| row.get(0)).expect("airports");
+    assert_eq!(found as usize, northern);
 }
 
 #[test]

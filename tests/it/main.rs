@@ -7,6 +7,7 @@ mod examples;
 mod files;
 mod front;
 mod ground;
+mod http;
 mod journal;
 mod kill;
 mod postgres;

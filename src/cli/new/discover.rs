@@ -47,7 +47,7 @@ pub(super) async fn discover(connection: &Connection, base: &Path) -> Result<Dis
             let files = Root::new(connection, base)?.list(FOLDERS).await?;
             files.into_iter().filter(|path| has_rows(path)).map(Found::File).collect()
         }
-        Some(Engine::Redis) | None => Vec::new(),
+        Some(Engine::Redis | Engine::Http) | None => Vec::new(),
     };
     let mut discovered = Discovered::default();
     for one in found {

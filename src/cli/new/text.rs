@@ -60,6 +60,7 @@ fn stage(one: &Found, from: &End, to: &End, all: &[Found], names: &mut BTreeSet<
             format!("sql: {}, table: {}, mode: replace", to.connection, scalar(&table(&[plain_name(one, all)])))
         }
         (Engine::Redis, _) => format!("redis: {}", to.connection),
+        (Engine::Http, _) => format!("http: {}", to.connection),
         (Engine::Postgres | Engine::Sqlite, Found::File(_)) => format!("sql: {}, table: {name}, mode: replace", to.connection),
     };
     format!("  {name}:\n    kind: batch\n    from: {{ {source} }}\n    to: {{ {target} }}\n")

@@ -171,7 +171,7 @@ impl Graph {
 fn is_shared_source(source: &SourceSpec) -> bool {
     match source {
         SourceSpec::Sql(sql) | SourceSpec::Poll(PollSource { sql, .. }) => matches!(sql.read, SqlRead::Table { .. }),
-        SourceSpec::Changes(_) | SourceSpec::Files(_) | SourceSpec::Redis(_) | SourceSpec::RedisKeys(_) => true,
+        SourceSpec::Changes(_) | SourceSpec::Files(_) | SourceSpec::Redis(_) | SourceSpec::RedisKeys(_) | SourceSpec::Http(_) => true,
         SourceSpec::Generate(_) | SourceSpec::Stage(_) => false,
     }
 }
@@ -184,7 +184,7 @@ fn source_label(source: &SourceSpec) -> String {
         },
         SourceSpec::Changes(changes) => format!("{}.{}", changes.connection, changes.table.join(".")),
         SourceSpec::Files(FilesSource { connection, path, .. }) => format!("{connection}/{path}"),
-        SourceSpec::RedisKeys(_) => source.label(),
+        SourceSpec::RedisKeys(_) | SourceSpec::Http(_) => source.label(),
         SourceSpec::Redis(rows) => format!("{} {}", rows.connection, rows.key),
         SourceSpec::Generate(generate) => format!("generate {}", super::words::counted(generate.rows, "row")),
         SourceSpec::Stage(name) => name.clone(),

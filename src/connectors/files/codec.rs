@@ -46,11 +46,11 @@ impl<R: Read> Read for Counted<R> {
 }
 
 /// A file's content, and the count of its bytes as they lie.
-pub(super) type Content = (Box<dyn Read + Send>, Arc<AtomicU64>);
+pub(in crate::connectors) type Content = (Box<dyn Read + Send>, Arc<AtomicU64>);
 
 /// The content of a compressed file, and the count of its bytes as they lie. Several gzip members or zstd frames one after the other
 /// are one content.
-pub(super) fn decompress(file: Box<dyn Read + Send>, how: Compression) -> io::Result<Content> {
+pub(in crate::connectors) fn decompress(file: Box<dyn Read + Send>, how: Compression) -> io::Result<Content> {
     let count = Arc::new(AtomicU64::new(0));
     let counted = Counted::new(file, &count);
     let content: Box<dyn Read + Send> = match how {

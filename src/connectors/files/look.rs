@@ -28,7 +28,7 @@ fn share(sample: usize, files: usize, place: usize) -> usize {
 
 /// Rows of a sample, and the bytes of text they took.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sampled {
+pub(in crate::connectors) struct Sampled {
     /// Rows.
     pub rows: u64,
     /// Bytes of their text, decompressed.

@@ -31,5 +31,8 @@ mod state;
 mod store;
 mod stream;
 
+pub(super) use codec::{Content, decompress};
+pub(super) use csv::{CsvRows, header};
+pub(super) use ndjson::NdjsonRows;
 pub use rejects::{RejectLog, RejectWriter};
 pub use root::Root;

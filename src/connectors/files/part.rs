@@ -77,7 +77,7 @@ pub(super) fn read_back(
         let (content, count) = open(target, path)?;
         let mut rows = NdjsonRows::open(path, content, count)?;
         let guessed = vec![false; schema.columns.len()];
-        rows.want(schema, schema, &guessed, true);
+        rows.want(Some(schema), schema, &guessed, true);
         return give_rows(rows, RowsOut::new(schema, &guessed, Vec::new(), limit), give);
     };
     let (content, count) = open(target, path)?;

@@ -198,7 +198,7 @@ impl Inner {
                         NdjsonRows::open(path, content, count)?
                     }
                 };
-                rows.want(&self.look.schema, &self.schema, &self.guessed, false);
+                rows.want(Some(&self.look.schema), &self.schema, &self.guessed, false);
                 self.give(rows, Vec::new(), give)
             }
         }

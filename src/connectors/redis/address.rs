@@ -135,8 +135,14 @@ mod tests {
     use crate::secret::Secret;
 
     fn read(url: &str) -> Result<Settings, String> {
-        let connection =
-            Connection { name: "r".to_owned(), engine: None, url: Secret::new(url.to_owned()), max_connections: 4, at: String::new() };
+        let connection = Connection {
+            name: "r".to_owned(),
+            engine: None,
+            url: Secret::new(url.to_owned()),
+            max_connections: 4,
+            http: Default::default(),
+            at: String::new(),
+        };
         Settings::read(&connection, Path::new("/nowhere")).map_err(|failure| failure.to_string())
     }
 

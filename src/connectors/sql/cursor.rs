@@ -11,18 +11,14 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
+use crate::connectors::ahead::{Ahead, ahead};
 use crate::connectors::{Reading, Split, SplitGoal, Splits};
 use crate::data::{BatchStream, Chunk, Lag, Position, Schema};
 use crate::failure::Failure;
 
 /// Version of positions.
 const VERSION: u32 = 1;
-
-/// Chunks that may wait for the one who takes them.
-const AHEAD: usize = 2;
 
 /// A row's cursor and key, in the form that the engine chose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,13 +99,8 @@ impl Reading for Following {
 
     /// Never ends by itself.
     async fn read(&self, _: &Split, from: Option<&Position>) -> Result<BatchStream, Failure> {
-        let (send, receive) = mpsc::channel(AHEAD);
-        let reader = Reader { schema: self.schema.clone(), every: self.every, pages: Arc::clone(&self.pages), send, at: from.cloned() };
-        let task = AbortOnDropHandle::new(tokio::spawn(reader.run()));
-        Ok(Box::pin(futures::stream::unfold((receive, task), |(mut receive, task)| async move {
-            let chunk = receive.recv().await?;
-            Some((chunk, (receive, task)))
-        })))
+        let (schema, every, pages, at) = (self.schema.clone(), self.every, Arc::clone(&self.pages), from.cloned());
+        Ok(ahead(|send| Reader { schema, every, pages, send, at }.run()))
     }
 }
 
@@ -117,27 +108,15 @@ struct Reader {
     schema: Schema,
     every: Duration,
     pages: Arc<dyn Pages>,
-    send: mpsc::Sender<Result<Chunk, Failure>>,
+    send: Ahead,
     at: Option<Position>,
 }
 
 impl Reader {
-    async fn run(mut self) {
+    async fn run(mut self) -> Result<(), Failure> {
         loop {
-            match self.page().await {
-                Ok(true) => {}
-                Ok(false) => tokio::select! {
-                    () = tokio::time::sleep(self.every) => {}
-                    () = self.send.closed() => return,
-                },
-                // Nobody waits for the failure when the queue is closed.
-                Err(failure) => {
-                    let _ = self.send.send(Err(failure)).await;
-                    return;
-                }
-            }
-            if self.send.is_closed() {
-                return;
+            if !self.page().await? {
+                tokio::time::sleep(self.every).await;
             }
         }
     }
@@ -151,7 +130,7 @@ impl Reader {
             let mut held: Option<Chunk> = None;
             while let Some(chunk) = rows.next().await {
                 if let Some(earlier) = held.replace(chunk?) {
-                    let _ = self.send.send(Ok(earlier)).await;
+                    self.send.give(earlier).await?;
                 }
             }
             last = held.unwrap_or(last);
@@ -159,7 +138,7 @@ impl Reader {
         }
         last.position = self.at.clone();
         last.lag = Some(Lag { caught_up: !more, behind_ms: if more { behind_ms } else { Some(0) }, bytes: None });
-        let _ = self.send.send(Ok(last)).await;
+        self.send.give(last).await?;
         Ok(more)
     }
 }

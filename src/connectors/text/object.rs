@@ -1,5 +1,8 @@
 //! The members of JSON objects as the columns of rows: what is looked for, what it becomes, and what a sample of it could be.
 
+use std::fmt::Display;
+
+use super::rows::{RowsOut, bad_value};
 use crate::data::text::json::{Value, members, string};
 use crate::data::text::{Builder, Guess};
 use crate::data::{Column, Schema, Type};
@@ -52,6 +55,25 @@ pub(in crate::connectors) fn find<'a>(text: &'a str, all: Option<&[String]>, wan
         Ok(())
     })?;
     Ok(found)
+}
+
+/// Takes an object's text as a row: a good one, or one that is refused, with the reason.
+pub(in crate::connectors) fn take(text: &str, origin: impl Display, all: Option<&[String]>, wanted: &[Wanted], out: &mut RowsOut) {
+    let found = match find(text, all, wanted) {
+        Ok(found) => found,
+        Err(reason) => return out.reject(origin, reason, text),
+    };
+    let mut fault = None;
+    for ((column, value), builder) in wanted.iter().zip(found).zip(&mut out.columns) {
+        if let Err(reason) = append(column, value, builder) {
+            builder.append_null();
+            fault.get_or_insert_with(|| bad_value(&column.name, value.map_or("", Value::raw), &reason));
+        }
+    }
+    match fault {
+        None => out.good(text.len()),
+        Some(reason) => out.bad(origin, reason, text),
+    }
 }
 
 /// Appends a member's value to its column.

@@ -41,8 +41,13 @@ impl<'a> Value<'a> {
 }
 
 /// The members of an object. The error says why the text is none.
-pub(crate) fn members<'a>(text: &'a str, mut member: impl FnMut(Cow<'a, str>, Value<'a>) -> Result<(), String>) -> Result<(), String> {
+pub(crate) fn members<'a>(text: &'a str, member: impl FnMut(Cow<'a, str>, Value<'a>) -> Result<(), String>) -> Result<(), String> {
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| format!("the line is not JSON: {}", without_line(&error)))?;
+    members_of(text, member)
+}
+
+/// The members of an object in a text that must be JSON.
+pub(crate) fn members_of<'a>(text: &'a str, mut member: impl FnMut(Cow<'a, str>, Value<'a>) -> Result<(), String>) -> Result<(), String> {
     let bytes = text.as_bytes();
     let mut at = space(bytes, 0);
     if bytes.get(at) != Some(&b'{') {
@@ -61,26 +66,64 @@ pub(crate) fn members<'a>(text: &'a str, mut member: impl FnMut(Cow<'a, str>, Va
     Ok(())
 }
 
+/// The value below a JSON pointer in a JSON text: `None` when nothing is there. The text must be JSON.
+pub(crate) fn at_pointer<'a>(text: &'a str, pointer: &str) -> Option<Value<'a>> {
+    let mut value = Value::of(text.trim());
+    for token in pointer.split('/').skip(1) {
+        let token = token.replace("~1", "/").replace("~0", "~");
+        let inner = value.raw();
+        let mut found = None;
+        if inner.starts_with('{') {
+            let _ = members_of(inner, |key, value| {
+                if key == token {
+                    found = Some(value);
+                }
+                Ok(())
+            });
+        } else if inner.starts_with('[')
+            && let Ok(wanted) = token.parse::<usize>()
+        {
+            found = items(inner).nth(wanted);
+        }
+        value = found?;
+    }
+    Some(value)
+}
+
+/// The items of an array, as written. The text must be a JSON array.
+pub(crate) fn items(text: &str) -> impl Iterator<Item = Value<'_>> {
+    let bytes = text.as_bytes();
+    let mut at = space(bytes, space(bytes, 0) + 1);
+    std::iter::from_fn(move || {
+        if bytes.get(at).is_none_or(|byte| *byte == b']') {
+            return None;
+        }
+        let end = value_end(bytes, at);
+        let value = Value::of(&text[at..end]);
+        at = next_item(bytes, end);
+        Some(value)
+    })
+}
+
+/// Whether a text is JSON; the error says why not, and where.
+pub(crate) fn check(text: &str) -> Result<(), String> {
+    serde_json::from_str::<IgnoredAny>(text).map(drop).map_err(|error| error.to_string())
+}
+
 /// The items of a JSON array: `None` for null, a string's content, anything else as written. `None` when the text is no JSON array.
 pub(crate) fn array_items(text: &str) -> Option<Vec<Option<Cow<'_, str>>>> {
     serde_json::from_str::<IgnoredAny>(text).ok()?;
-    let bytes = text.as_bytes();
-    let mut at = space(bytes, 0);
-    if bytes.get(at) != Some(&b'[') {
+    if !text.trim_start().starts_with('[') {
         return None;
     }
-    let mut items = Vec::new();
-    at = space(bytes, at + 1);
-    while bytes.get(at).is_some_and(|byte| *byte != b']') {
-        let end = value_end(bytes, at);
-        items.push(match Value::of(&text[at..end]) {
+    let item = |value| {
+        Some(match value {
             Value::Null => None,
             Value::String(text) => Some(string(text)?),
             other => Some(Cow::Borrowed(other.raw())),
-        });
-        at = next_item(bytes, end);
-    }
-    Some(items)
+        })
+    };
+    items(text).map(item).collect()
 }
 
 /// The content of a string with its quotes; `None` when an escape names no character.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{At, Expr, KeysSource, RedisRows};
+use super::{At, Expr, HttpSource, KeysSource, RedisRows};
 use crate::data::Type;
 
 /// One input of a stage.
@@ -32,6 +32,8 @@ pub enum SourceSpec {
     Redis(RedisRows),
     /// Keys of a Redis server, as they are.
     RedisKeys(KeysSource),
+    /// The answers of an HTTP API.
+    Http(HttpSource),
     /// Rows made up from expressions.
     Generate(GenerateSource),
     /// The rows of another stage of the same run.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::RedisInput;
+use super::{HttpInput, RedisInput};
 use crate::load::shape::{Duration, Entries, Scalar, families};
 
 families! {
@@ -15,6 +15,8 @@ families! {
         Files("files", FilesInput),
         /// Reads rows out of the keys of the Redis server behind this connection.
         Redis("redis", RedisInput),
+        /// Reads the answers of the HTTP API behind this connection.
+        Http("http", HttpInput),
         /// Makes up this many rows.
         Generate("generate", GenerateInput),
         /// Reads the rows of this stage.

@@ -56,7 +56,14 @@ impl System {
 }
 
 pub fn connection(url: &str) -> Connection {
-    Connection { name: "c".to_owned(), engine: None, url: Secret::new(url.to_owned()), max_connections: 4, at: String::new() }
+    Connection {
+        name: "c".to_owned(),
+        engine: None,
+        url: Secret::new(url.to_owned()),
+        max_connections: 4,
+        http: Default::default(),
+        at: String::new(),
+    }
 }
 
 fn sql_sink(mode: &WriteMode) -> SqlSink {

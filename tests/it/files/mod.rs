@@ -87,6 +87,7 @@ fn root(url: &str, base: &Path) -> Result<Arc<Root>, Failure> {
         engine: Some(engine),
         url: Secret::new(url.to_owned()),
         max_connections: 8,
+        http: Default::default(),
         at: String::new(),
     };
     Root::new(&connection, base)

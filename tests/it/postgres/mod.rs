@@ -65,7 +65,7 @@ fn spec(table: &str) -> SqlSink {
 
 fn server(url: &str) -> Result<Arc<Server>, Failure> {
     let url = Secret::new(url.to_owned());
-    Server::new(&Connection { name: "pg".to_owned(), engine: None, url, max_connections: 8, at: String::new() })
+    Server::new(&Connection { name: "pg".to_owned(), engine: None, url, max_connections: 8, http: Default::default(), at: String::new() })
 }
 
 fn upsert(key: &[&str]) -> WriteMode {

@@ -75,6 +75,7 @@ fn database(url: &str, base: &std::path::Path) -> Result<Arc<Database>, haul::fa
         engine: Some(Engine::Sqlite),
         url: Secret::new(url.to_owned()),
         max_connections: 4,
+        http: Default::default(),
         at: "/connections/shop".to_owned(),
     };
     Database::new(&connection, base)

@@ -7,6 +7,7 @@ mod certificates;
 pub mod loads;
 mod postgres;
 pub mod redis;
+pub mod web;
 
 pub use certificates::certificates;
 pub use postgres::{postgres, postgres_with_tls};

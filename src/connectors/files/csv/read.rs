@@ -16,7 +16,7 @@ use crate::define::pipeline::CsvDialect;
 use crate::failure::Failure;
 
 /// The records of one CSV file, as rows of some columns.
-pub(in crate::connectors::files) struct CsvRows {
+pub(in crate::connectors) struct CsvRows {
     path: String,
     scanner: Scanner<Box<dyn Read + Send>>,
     dialect: CsvDialect,
@@ -58,13 +58,13 @@ impl<R: Read> Boundaries<R> {
 }
 
 /// The names of a file's columns, without its rows.
-pub(in crate::connectors::files) fn header(rows: &CsvRows) -> &[String] {
+pub(in crate::connectors) fn header(rows: &CsvRows) -> &[String] {
     &rows.names
 }
 
 impl CsvRows {
     /// Reads the header. `content` is decompressed; `count` counts the file's bytes as they lie.
-    pub(in crate::connectors::files) fn open(
+    pub(in crate::connectors) fn open(
         path: &str,
         content: Box<dyn Read + Send>,
         count: Arc<AtomicU64>,
@@ -151,7 +151,7 @@ impl CsvRows {
     }
 
     /// Adds up to `most` rows to the guesses of the file's columns. Bad rows are left for the read to report.
-    pub(in crate::connectors::files) fn sample(&mut self, guesses: &mut [Guess], most: usize) -> Result<Sampled, Failure> {
+    pub(in crate::connectors) fn sample(&mut self, guesses: &mut [Guess], most: usize) -> Result<Sampled, Failure> {
         let mut seen = Sampled::default();
         while (seen.rows as usize) < most {
             let Some(record) = self.next_record()? else { break };
@@ -173,7 +173,7 @@ impl CsvRows {
     }
 
     /// Where each wanted column stands in this file.
-    pub(in crate::connectors::files) fn places(&self, schema: &Schema) -> Result<Vec<usize>, Failure> {
+    pub(in crate::connectors) fn places(&self, schema: &Schema) -> Result<Vec<usize>, Failure> {
         let place = |name: &String| self.names.iter().position(|own| own == name);
         schema.columns.iter().map(|column| place(&column.name).ok_or_else(|| column_gone(&self.path, &column.name))).collect()
     }

@@ -3,5 +3,5 @@
 mod read;
 mod write;
 
-pub(super) use read::NdjsonRows;
+pub(in crate::connectors) use read::NdjsonRows;
 pub(super) use write::NdjsonWriter;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::connectors::files::codec;
 use crate::connectors::files::encoding::utf8;
 use crate::connectors::files::look::Sampled;
-use crate::connectors::text::{ObjectSample, Rows, RowsOut, Wanted, append, bad_value, find};
-use crate::data::text::json::{Value, members};
+use crate::connectors::text::{ObjectSample, Rows, RowsOut, Wanted, take};
+use crate::data::text::json::members;
 use crate::data::{Chunk, Schema};
 use crate::failure::Failure;
 
@@ -16,39 +16,45 @@ use crate::failure::Failure;
 const MOST_LINE_BYTES: u64 = 1 << 30;
 
 /// The lines of one NDJSON file, as rows of some columns.
-pub(in crate::connectors::files) struct NdjsonRows {
+pub(in crate::connectors) struct NdjsonRows {
     path: String,
     input: BufReader<Box<dyn Read + Send>>,
-    /// Every column a line may have.
-    all: Vec<String>,
+    /// Every column a line may have; `None` when others are passed over.
+    all: Option<Vec<String>>,
     wanted: Vec<Wanted>,
     line: u64,
     text: Vec<u8>,
+    /// The line before it.
+    last: Vec<u8>,
     count: Arc<AtomicU64>,
     counted: u64,
 }
 
 impl NdjsonRows {
     /// `content` is decompressed; `count` counts the file's bytes as they lie.
-    pub(in crate::connectors::files) fn open(path: &str, content: Box<dyn Read + Send>, count: Arc<AtomicU64>) -> Result<Self, Failure> {
+    pub(in crate::connectors) fn open(path: &str, content: Box<dyn Read + Send>, count: Arc<AtomicU64>) -> Result<Self, Failure> {
         Ok(Self::from_line(1, path, utf8(content, "utf-8", path)?, count))
     }
 
     /// The part of a file that begins with that line.
     pub(in crate::connectors::files) fn from_line(line: u64, path: &str, content: Box<dyn Read + Send>, count: Arc<AtomicU64>) -> Self {
         let input = BufReader::with_capacity(256 << 10, content);
-        let (all, wanted) = (Vec::new(), Vec::new());
-        Self { path: path.to_owned(), input, all, wanted, line: line - 1, text: Vec::new(), count, counted: 0 }
+        let (all, wanted, text, last) = (None, Vec::new(), Vec::new(), Vec::new());
+        Self { path: path.to_owned(), input, all, wanted, line: line - 1, text, last, count, counted: 0 }
     }
 
-    /// Says what is read of which columns. With `keeps_null`, NULL of a JSON column is a missing key, and `null` is a value.
-    pub(in crate::connectors::files) fn want(&mut self, all: &Schema, wanted: &Schema, guessed: &[bool], keeps_null: bool) {
-        self.all = all.columns.iter().map(|column| column.name.clone()).collect();
+    /// Says what is read of which columns, and which others a line may have: `None` passes over whatever there is. With `keeps_null`, NULL of a
+    /// JSON column is a missing key, and `null` is a value.
+    pub(in crate::connectors) fn want(&mut self, all: Option<&Schema>, wanted: &Schema, guessed: &[bool], keeps_null: bool) {
+        self.all = all.map(|all| all.columns.iter().map(|column| column.name.clone()).collect());
         self.wanted = Wanted::of(wanted, guessed, keeps_null);
     }
 
     /// Reads the next line that is not empty into `text`, without its end; `false` at the end of the file.
     fn next_line(&mut self) -> Result<bool, Failure> {
+        if !self.text.is_empty() {
+            std::mem::swap(&mut self.text, &mut self.last);
+        }
         loop {
             self.text.clear();
             let read = self.input.by_ref().take(MOST_LINE_BYTES + 1).read_until(b'\n', &mut self.text);
@@ -68,8 +74,13 @@ impl NdjsonRows {
         }
     }
 
+    /// The last line that was read to its end, once there are no more.
+    pub(in crate::connectors) fn last_line(&self) -> &[u8] {
+        &self.last
+    }
+
     /// Adds up to `most` lines to the sample.
-    pub(in crate::connectors::files) fn sample(&mut self, sample: &mut ObjectSample, most: usize) -> Result<Sampled, Failure> {
+    pub(in crate::connectors) fn sample(&mut self, sample: &mut ObjectSample, most: usize) -> Result<Sampled, Failure> {
         let mut seen = Sampled::default();
         while (seen.rows as usize) < most && self.next_line()? {
             if let Ok(text) = std::str::from_utf8(&self.text) {
@@ -97,24 +108,7 @@ impl Rows for NdjsonRows {
                 );
                 continue;
             };
-            let found = match find(text, Some(&self.all), &self.wanted) {
-                Ok(found) => found,
-                Err(reason) => {
-                    out.reject(format_args!("{}:{}", self.path, self.line), reason, text);
-                    continue;
-                }
-            };
-            let mut fault = None;
-            for ((column, value), builder) in self.wanted.iter().zip(found).zip(&mut out.columns) {
-                if let Err(reason) = append(column, value, builder) {
-                    builder.append_null();
-                    fault.get_or_insert_with(|| bad_value(&column.name, value.map_or("", Value::raw), &reason));
-                }
-            }
-            match fault {
-                None => out.good(text.len()),
-                Some(reason) => out.bad(format_args!("{}:{}", self.path, self.line), reason, text),
-            }
+            take(text, format_args!("{}:{}", self.path, self.line), self.all.as_deref(), &self.wanted, out);
         }
         let total = self.count.load(Ordering::Relaxed);
         let bytes = total - std::mem::replace(&mut self.counted, total);

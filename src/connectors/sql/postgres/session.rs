@@ -237,7 +237,14 @@ mod tests {
     use crate::secret::Secret;
 
     fn connection(url: &str, max_connections: u32) -> Connection {
-        Connection { name: "pg".to_owned(), engine: None, url: Secret::new(url.to_owned()), max_connections, at: String::new() }
+        Connection {
+            name: "pg".to_owned(),
+            engine: None,
+            url: Secret::new(url.to_owned()),
+            max_connections,
+            http: Default::default(),
+            at: String::new(),
+        }
     }
 
     #[test]

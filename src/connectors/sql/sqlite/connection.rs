@@ -311,7 +311,8 @@ mod tests {
 
     fn database(folder: &Path) -> Arc<Database> {
         let url = Secret::new("sqlite:full.db".to_owned());
-        let connection = Connection { name: "shop".to_owned(), engine: None, url, max_connections: 1, at: String::new() };
+        let connection =
+            Connection { name: "shop".to_owned(), engine: None, url, max_connections: 1, http: Default::default(), at: String::new() };
         Database::new(&connection, folder).expect("a file's URL")
     }
 

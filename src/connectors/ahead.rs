@@ -1,0 +1,49 @@
+//! Reading ahead: a task that hands chunks on, as a stream.
+
+use futures::stream;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::data::{BatchStream, Chunk};
+use crate::failure::Failure;
+
+/// Chunks that may wait for the one who takes them.
+const AHEAD: usize = 2;
+
+/// Where a reading task hands its chunks.
+#[derive(Clone)]
+pub(super) struct Ahead(mpsc::Sender<Chunk>);
+
+impl Ahead {
+    /// Hands a chunk on, once there is room for it. Fails when nobody wants it any more.
+    pub(super) async fn give(&self, chunk: Chunk) -> Result<(), Failure> {
+        self.0.send(chunk).await.map_err(|_| Failure::cancelled())
+    }
+
+    /// The same on a thread that may block.
+    pub(super) fn give_blocking(&self, chunk: Chunk) -> Result<(), Failure> {
+        self.0.blocking_send(chunk).map_err(|_| Failure::cancelled())
+    }
+}
+
+/// Runs a reading task. Its failure is the last item of the stream; dropping the stream ends it.
+pub(super) fn ahead<F>(work: impl FnOnce(Ahead) -> F) -> BatchStream
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let task = AbortOnDropHandle::new(tokio::spawn(work(Ahead(sender))));
+    Box::pin(stream::unfold((receiver, Some(task)), |(mut receiver, task)| async move {
+        if let Some(chunk) = receiver.recv().await {
+            return Some((Ok(chunk), (receiver, task)));
+        }
+        // The task is done; its answer is the end of the stream.
+        let failure = match task?.await {
+            Ok(Ok(())) => return None,
+            Ok(Err(failure)) => failure,
+            Err(error) if error.is_cancelled() => Failure::cancelled(),
+            Err(error) => Failure::permanent("a bug: a task that reads panicked").cause(error),
+        };
+        Some((Err(failure), (receiver, None)))
+    }))
+}
