@@ -98,7 +98,7 @@ pub fn output(reader: &mut Reader<'_>, at: &str, said: &file::RedisOutput) -> Op
         }
         Some(file::KeyTtl::Unclear) | None => KeyTtl::Unsaid,
     };
-    Some(RedisRowsSink { connection, shape, key, mode, ttl, maxlen: said.maxlen })
+    Some(RedisRowsSink { connection, shape, key, mode, ttl, maxlen: said.maxlen, changes: false })
 }
 
 /// The one shape that is said, with its key.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::connections::{Family, engine_of};
 use super::inputs::table_name;
-use super::pipeline::{ChangesSource, Engine, Flow, Kind, Retry, SinkSpec, SourceSpec, SqlSink, WriteMode};
+use super::pipeline::{ChangesSource, Engine, Flow, Kind, RedisRowsSink, Retry, RowMode, SinkSpec, SourceSpec, SqlSink, WriteMode};
 use super::reader::Reader;
 use super::stages::positive;
 use crate::load::file::{self, Defaults, StreamStage};
@@ -36,7 +36,7 @@ pub fn retry(said: &StreamStage, all: Retry) -> Retry {
 }
 
 /// Checks the rows of a stream.
-pub fn check(reader: &mut Reader<'_>, at: &str, flow: &Flow) {
+pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
     let from = format!("{at}/from");
     if flow.from.len() > 1 {
         let message = "a stream follows one input, and this has several";
@@ -60,8 +60,12 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &Flow) {
         let help = "transform in a view of the target, or follow the table by a cursor";
         reader.error("stream-transform", &format!("{at}/transform"), message, help);
     }
-    for (place, output) in flow.to.iter().enumerate() {
-        let last = place + 1 == flow.to.len();
+    let count = flow.to.len();
+    for (place, output) in flow.to.iter_mut().enumerate() {
+        let last = place + 1 == count;
+        if let SinkSpec::Redis(rows) = &mut output.sink {
+            rows.changes = changes;
+        }
         let problem = match &output.sink {
             SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }) => None,
             SinkSpec::Sql(_) | SinkSpec::Discard if changes => {
@@ -78,9 +82,16 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &Flow) {
             SinkSpec::Files(_) => {
                 Some(("files", "a stream cannot write files yet", "write to a table, and let a batch stage write the files"))
             }
-            SinkSpec::Redis(_) => {
-                Some(("redis", "a stream cannot write to Redis yet", "write to a table, and let a batch stage write the keys"))
+            SinkSpec::Redis(rows) if changes && !(rows.shape.one_row() && rows.mode == RowMode::Replace) => {
+                let help = "write a `hash` with `mode: replace`, a `json` or a `string`";
+                Some((rows.shape.word(), "changes are applied to keys that hold one row each, and nothing else", help))
             }
+            SinkSpec::Redis(RedisRowsSink { mode: RowMode::Append, .. }) if !last => Some((
+                "redis",
+                "after a crash the outputs before the last may get rows a second time, and these would be appended twice",
+                "move this output to the end of the list",
+            )),
+            SinkSpec::Redis(_) => None,
             SinkSpec::Sql(_) | SinkSpec::RedisKeys(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
         };
         if let Some((key, message, help)) = problem {

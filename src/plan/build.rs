@@ -12,7 +12,7 @@ use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, S
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, SqlSink, Stage, Step, WriteMode};
+use crate::define::pipeline::{Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
@@ -184,43 +184,6 @@ impl<'a> Builder<'a> {
             Err(failure) => {
                 self.problems.failure(&input.at, "source-unreadable", &failure);
                 None
-            }
-        }
-    }
-
-    /// A stream goes through row by row, into outputs that can commit what came so far.
-    fn can_stream(&mut self, stage: &Stage, inputs: &[InputPlan], transform: &Compiled, outputs: &[OutputPlan]) -> bool {
-        let before = self.problems.diagnostics.len();
-        if !transform.rowwise() {
-            let help = "do it in the source's query, or in a batch stage that reads the table which the stream writes";
-            let problem = Diagnostic::error("stream-transform", "a step here must see all rows, and a stream never has all of them");
-            self.problems.definition(&format!("{}/transform", stage.at), problem.help(help));
-        }
-        for output in outputs.iter().filter(|output| !output.target.checkpoints) {
-            let message = format!("{} cannot commit a part of its rows and go on, as a stream must", output.label);
-            self.problems.definition(&output.output.at, Diagnostic::error("stream-target", message).help("write to a table"));
-        }
-        if let [InputPlan { origin: Origin::Source(from), .. }] = inputs
-            && matches!(stage.flow.from.as_slice(), [Input { source: SourceSpec::Changes(_), .. }])
-        {
-            self.can_apply(&from.description.key, outputs);
-        }
-        self.problems.diagnostics.len() == before
-    }
-
-    /// Changes are applied by the key that they have at their source, by an engine that can.
-    fn can_apply(&mut self, key: &[String], outputs: &[OutputPlan]) {
-        let sorted = |key: &[String]| key.iter().cloned().collect::<std::collections::BTreeSet<String>>();
-        for output in outputs {
-            let SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key: own }, .. }) = &output.output.sink else { continue };
-            if native_engine(self.pipeline, &output.output) != Some("postgres") {
-                let message = format!("{} cannot apply changes", output.label);
-                let problem = Diagnostic::error("stream-target", message).help("write to PostgreSQL, or follow the table by a cursor");
-                self.problems.definition(&output.output.at, problem);
-            } else if sorted(own) != sorted(key) {
-                let message = format!("changes name their rows by ({}), and {} by ({})", key.join(", "), output.label, own.join(", "));
-                let problem = Diagnostic::error("stream-target", message).help(format!("write `key: [{}]`", key.join(", ")));
-                self.problems.definition(&format!("{}/key", output.output.at), problem);
             }
         }
     }

@@ -11,6 +11,7 @@ pub mod graph;
 mod offline;
 mod problems;
 mod routes;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;

@@ -9,6 +9,8 @@ pub type Replies = Vec<Value>;
 
 /// What one argument takes on the wire besides its own bytes.
 const ARGUMENT: usize = 16;
+/// Arguments and bytes that most commands fit into.
+const USUAL: (usize, usize) = (6, 64);
 
 /// One command.
 #[derive(Clone)]
@@ -20,7 +22,7 @@ pub struct Command {
 impl Command {
     /// Begins a command: its name, of one or several words.
     pub fn new(name: &str) -> Self {
-        let mut cmd = Cmd::new();
+        let mut cmd = Cmd::with_capacity(USUAL.0, USUAL.1);
         for word in name.split(' ') {
             cmd.arg(word);
         }

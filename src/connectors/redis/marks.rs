@@ -2,7 +2,8 @@
 //!
 //! Each output of each stage of each pipeline has three keys with one hash tag, so that they share a slot: `…:load`, a hash that says who
 //! wrote it last and how far it is; `…:marks`, a hash with one field for each committed split; and `…:epoch`, a counter that every claim
-//! raises. A transaction that watches the counter cannot be carried out once a newer worker has claimed the load.
+//! raises. A transaction that watches the counter cannot be carried out once a newer worker has claimed the load. Such transactions also write
+//! the `…:turn:…` of their split, and watch it: of two attempts of one worker, the one that was thought lost cannot be carried out any more.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reply::{bytes, good, integer, items, text};
 use super::topology::SLOTS;
-use super::{Command, Server, slot};
+use super::{Command, Lease, Server, slot};
 use crate::connectors::{Claim, FoundLoad, LoadKey, Mark, moved_on};
 use crate::data::Position;
 use crate::define::pipeline::RESERVED;
@@ -19,6 +20,9 @@ use crate::failure::{Failure, FailureKind};
 
 /// The version of the records' form, kept with every load and mark.
 const FORMAT: u32 = 1;
+
+/// How long a turn is remembered, in milliseconds: longer than any command of a lost connection is on its way.
+const TURN_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// `KEYS`: load, marks, epoch. `ARGV`: run, plan hash, format.
 const CLAIM: &str = "
@@ -55,12 +59,6 @@ const FORGET: &str = "
     if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'state', 'claimed') end
     return 1";
 
-/// `KEYS`: load, marks, epoch. `ARGV`: epoch, split, mark.
-const COMMIT: &str = "
-    if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
-    redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
-    return 1";
-
 /// `KEYS`: load, marks, epoch. `ARGV`: epoch, split, mark, the place of the mark before it, its own place. Gives 0 when a newer worker has
 /// claimed the load, and 2 when the split has another mark than these two.
 const ADVANCE: &str = "
@@ -80,6 +78,7 @@ const ADVANCE: &str = "
 #[derive(Clone)]
 pub struct Marks {
     server: Arc<Server>,
+    prefix: String,
     load: Vec<u8>,
     marks: Vec<u8>,
     epoch: Vec<u8>,
@@ -92,7 +91,7 @@ pub struct Standing {
     pub epoch: u64,
     /// Whether the load is published.
     pub published: bool,
-    /// The mark of the split, when it is committed.
+    /// The mark of the split, when all of it or its beginning is committed.
     pub mark: Option<Mark>,
 }
 
@@ -116,12 +115,44 @@ impl Marks {
             Some(slot) => format!("{RESERVED}{}}}:{own}", tag_of(slot)),
         };
         let name = |what: &str| format!("{prefix}:{what}").into_bytes();
-        Self { server, load: name("load"), marks: name("marks"), epoch: name("epoch"), stage: key.stage.clone() }
+        Self { server, load: name("load"), marks: name("marks"), epoch: name("epoch"), stage: key.stage.clone(), prefix }
     }
 
-    /// The key of the counter, to be watched.
-    pub fn epoch_key(&self) -> &[u8] {
+    /// A key that is where all records are.
+    pub fn place(&self) -> &[u8] {
         &self.epoch
+    }
+
+    /// Begins a transaction on a connection: it will not be carried out once a newer worker has claimed the load, or another attempt at the
+    /// split has written. `before` is the mark that this attempt went on from.
+    pub async fn watch(&self, connection: &mut Lease, epoch: u64, split: &str, before: Option<&Mark>) -> Result<(), Failure> {
+        let watch = Command::new("WATCH").key(&self.epoch).key(&self.turn(split));
+        let [counter, mark] = self.asked(split);
+        let mut replies = connection.send(&[watch, counter, mark]).await?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        good(next())?;
+        if u64::try_from(integer(next())?).ok() != Some(epoch) {
+            return Err(self.fenced());
+        }
+        if self.answered(split, next())?.as_ref() == before { Ok(()) } else { Err(moved_on(split)) }
+    }
+
+    /// A command of every transaction that [`Marks::watch`] begins.
+    pub fn take_turn(&self, split: &str) -> Command {
+        Command::new("SET").key(&self.turn(split)).arg("").arg("PX").arg(TURN_MS)
+    }
+
+    fn turn(&self, split: &str) -> Vec<u8> {
+        format!("{}:turn:{split}", self.prefix).into_bytes()
+    }
+
+    /// The commands that ask for the counter and for the mark of a split.
+    fn asked(&self, split: &str) -> [Command; 2] {
+        [Command::new("GET").key(&self.epoch), Command::new("HGET").key(&self.marks).arg(split)]
+    }
+
+    fn answered(&self, split: &str, mark: Value) -> Result<Option<Mark>, Failure> {
+        bytes(mark)?.map(|written| self.read_mark(split.to_owned(), &written)).transpose()
     }
 
     async fn run(&self, script: &str, arguments: &[&str]) -> Result<Value, Failure> {
@@ -194,12 +225,7 @@ impl Marks {
         self.run(FORGET, &[]).await.map(drop)
     }
 
-    /// Records that a split is written, in a step of its own.
-    pub async fn commit(&self, epoch: u64, mark: &Mark) -> Result<(), Failure> {
-        self.unless_fenced(COMMIT, &[&epoch.to_string(), &mark.split, &self.written(epoch, mark)?]).await
-    }
-
-    /// Records how far a split is written, over the mark that this worker went on from: rows, and `None` when there was none. Another mark than
+    /// Records how far a split is written, in a step of its own, over the mark that this worker went on from: rows, and `None` when there was none. Another mark than
     /// these two is of an attempt that was thought lost.
     pub async fn advance(&self, epoch: u64, before: Option<&Mark>, mark: &Mark) -> Result<(), Failure> {
         let place = |mark: Option<&Mark>| mark.map_or_else(String::new, place);
@@ -211,7 +237,7 @@ impl Marks {
         }
     }
 
-    /// Records that a split is written, as a command of the transaction that writes it.
+    /// Records how far a split is written, as a command of the transaction that writes it.
     pub fn record(&self, epoch: u64, mark: &Mark) -> Result<Command, Failure> {
         Ok(Command::new("HSET").key(&self.marks).arg(mark.split.as_str()).arg(self.written(epoch, mark)?))
     }
@@ -230,16 +256,12 @@ impl Marks {
 
     /// How a split of the load stands.
     pub async fn standing(&self, split: &str) -> Result<Standing, Failure> {
-        let commands = [
-            Command::new("GET").key(&self.epoch),
-            Command::new("HGET").key(&self.load).arg("state"),
-            Command::new("HGET").key(&self.marks).arg(split),
-        ];
-        let mut replies = self.server.call(&commands).await?.into_iter();
+        let [counter, mark] = self.asked(split);
+        let mut replies = self.server.call(&[counter, mark, Command::new("HGET").key(&self.load).arg("state")]).await?.into_iter();
         let mut next = || replies.next().unwrap_or_default();
         let epoch = u64::try_from(integer(next())?).unwrap_or(0);
+        let mark = self.answered(split, next())?;
         let published = bytes(next())?.is_some_and(|state| state == b"published");
-        let mark = bytes(next())?.map(|written| self.read_mark(split.to_owned(), &written)).transpose()?;
         Ok(Standing { epoch, published, mark })
     }
 }

@@ -25,14 +25,19 @@ pub(super) struct Node {
     free: Arc<Semaphore>,
     /// Connections that may be lent: one fewer than there are, so that whoever holds one can still have a command answered beside it.
     lent: Arc<Semaphore>,
+    /// Whether a lent connection is not one of those that are free.
+    apart: bool,
     idle: Mutex<Vec<MultiplexedConnection>>,
 }
 
 impl Node {
     /// Connects to nothing yet.
     pub(super) fn new(client: Client, most: u32) -> Arc<Self> {
-        let most = (most as usize).max(2);
-        Arc::new(Self { client, free: Arc::new(Semaphore::new(most)), lent: Arc::new(Semaphore::new(most - 1)), idle: Mutex::default() })
+        let most = (most as usize).max(1);
+        let lent = Arc::new(Semaphore::new((most - 1).max(1)));
+        // Whoever holds the only connection would wait for ever for a second: it is made beside the one that is allowed.
+        let apart = most == 1;
+        Arc::new(Self { client, free: Arc::new(Semaphore::new(most)), lent, apart, idle: Mutex::default() })
     }
 
     /// Sends commands in one go and reads all answers. What fails as a whole is the connection; every refusal of a single command stands in
@@ -56,10 +61,11 @@ impl Node {
 
     /// Lends a connection for a sequence of pipelines that depend on each other, such as a transaction. It is closed when it is dropped.
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Lease, Failure> {
-        let permits = (permit(&self.lent).await?, permit(&self.free).await?);
+        let lent = permit(&self.lent).await?;
+        let free = if self.apart { None } else { Some(permit(&self.free).await?) };
         let mut connection = self.connect().await?;
         connection.set_response_timeout(ANSWER);
-        Ok(Lease { connection, _permits: permits })
+        Ok(Lease { connection, _permits: (lent, free) })
     }
 
     async fn connection(&self) -> Result<MultiplexedConnection, Failure> {
@@ -79,7 +85,7 @@ impl Node {
 /// A connection of one's own.
 pub struct Lease {
     connection: MultiplexedConnection,
-    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl Lease {

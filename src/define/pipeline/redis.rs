@@ -92,6 +92,8 @@ pub struct RedisRowsSink {
     pub ttl: KeyTtl,
     /// About how many entries a stream keeps.
     pub maxlen: Option<u64>,
+    /// The rows are changes of a table, which also move and go away.
+    pub changes: bool,
 }
 
 impl RowShape {

@@ -66,7 +66,15 @@ fn system(url: &str, shape: RowShape, template: &'static str, place: Box<dyn std
     System {
         sink: Box::new(move |_| {
             let ttl = KeyTtl::Unsaid;
-            server.rows_sink(&RedisRowsSink { connection: "c".to_owned(), shape, key: key(template), mode, ttl, maxlen: None })
+            server.rows_sink(&RedisRowsSink {
+                connection: "c".to_owned(),
+                shape,
+                key: key(template),
+                mode,
+                ttl,
+                maxlen: None,
+                changes: false,
+            })
         }),
         source: Box::new(move |schema| {
             let columns = schema.columns.iter().map(|column| (column.name.clone(), column.ty.clone())).collect();

@@ -8,6 +8,7 @@ use crate::support::{Project, postgres};
 mod changes;
 mod kill;
 mod poll;
+mod redis;
 
 /// The longest anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,5 +1,7 @@
 //! Rows → the commands that write them, and what the server must hold afterwards.
 
+mod held;
+
 use std::collections::HashMap;
 
 use arrow::array::{Array, ArrayRef, AsArray};
@@ -24,7 +26,7 @@ pub(super) struct Encoder {
     schema: Schema,
     /// The column of each part of the key that is one.
     key: Vec<usize>,
-    /// The columns that are stored under their names.
+    /// The columns that are stored: under their names, or the one that a string holds.
     fields: Vec<usize>,
     /// The column that a collection holds, and that of its scores.
     value: Option<usize>,
@@ -33,6 +35,9 @@ pub(super) struct Encoder {
     /// The names of fields as members of a JSON object, quoted, with their colons.
     members: Vec<Vec<u8>>,
 }
+
+/// What a key holds of each stored column: text, or JSON in an object; `None` is a value that is not there.
+pub(super) type Values = Vec<Option<Vec<u8>>>;
 
 /// What a key must hold when its commands are done.
 pub(super) enum Expected {
@@ -69,7 +74,7 @@ impl Encoder {
         };
         let holds = |name: &str| if spec.shape.fixed().contains(&name) && !spec.shape.named() { find(name).map(Some) } else { Ok(None) };
         let (value, member, score) = (holds("value")?, holds("member")?, holds("score")?);
-        let stored = |place: &usize| spec.shape.named() && Some(*place) != ttl;
+        let stored = |place: &usize| if spec.shape.named() { Some(*place) != ttl } else { Some(*place) == value };
         let fields: Vec<usize> = (0..schema.columns.len()).filter(stored).collect();
         let member_name = |place: &usize| {
             let mut name = Vec::new();
@@ -91,8 +96,7 @@ impl Encoder {
 
     /// The keys of a batch in the order of their first rows. With `prove`, also what they must hold afterwards.
     pub(super) fn encode(&self, batch: &RecordBatch, prove: bool) -> Result<Vec<(Vec<u8>, Written)>, Failure> {
-        let columns: Vec<Printer<'_>> =
-            batch.columns().iter().zip(&self.schema.columns).map(|(array, column)| Printer::new(array, &column.ty)).collect();
+        let columns = self.printers(batch);
         let mut places: HashMap<Vec<u8>, usize> = HashMap::with_capacity(batch.num_rows());
         let mut keys: Vec<(Vec<u8>, Vec<usize>)> = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
@@ -112,9 +116,10 @@ impl Encoder {
             let expires_ms = self.expires(batch, last, now);
             let mut one = Written { commands: Vec::new(), expected: None, expires_ms, appended: 0 };
             match self.spec.shape {
-                RowShape::Hash => self.hash(&key, &columns, &rows, prove, &mut one),
-                RowShape::Json => self.text(&key, self.object(&columns, last)?, prove, &mut one),
-                RowShape::String => self.text(&key, self.held(&columns, last, &key)?, prove, &mut one),
+                // Of a key's rows the last one stands.
+                RowShape::Hash | RowShape::Json | RowShape::String => {
+                    self.put(&key, self.stored(&columns, last, &key, &|_| false)?, prove, &mut one);
+                }
                 RowShape::List | RowShape::Set | RowShape::SortedSet => self.collection(&key, &columns, &rows, prove, &mut one)?,
                 RowShape::Stream => self.stream(&key, &columns, &rows, &mut one),
             }
@@ -124,8 +129,30 @@ impl Encoder {
         Ok(written)
     }
 
+    /// The columns of a batch; those behind the load's own are none of its rows'.
+    pub(super) fn printers<'a>(&'a self, batch: &'a RecordBatch) -> Vec<Printer<'a>> {
+        batch.columns().iter().zip(&self.schema.columns).map(|(array, column)| Printer::new(array, &column.ty)).collect()
+    }
+
+    /// What a row has for each stored column: text, or JSON in an object; `None` is a value that is not there. Columns whose value is `kept` are
+    /// not looked at.
+    pub(super) fn stored(&self, columns: &[Printer<'_>], row: usize, key: &[u8], kept: &dyn Fn(usize) -> bool) -> Result<Values, Failure> {
+        let value = |place: &usize| {
+            let place = *place;
+            if kept(place) {
+                return Ok(None);
+            }
+            match self.spec.shape {
+                RowShape::Json => self.member(&columns[place], place, row),
+                RowShape::Hash => Ok((!columns[place].is_null(row)).then(|| printed(&columns[place], row))),
+                _ => self.held(columns, row, key).map(Some),
+            }
+        };
+        self.fields.iter().map(value).collect()
+    }
+
     /// The key of a row. A key that would be read back as other values is refused: two rows could meet in it.
-    fn key_of(&self, columns: &[Printer<'_>], row: usize) -> Result<Vec<u8>, Failure> {
+    pub(super) fn key_of(&self, columns: &[Printer<'_>], row: usize) -> Result<Vec<u8>, Failure> {
         let mut key = Vec::with_capacity(32);
         let mut ends = Vec::with_capacity(self.key.len());
         let mut places = self.key.iter();
@@ -158,7 +185,7 @@ impl Encoder {
         Ok(key)
     }
 
-    fn expires(&self, batch: &RecordBatch, row: usize, now: i64) -> Option<i64> {
+    pub(super) fn expires(&self, batch: &RecordBatch, row: usize, now: i64) -> Option<i64> {
         match &self.spec.ttl {
             KeyTtl::Unsaid => None,
             KeyTtl::After(length) => Some(now.saturating_add(i64::try_from(length.as_millis()).unwrap_or(i64::MAX))),
@@ -166,31 +193,32 @@ impl Encoder {
         }
     }
 
-    fn hash(&self, key: &[u8], columns: &[Printer<'_>], rows: &[usize], prove: bool, written: &mut Written) {
+    fn put(&self, key: &[u8], values: Values, prove: bool, written: &mut Written) {
+        match self.spec.shape {
+            RowShape::Hash => self.hash(key, values, prove, written),
+            RowShape::Json => self.text(key, self.object(&values), prove, written),
+            _ => self.text(key, values.into_iter().flatten().next().unwrap_or_default(), prove, written),
+        }
+    }
+
+    fn hash(&self, key: &[u8], values: Values, prove: bool, written: &mut Written) {
         let merges = self.spec.mode == RowMode::Merge;
         if !merges {
             written.commands.push(Command::new("DEL").key(key));
         }
-        // Of a key's rows the last one stands.
-        let Some(row) = rows.last().copied() else { return };
         let mut set = Command::new("HSET").key(key);
         let mut gone: Option<Command> = None;
-        let mut fields = Vec::with_capacity(if prove { self.fields.len() } else { 0 });
-        for place in &self.fields {
-            let name = &self.schema.columns[*place].name;
-            let value = (!columns[*place].is_null(row)).then(|| printed(&columns[*place], row));
-            match &value {
-                Some(value) => set = set.arg(name.as_str()).arg(value.as_slice()),
-                None if merges => gone = Some(gone.unwrap_or_else(|| Command::new("HDEL").key(key)).arg(name.as_str())),
+        let names = self.fields.iter().map(|place| self.schema.columns[*place].name.as_str());
+        for (name, value) in names.clone().zip(&values) {
+            match value {
+                Some(value) => set = set.arg(name).arg(value.as_slice()),
+                None if merges => gone = Some(gone.unwrap_or_else(|| Command::new("HDEL").key(key)).arg(name)),
                 None => {}
-            }
-            if prove {
-                fields.push((name.clone(), value));
             }
         }
         written.commands.push(set);
         written.commands.extend(gone);
-        written.expected = prove.then_some(Expected::Fields(fields));
+        written.expected = prove.then(|| Expected::Fields(names.map(str::to_owned).zip(values).collect()));
     }
 
     fn text(&self, key: &[u8], text: Vec<u8>, prove: bool, written: &mut Written) {
@@ -198,32 +226,40 @@ impl Encoder {
         written.expected = prove.then_some(Expected::Text(text));
     }
 
-    /// The row as a JSON object. NULL is `null`, except in JSON columns, where it is a missing member and `null` is a value.
-    fn object(&self, columns: &[Printer<'_>], row: usize) -> Result<Vec<u8>, Failure> {
+    /// A JSON object of members that are there.
+    fn object(&self, values: &[Option<Vec<u8>>]) -> Vec<u8> {
         let mut text = vec![b'{'];
-        for (place, name) in self.fields.iter().zip(&self.members) {
-            let (printer, column) = (&columns[*place], &self.schema.columns[*place]);
-            if column.ty == Type::Json {
-                if printer.is_null(row) {
-                    continue;
-                }
-                let json = printer.text(row).unwrap_or_default();
-                if json.trim() != json || serde_json::from_str::<serde::de::IgnoredAny>(json).is_err() {
-                    return Err(Failure::bad_rows(format!(
-                        "column `{}` holds text that is not JSON, or JSON with blanks around it",
-                        column.name
-                    ))
-                    .help(format!("write it as text: `cast: {{ {}: text }}`", column.name)));
-                }
-            }
+        for (name, value) in self.members.iter().zip(values) {
+            let Some(value) = value else { continue };
             if text.len() > 1 {
                 text.push(b',');
             }
             text.extend_from_slice(name);
-            printer.print_json(row, &column.ty, &mut text);
+            text.extend_from_slice(value);
         }
         text.push(b'}');
-        Ok(text)
+        text
+    }
+
+    /// A member of an object. NULL is `null`, except in JSON columns, where it is a missing member and `null` is a value.
+    fn member(&self, printer: &Printer<'_>, place: usize, row: usize) -> Result<Option<Vec<u8>>, Failure> {
+        let column = &self.schema.columns[place];
+        if column.ty == Type::Json {
+            if printer.is_null(row) {
+                return Ok(None);
+            }
+            let json = printer.text(row).unwrap_or_default();
+            if json.trim() != json || serde_json::from_str::<serde::de::IgnoredAny>(json).is_err() {
+                return Err(Failure::bad_rows(format!(
+                    "column `{}` holds text that is not JSON, or JSON with blanks around it",
+                    column.name
+                ))
+                .help(format!("write it as text: `cast: {{ {}: text }}`", column.name)));
+            }
+        }
+        let mut text = Vec::new();
+        printer.print_json(row, &column.ty, &mut text);
+        Ok(Some(text))
     }
 
     /// What a row puts into its key.

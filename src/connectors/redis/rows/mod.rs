@@ -1,8 +1,9 @@
 //! Keys of a Redis server as rows.
 //!
 //! - `layout`: which columns a shape of keys has, and where in a key or its value each stands.
-//! - `source`, `sample`, `reading`, `fetch`, `decode`: keys → rows. `sink`, `target`, `writer`, `encode`: rows → keys.
+//! - `source`, `sample`, `reading`, `fetch`, `decode`: keys → rows. `sink`, `target`, `writer`, `encode`, `changes`: rows → keys.
 
+mod changes;
 mod decode;
 mod encode;
 mod fetch;

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::layout::Layout;
 use super::reading::RowReading;
 use super::target::{self, Route};
-use super::writer::RowWriter;
+use super::writer::{Place, RowWriter};
 use crate::connectors::redis::{Marks, Server};
 use crate::connectors::{Claim, Load, LoadKey, Mark, Reading, Sink, SplitGoal, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
@@ -29,6 +29,23 @@ impl RowSink {
 
     async fn route(&self) -> Result<Route, Failure> {
         Ok(target::route(&self.spec, self.server.facts().await?.cluster))
+    }
+
+    /// What is written, as an input would name it.
+    fn written(&self, schema: &Schema) -> RedisRows {
+        let ttl = match &self.spec.ttl {
+            KeyTtl::Column(name) => Some(name.clone()),
+            KeyTtl::After(_) | KeyTtl::Unsaid => None,
+        };
+        RedisRows {
+            connection: self.spec.connection.clone(),
+            shape: self.spec.shape,
+            key: self.spec.key.clone(),
+            columns: schema.columns.iter().map(|column| (column.name.clone(), column.ty.clone())).collect(),
+            sample: 0,
+            ttl,
+            other_types: OtherTypes::Skip,
+        }
     }
 
     async fn marks(&self, key: &LoadKey) -> Result<Marks, Failure> {
@@ -54,9 +71,9 @@ impl Sink for RowSink {
         self.marks(&load.key).await?.begin(&load.key, load.epoch, note).await
     }
 
-    async fn writer(&self, load: &Load, split: &str, _: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
-        let marks = self.marks(&load.key).await?;
-        Ok(Box::new(RowWriter::new(Arc::clone(&self.server), &self.spec, self.route().await?, marks, load, split)?))
+    async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
+        let to = Place { server: Arc::clone(&self.server), route: self.route().await?, marks: self.marks(&load.key).await? };
+        Ok(Box::new(RowWriter::new(to, &self.spec, self.written(&load.schema), load, split, from.cloned())?))
     }
 
     async fn publish(&self, load: &Load) -> Result<(), Failure> {
@@ -64,20 +81,7 @@ impl Sink for RowSink {
     }
 
     async fn read_back(&self, load: &Load, limit: BatchLimit) -> Result<BatchStream, Failure> {
-        let columns = load.schema.columns.iter().map(|column| (column.name.clone(), column.ty.clone())).collect();
-        let ttl = match &self.spec.ttl {
-            KeyTtl::Column(name) => Some(name.clone()),
-            KeyTtl::After(_) | KeyTtl::Unsaid => None,
-        };
-        let spec = RedisRows {
-            connection: self.spec.connection.clone(),
-            shape: self.spec.shape,
-            key: self.spec.key.clone(),
-            columns,
-            sample: 0,
-            ttl,
-            other_types: OtherTypes::Skip,
-        };
+        let spec = self.written(&load.schema);
         let layout = Layout::of(&spec, &load.schema, vec![false; load.schema.columns.len()])?;
         let reading = Arc::new(RowReading::of_own(Arc::clone(&self.server), Arc::new(spec), layout, limit));
         let splits = reading.splits(SplitGoal { most: 1, bytes: u64::MAX }).await?.splits;

@@ -40,6 +40,14 @@ pub(super) fn plan(spec: &RedisRowsSink, facts: &Facts, writers: usize, incoming
     server(facts, &mut problems);
     columns(spec, incoming, &mut problems);
     let route = route(spec, facts.cluster);
+    if spec.changes && route == Route::Spread {
+        problems.push(TargetProblem {
+            code: "target-guarantee",
+            field: spec.shape.word(),
+            message: "changes of rows whose keys are spread over a cluster cannot be applied exactly once".to_owned(),
+            help: "give all keys one slot with a hash tag: `{app}:user:…`".to_owned(),
+        });
+    }
     if spec.mode == RowMode::Append && route == Route::Spread {
         problems.push(TargetProblem {
             code: "target-guarantee",
@@ -59,7 +67,7 @@ pub(super) fn plan(spec: &RedisRowsSink, facts: &Facts, writers: usize, incoming
         wire: None,
         writers,
         whole: false,
-        checkpoints: false,
+        checkpoints: true,
         guarantee: guarantee(spec, route),
         reads_as: reads_as(spec, incoming),
     })
@@ -212,10 +220,13 @@ fn json(ty: &Type) -> (String, Grade, &'static str) {
 }
 
 fn guarantee(spec: &RedisRowsSink, route: Route) -> String {
+    if spec.changes {
+        return "effectively once: what changes leave and their mark in one transaction; other keys stay".to_owned();
+    }
     let rows = match (route, spec.mode) {
-        (Route::Transactions(_), RowMode::Append) => "effectively once: a split's rows and its mark in one transaction",
-        (Route::Transactions(_), _) => "effectively once: repeatable writes in transactions, the last of a split with its mark",
-        (Route::Spread, _) => "effectively once: repeatable writes, and a split's mark after them",
+        (Route::Transactions(_), RowMode::Append) => "effectively once: rows and their mark in one transaction",
+        (Route::Transactions(_), _) => "effectively once: repeatable writes in transactions, the last of them with the mark",
+        (Route::Spread, _) => "effectively once: repeatable writes, and their mark after them",
     };
     let keys = match spec.mode {
         RowMode::Replace => "; the last row of a key wins, other keys stay",

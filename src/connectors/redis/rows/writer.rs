@@ -1,9 +1,10 @@
 //! One split's rows → keys, each written once.
 //!
 //! Where all keys are on one node, commands go out in transactions on a connection of the writer's own. The transaction watches the load's
-//! epoch: once a newer worker has claimed the load, the server refuses it. What can be repeated goes out in parts, the last of them with the
-//! mark; what is appended goes out as one transaction, which the server keeps open until the split is whole, so that a writer that goes away
-//! leaves nothing. Over a cluster commands that can be repeated go to the nodes of their keys, and the mark follows them.
+//! epoch and the split's turn: once a newer worker has claimed the load, or another attempt has written, the server refuses it. What can be
+//! repeated goes out in parts, the last of them with the mark; what is appended goes out as one transaction, which the server keeps open until
+//! the mark comes, so that a writer that goes away leaves nothing. Over a cluster commands that can be repeated go to the nodes of their keys,
+//! and the mark follows them.
 
 use std::sync::Arc;
 
@@ -11,14 +12,16 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use redis::Value;
 
+use super::changes::Changes;
 use super::encode::{Encoder, Expected, Written};
 use super::reading::type_name;
 use super::target::Route;
 use crate::clock;
 use crate::connectors::redis::reply::{bytes, good, integer, items, text};
-use crate::connectors::redis::{Command, Lease, Marks, Server, slot};
-use crate::connectors::{Committed, Load, Mark, Writer};
-use crate::define::pipeline::{RedisRowsSink, RowMode, RowShape, Verify};
+use crate::connectors::redis::{Address, Command, Lease, Marks, Server, slot};
+use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
+use crate::data::change::is_changes;
+use crate::define::pipeline::{RedisRows, RedisRowsSink, RowMode, RowShape, Verify};
 use crate::failure::{Failure, FailureKind};
 
 /// Bytes of commands that are carried out in one part, where a split may be written in parts.
@@ -27,6 +30,18 @@ const PART_BYTES: usize = 2 << 20;
 const PART_COMMANDS: usize = 8_000;
 /// Bytes of an appended split that a server is asked to keep until it is whole.
 const MOST_APPENDED: u64 = 1 << 30;
+/// Bytes of changes that are held until their mark comes, where a part may be written before.
+const MOST_HELD: usize = 16 << 20;
+
+/// Where rows and marks go.
+pub(super) struct Place {
+    /// The server.
+    pub server: Arc<Server>,
+    /// How they get there.
+    pub route: Route,
+    /// The records of the load.
+    pub marks: Marks,
+}
 
 /// Writes one split.
 pub(super) struct RowWriter {
@@ -38,11 +53,17 @@ pub(super) struct RowWriter {
     marks: Marks,
     epoch: u64,
     split: String,
+    /// The mark that the next one takes the place of.
+    before: Option<Mark>,
     channel: Channel,
+    /// The keys of the load, as an input would name them.
+    keys: RedisRows,
+    changes: Changes,
     /// Encoded, and not sent yet.
     waiting: Vec<(Vec<u8>, Written)>,
     waiting_bytes: usize,
     waiting_commands: usize,
+    /// Since the last mark.
     rows: u64,
     bytes: u64,
     /// Items that the open transaction adds.
@@ -68,14 +89,14 @@ struct Proof {
 impl RowWriter {
     /// Connects to nothing yet.
     pub(super) fn new(
-        server: Arc<Server>,
+        to: Place,
         spec: &RedisRowsSink,
-        route: Route,
-        marks: Marks,
+        keys: RedisRows,
         load: &Load,
         split: &str,
+        before: Option<Mark>,
     ) -> Result<Self, Failure> {
-        let channel = match route {
+        let channel = match to.route {
             Route::Transactions(slot) => Channel::Transactions { slot, lease: None, open: false },
             Route::Spread => Channel::Spread,
         };
@@ -84,11 +105,14 @@ impl RowWriter {
             shape: spec.shape,
             mode: spec.mode,
             prove: load.verify == Verify::Digest && spec.mode != RowMode::Append,
-            server,
-            marks,
+            server: to.server,
+            marks: to.marks,
             epoch: load.epoch,
             split: split.to_owned(),
+            before,
             channel,
+            keys,
+            changes: Changes::default(),
             waiting: Vec::new(),
             waiting_bytes: 0,
             waiting_commands: 0,
@@ -104,9 +128,13 @@ impl RowWriter {
 
     /// Sends what waits. With a mark, it is recorded with the last rows.
     async fn flush(&mut self, mark: Option<&Mark>) -> Result<(), Failure> {
-        let waiting = std::mem::take(&mut self.waiting);
+        let mut waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         self.waiting_commands = 0;
+        if !self.changes.is_empty() {
+            let node = self.node().await?;
+            waiting.extend(self.changes.settle(&self.encoder, &self.server, mark.is_some(), &self.keys, &node).await?);
+        }
         self.check_types(&waiting).await?;
         match &self.channel {
             Channel::Spread => self.spread(waiting, mark).await,
@@ -142,7 +170,7 @@ impl RowWriter {
         let mut replies = all_good(self.server.call(&commands).await?)?;
         self.compare(&proofs, replies.split_off(writes))?;
         match mark {
-            Some(mark) => self.marks.commit(self.epoch, mark).await,
+            Some(mark) => self.marks.advance(self.epoch, self.before.as_ref(), mark).await,
             None => Ok(()),
         }
     }
@@ -165,7 +193,7 @@ impl RowWriter {
         let mut commands = Vec::with_capacity(writes.len() + proofs.len() + 3);
         let begins = !matches!(self.channel, Channel::Transactions { open: true, .. });
         if begins {
-            self.watch().await?;
+            self.begin().await?;
             commands.push(Command::new("MULTI"));
         }
         let written = writes.len();
@@ -175,7 +203,7 @@ impl RowWriter {
             commands.push(self.marks.record(self.epoch, mark)?);
         }
         if last {
-            commands.push(Command::new("EXEC"));
+            commands.extend([self.marks.take_turn(&self.split), Command::new("EXEC")]);
         }
         let Channel::Transactions { lease, open, .. } = &mut self.channel else { return Ok(()) };
         let Some(connection) = lease else { return Err(Failure::permanent("a transaction has no connection")) };
@@ -186,33 +214,72 @@ impl RowWriter {
         all_good(replies)?;
         let Some(result) = result else { return Ok(()) };
         if result == Value::Nil {
-            // The epoch has changed since it was watched.
-            return Err(self.marks.fenced());
+            // What was watched has changed: the epoch, or the turn.
+            let fenced = self.marks.standing(&self.split).await?.epoch != self.epoch;
+            return Err(if fenced { self.marks.fenced() } else { moved_on(&self.split) });
         }
         let mut answers = all_good(items(result)?)?;
+        answers.truncate(answers.len() - usize::from(mark.is_some()) - 1);
         if self.appends() {
             return self.counted(&answers);
         }
-        answers.truncate(answers.len() - usize::from(mark.is_some()));
         self.compare(&proofs, answers.split_off(written.min(answers.len())))
     }
 
-    /// Watches the load's epoch on a connection of the writer's own.
-    async fn watch(&mut self) -> Result<(), Failure> {
-        let Channel::Transactions { slot: shared, lease, .. } = &mut self.channel else { return Ok(()) };
-        if lease.is_none() {
-            let topology = self.server.topology().await?;
-            let master = topology.master(shared.unwrap_or_else(|| slot(self.marks.epoch_key())));
-            let master = master.ok_or_else(|| Failure::transient("the slot of the keys has no master"))?;
-            *lease = Some(self.server.lend(&master.address).await?);
+    /// The node that all keys are on.
+    async fn node(&self) -> Result<Address, Failure> {
+        let shared = match &self.channel {
+            Channel::Transactions { slot, .. } => *slot,
+            Channel::Spread => None,
+        };
+        let topology = self.server.topology().await?;
+        let master = topology.master(shared.unwrap_or_else(|| slot(self.marks.place())));
+        Ok(master.ok_or_else(|| Failure::transient("the slot of the keys has no master"))?.address.clone())
+    }
+
+    /// Begins a transaction on a connection of the writer's own.
+    async fn begin(&mut self) -> Result<(), Failure> {
+        let node = self.node().await?;
+        let Channel::Transactions { lease, .. } = &mut self.channel else { return Ok(()) };
+        let connection = match lease {
+            Some(connection) => connection,
+            None => lease.insert(self.server.lend(&node).await?),
+        };
+        self.marks.watch(connection, self.epoch, &self.split, self.before.as_ref()).await
+    }
+
+    /// Writes what waits together with a mark. Whether a commit whose answer was lost took place is told by the mark that is found.
+    async fn mark(&mut self, mark: &Mark) -> Result<Committed, Failure> {
+        if mark.split != self.split {
+            return Err(Failure::permanent(format!("a mark of split `{}` came for split `{}`", mark.split, self.split)));
         }
-        let Some(connection) = lease else { return Ok(()) };
-        let epoch = self.marks.epoch_key();
-        let replies = connection.send(&[Command::new("WATCH").key(epoch), Command::new("GET").key(epoch)]).await;
-        let mut replies = replies?.into_iter();
-        good(replies.next().unwrap_or_default())?;
-        let found = integer(replies.next().unwrap_or_default())?;
-        if u64::try_from(found).ok() == Some(self.epoch) { Ok(()) } else { Err(self.marks.fenced()) }
+        let committed = Committed { rows: self.rows, bytes: self.bytes };
+        if let Err(failure) = self.flush(Some(mark)).await {
+            if failure.kind != FailureKind::Transient {
+                return Err(failure);
+            }
+            match self.marks.standing(&self.split).await {
+                Ok(standing) if standing.epoch == self.epoch && standing.mark.as_ref() == Some(mark) => {}
+                _ => return Err(failure),
+            }
+            if let Channel::Transactions { lease, open, .. } = &mut self.channel {
+                (*lease, *open) = (None, false);
+            }
+        }
+        (self.rows, self.bytes, self.appended) = (0, 0, 0);
+        self.before = Some(mark.clone());
+        Ok(committed)
+    }
+
+    async fn change(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+        // Values that changes leave out are looked for on the server.
+        if !self.waiting.is_empty() {
+            self.flush(None).await?;
+        }
+        let before = self.changes.bytes();
+        self.changes.take(&self.encoder, batch, clock::now_ms())?;
+        self.bytes += self.changes.bytes().saturating_sub(before) as u64;
+        if self.changes.bytes() > MOST_HELD { self.flush(None).await } else { Ok(()) }
     }
 
     /// The commands that ask for what a key holds.
@@ -284,6 +351,9 @@ fn number(reply: Value) -> Result<Option<f64>, Failure> {
 impl Writer for RowWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
         self.rows += batch.num_rows() as u64;
+        if is_changes(&batch) {
+            return self.change(&batch).await;
+        }
         for (key, written) in self.encoder.encode(&batch, self.prove)? {
             let bytes = written.commands.iter().map(Command::bytes).sum::<usize>();
             self.waiting_bytes += bytes;
@@ -304,30 +374,22 @@ impl Writer for RowWriter {
         Ok(())
     }
 
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Committed, Failure> {
+        self.mark(&mark).await
+    }
+
     async fn commit(mut self: Box<Self>, mark: Mark) -> Result<Committed, Failure> {
-        if mark.split != self.split {
-            return Err(Failure::permanent(format!("a mark of split `{}` came for split `{}`", mark.split, self.split)));
-        }
-        let committed = Committed { rows: self.rows, bytes: self.bytes };
         let standing = self.marks.standing(&self.split).await?;
         if standing.epoch != self.epoch {
             return Err(self.marks.fenced());
         }
-        if standing.mark.is_some() {
-            return Ok(committed);
+        if standing.mark.as_ref().is_some_and(|mark| mark.position.is_none()) {
+            return Ok(Committed { rows: self.rows, bytes: self.bytes });
         }
         if standing.published {
             return Err(Failure::permanent("the load is published already"));
         }
-        match self.flush(Some(&mark)).await {
-            Ok(()) => Ok(committed),
-            // Whether a commit whose answer was lost took place is told by the mark.
-            Err(failure) if failure.kind == FailureKind::Transient => match self.marks.standing(&self.split).await {
-                Ok(standing) if standing.mark.as_ref() == Some(&mark) => Ok(committed),
-                _ => Err(failure),
-            },
-            Err(failure) => Err(failure),
-        }
+        self.mark(&mark).await
     }
 }
 

@@ -1,0 +1,61 @@
+//! What must be known of a stream's source and targets before it is followed.
+
+use std::collections::BTreeSet;
+
+use super::build::Builder;
+use super::routes::native_engine;
+use super::{InputPlan, Origin, OutputPlan};
+use crate::define::pipeline::{Input, SinkSpec, SourceSpec, SqlSink, Stage, WriteMode};
+use crate::diagnostic::Diagnostic;
+use crate::transform::Compiled;
+
+impl Builder<'_> {
+    /// A stream goes through row by row, into outputs that can commit what came so far.
+    pub(super) fn can_stream(&mut self, stage: &Stage, inputs: &[InputPlan], transform: &Compiled, outputs: &[OutputPlan]) -> bool {
+        let before = self.problems.diagnostics.len();
+        if !transform.rowwise() {
+            let help = "do it in the source's query, or in a batch stage that reads the table which the stream writes";
+            let problem = Diagnostic::error("stream-transform", "a step here must see all rows, and a stream never has all of them");
+            self.problems.definition(&format!("{}/transform", stage.at), problem.help(help));
+        }
+        for output in outputs.iter().filter(|output| !output.target.checkpoints) {
+            let message = format!("{} cannot commit a part of its rows and go on, as a stream must", output.label);
+            self.problems.definition(&output.output.at, Diagnostic::error("stream-target", message).help("write to a table"));
+        }
+        if let [InputPlan { origin: Origin::Source(from), .. }] = inputs
+            && matches!(stage.flow.from.as_slice(), [Input { source: SourceSpec::Changes(_), .. }])
+        {
+            self.can_apply(&from.description.key, outputs);
+        }
+        self.problems.diagnostics.len() == before
+    }
+
+    /// Changes are applied by the key that they have at their source, by an engine that can.
+    fn can_apply(&mut self, key: &[String], outputs: &[OutputPlan]) {
+        let sorted = |key: &[String]| key.iter().cloned().collect::<BTreeSet<String>>();
+        for output in outputs {
+            if let SinkSpec::Redis(rows) = &output.output.sink {
+                let own: Vec<String> = rows.key.columns().map(str::to_owned).collect();
+                if sorted(&own) != sorted(key) {
+                    let message =
+                        format!("changes name their rows by ({}), and the key of {} by ({})", key.join(", "), output.label, own.join(", "));
+                    let holes: Vec<String> = key.iter().map(|name| format!("{{{{ {name} }}}}")).collect();
+                    let problem = Diagnostic::error("stream-target", message)
+                        .help(format!("write a key with {} and no other column", holes.join(" and ")));
+                    self.problems.definition(&format!("{}/{}", output.output.at, rows.shape.word()), problem);
+                }
+                continue;
+            }
+            let SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key: own }, .. }) = &output.output.sink else { continue };
+            if native_engine(self.pipeline, &output.output) != Some("postgres") {
+                let message = format!("{} cannot apply changes", output.label);
+                let problem = Diagnostic::error("stream-target", message).help("write to PostgreSQL, or follow the table by a cursor");
+                self.problems.definition(&output.output.at, problem);
+            } else if sorted(own) != sorted(key) {
+                let message = format!("changes name their rows by ({}), and {} by ({})", key.join(", "), output.label, own.join(", "));
+                let problem = Diagnostic::error("stream-target", message).help(format!("write `key: [{}]`", key.join(", ")));
+                self.problems.definition(&format!("{}/key", output.output.at), problem);
+            }
+        }
+    }
+}
