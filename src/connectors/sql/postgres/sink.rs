@@ -226,8 +226,11 @@ impl Sink for PgSink {
         publish::advance_sequences(&mut session, &self.spec, &load.schema).await?;
         ledger.end(&mut session, &load.key, State::Published).await?;
         session.run("commit").await?;
-        // Only statistics: rows are safe and visible already, and a role that may not analyze gets a warning and no error.
-        let _ = session.run(format!("analyze {}", place.quoted()?)).await;
+        if row.staging.is_some() || row.created {
+            // A table that is new as a whole has no statistics; of others the server knows when to renew them, and a few rows into a large one
+            // must not cost a scan. Rows are safe and visible already, and a role that may not analyze gets a warning and no error.
+            let _ = session.run(format!("analyze {}", place.quoted()?)).await;
+        }
         session.release();
         Ok(())
     }
