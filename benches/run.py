@@ -19,6 +19,7 @@ import sys
 import time
 
 import cases
+import http_ingest
 import measure
 import redis
 import small
@@ -35,7 +36,7 @@ TABLES = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="+", choices=[*TABLES, *small.JOBS, *redis.JOBS, "small"], help="what to measure; `small` is all that need no server")
+    parser.add_argument("jobs", nargs="+", choices=[*TABLES, *small.JOBS, *redis.JOBS, *http_ingest.JOBS, "small"], help="what to measure; `small` is all that need no server")
     parser.add_argument("--dir", required=True, help="the work folder; some 10 GB at scale 1")
     parser.add_argument("--haul", help="the haul binary, built for release")
     parser.add_argument("--peers", action="store_true", help="run the peers too, which takes many minutes")
@@ -59,7 +60,7 @@ def main():
             if job in TABLES:
                 parts.append(big(job, ground, haul, options))
             elif haul:
-                parts.append({**small.JOBS, **redis.JOBS}[job](ground, haul))
+                parts.append({**small.JOBS, **redis.JOBS, **http_ingest.JOBS}[job](ground, haul))
             print(parts[-1], flush=True)
     finally:
         ground.stop()

@@ -11,7 +11,7 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::StreamExt;
 
-use crate::data::{BatchLimit, BatchStream, Digest, Mapped, Position, RawChunk, RawStream, Schema, WireFormat};
+use crate::data::{BatchLimit, BatchStream, Digest, Mapped, Position, RawChunk, RawStream, Reject, Schema, WireFormat};
 use crate::define::pipeline::Verify;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
@@ -336,6 +336,12 @@ pub trait Writer: Send {
     async fn write_raw(&mut self, chunk: RawChunk) -> Result<(), Failure> {
         let _ = chunk;
         Err(Failure::permanent("this sink has no raw form"))
+    }
+
+    /// Sends what is buffered to the target, and gives the rows that the target has refused since the last call. Called before each checkpoint and
+    /// each commit, whose mark does not count them. Most targets take all rows of a batch or none, and never give any.
+    async fn refused(&mut self) -> Result<Vec<Reject>, Failure> {
+        Ok(Vec::new())
     }
 
     /// Commits the rows taken since the last checkpoint together with a mark that holds a position, and goes on. Only called when

@@ -90,6 +90,7 @@ impl Connections {
             SinkSpec::Files(files) => Ok(self.files(&files.connection)?.sink(files)),
             SinkSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows_sink(rows)),
             SinkSpec::RedisKeys(keys) => Ok(self.redis(&keys.connection)?.keys_sink(keys)),
+            SinkSpec::Http(sink) => Ok(self.http(&sink.connection)?.sink(sink, &self.base)),
             SinkSpec::Discard => Ok(discard::sink()),
             SinkSpec::Cache(sink) => Err(Failure::permanent(format!("cache `{}` is no system to write to", sink.cache))),
         }

@@ -241,6 +241,7 @@ fn used_by<'a>(stage: Rows<'a>, used: &mut BTreeSet<&'a str>) {
             Output::Sql(output) => used.extend(output.sql.as_deref()),
             Output::Files(output) => used.extend(output.files.as_deref()),
             Output::Redis(output) => used.extend(output.redis.as_deref()),
+            Output::Http(output) => used.extend(output.http.as_deref()),
             Output::Discard(_) | Output::Cache(_) | Output::Unclear => {}
         }
     }

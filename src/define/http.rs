@@ -2,104 +2,23 @@
 
 use super::connections::{Family, engine_of};
 use super::inputs::{Ending, column_type, csv_dialect};
-use super::pipeline::{CursorFrom, Engine, HttpAuth, HttpBody, HttpSettings, HttpSource, Paginate, PaginateBy};
+use super::pipeline::{CursorFrom, HttpBody, HttpSource, Paginate, PaginateBy};
 use super::reader::Reader;
-use crate::load::Document;
 use crate::load::document::child;
 use crate::load::file::{self, Format, HttpFormat};
-use crate::load::shape::{Duration, Entries, Scalar, Size};
-use crate::secret::Secret;
+use crate::load::shape::{Entries, Scalar, Size};
+
+mod follow;
+mod output;
+mod settings;
+
+pub use output::output;
+pub use settings::settings;
 
 /// Rows looked at to find columns when an input declares none.
 const SAMPLE: usize = 1000;
 /// Bytes of the largest JSON answer when an input does not say.
 const MOST_BODY: u64 = 64 << 20;
-/// Headers that the client writes by itself.
-const OWN_HEADERS: [&str; 6] = ["host", "content-length", "transfer-encoding", "connection", "accept-encoding", "content-encoding"];
-
-/// Reads what a connection says for HTTP. `None` when a template of it is wrong, which has been reported.
-pub fn settings(
-    reader: &mut Reader<'_>,
-    document: &Document,
-    at: &str,
-    said: &file::Connection,
-    engine: Option<Engine>,
-) -> Option<HttpSettings> {
-    let keys = [
-        ("auth", said.auth.is_some()),
-        ("headers", said.headers.is_some()),
-        ("allow_private", said.allow_private.is_some()),
-        ("connect_timeout", said.connect_timeout.is_some()),
-        ("idle_timeout", said.idle_timeout.is_some()),
-    ];
-    if engine.is_some_and(|engine| engine != Engine::Http) {
-        for (key, _) in keys.into_iter().filter(|(_, there)| *there) {
-            let message = format!("`{key}` is for connections of HTTP, and the URL is of another kind");
-            reader.error_of(document, "http-connection", &format!("{at}/{key}"), message, format!("remove `{key}`"));
-        }
-        return Some(HttpSettings::default());
-    }
-    let default = HttpSettings::default();
-    let auth = match &said.auth {
-        None => None,
-        Some(said) => Some(auth(reader, document, &format!("{at}/auth"), said)?),
-    };
-    let mut headers = Vec::new();
-    for (name, value) in said.headers.iter().flat_map(|entries| &entries.0) {
-        let header_at = child(&format!("{at}/headers"), name);
-        let lower = name.to_ascii_lowercase();
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if name.is_empty() || !name.bytes().all(token) {
-            reader.error_of(
-                document,
-                "http-header",
-                &header_at,
-                format!("`{name}` is no name of a header"),
-                "write letters, digits and `-`",
-            );
-        } else if OWN_HEADERS.contains(&lower.as_str()) || (lower == "authorization" && auth.is_some()) {
-            let message = format!("the header `{name}` is written by haul itself");
-            reader.error_of(document, "http-header", &header_at, message, "remove it");
-        }
-        headers.push((name.clone(), Secret::new(reader.text_of(document, &header_at, value)?)));
-    }
-    for (key, said) in [("connect_timeout", &said.connect_timeout), ("idle_timeout", &said.idle_timeout)] {
-        if said.as_ref().and_then(Duration::read).is_some_and(|length| length.is_zero()) {
-            let message = "a time of zero would end at once";
-            reader.error_of(document, "out-of-range", &format!("{at}/{key}"), message, "write a longer time, or remove the key");
-        }
-    }
-    let length = |said: &Option<Duration>, default| said.as_ref().and_then(Duration::read).unwrap_or(default);
-    Some(HttpSettings {
-        auth,
-        headers,
-        allow_private: said.allow_private.unwrap_or(default.allow_private),
-        connect_timeout: length(&said.connect_timeout, default.connect_timeout),
-        idle_timeout: length(&said.idle_timeout, default.idle_timeout),
-    })
-}
-
-fn auth(reader: &mut Reader<'_>, document: &Document, at: &str, said: &file::Auth) -> Option<HttpAuth> {
-    let help = "write `auth: { bearer: \"{{ env.API_TOKEN }}\" }`, or `auth: { user: …, password: … }`";
-    match (&said.bearer, &said.user, &said.password) {
-        (Some(token), None, None) => Some(HttpAuth::Bearer(Secret::new(reader.text_of(document, &format!("{at}/bearer"), token)?))),
-        (None, Some(user), password) => {
-            let user = reader.text_of(document, &format!("{at}/user"), user)?;
-            let password = password.as_deref().unwrap_or_default();
-            Some(HttpAuth::Basic(user, Secret::new(reader.text_of(document, &format!("{at}/password"), password)?)))
-        }
-        (Some(_), ..) => {
-            reader.error_of(document, "http-auth", at, "`auth` proves who asks in one way, and this names two", help);
-            None
-        }
-        (None, None, _) => {
-            if !reader.broken(at) {
-                reader.error_of(document, "http-auth", at, "`auth` names neither a token nor a user", help);
-            }
-            None
-        }
-    }
-}
 
 /// Reads an input.
 pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::HttpInput) -> Option<HttpSource> {
@@ -123,17 +42,24 @@ pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::HttpInput) -> Optio
         reader.error_at_key("http-paginate", &child(&format!("{at}/query"), taken), message, help);
     }
     let sample = said.sample.unwrap_or(if said.columns.is_none() { SAMPLE } else { 0 });
-    if sample == 0 && columns.is_empty() && !reader.broken(&format!("{at}/columns")) {
+    if sample == 0 && columns.is_empty() && said.follow.is_none() && !reader.broken(&format!("{at}/columns")) {
         let message = "without a sample, nothing says which columns the rows have";
         reader.error("http-columns", &format!("{at}/sample"), message, "declare `columns`, or remove `sample`");
     }
     let max_body = said.max_body.as_ref().and_then(Size::read).unwrap_or(MOST_BODY);
-    Some(HttpSource { connection, path, query, body, paginate, columns, sample, max_body })
+    let follow = follow::follow(reader, at, said, paginate.as_ref(), &columns);
+    let sample = if said.follow.is_some() { 0 } else { sample };
+    Some(HttpSource { connection, path, query, body, paginate, columns, sample, max_body, follow })
 }
 
 /// A path below the URL of a connection.
 fn path(reader: &mut Reader<'_>, at: &str, said: &str) -> Option<String> {
     let text = reader.text(at, said)?;
+    check_path(reader, at, &text)?;
+    Some(text)
+}
+
+fn check_path(reader: &mut Reader<'_>, at: &str, text: &str) -> Option<()> {
     let problem = if text.contains("://") || text.starts_with("//") {
         Some(("the path is a URL", "name the path below the connection's URL; another host needs a connection of its own"))
     } else if !text.starts_with('/') && !text.starts_with("{{") {
@@ -152,7 +78,7 @@ fn path(reader: &mut Reader<'_>, at: &str, said: &str) -> Option<String> {
             reader.error("http-path", at, message, help);
             None
         }
-        None => Some(text),
+        None => Some(()),
     }
 }
 
@@ -171,6 +97,9 @@ fn query(reader: &mut Reader<'_>, at: &str, said: Option<&Entries<Scalar>>) -> O
 }
 
 fn body(reader: &mut Reader<'_>, at: &str, said: &file::HttpInput, path: &str) -> Option<HttpBody> {
+    if said.follow.is_some() {
+        return Some(HttpBody::Ndjson);
+    }
     let ending = Ending::of(path);
     let format = said.format.unwrap_or(match ending.format {
         Some(Format::Ndjson) => HttpFormat::Ndjson,

@@ -29,6 +29,7 @@ impl SinkSpec {
             Self::Files(sink) => format!("{}/{}", sink.connection, sink.path),
             Self::RedisKeys(sink) => format!("{} keys", sink.connection),
             Self::Redis(sink) => format!("{} {}", sink.connection, sink.key),
+            Self::Http(sink) => format!("{}{}", sink.connection, sink.path),
             Self::Discard => "discard".to_owned(),
             Self::Cache(sink) => format!("cache {}", sink.cache),
         }

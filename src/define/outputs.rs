@@ -8,7 +8,7 @@ use super::pipeline::{
 };
 use super::reader::Reader;
 use super::steps::names;
-use super::{keys, redis};
+use super::{http, keys, redis};
 use crate::diagnostic::Diagnostic;
 use crate::load::file::{self, FilesMode, Format, OutputCompression, SqlMode};
 use crate::load::template::is_template;
@@ -22,6 +22,7 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output, keys_come: b
             (SinkSpec::RedisKeys(Box::new(keys::output(reader, at, said)?)), &said.allow_lossy)
         }
         file::Output::Redis(said) => (SinkSpec::Redis(redis::output(reader, at, said)?), &said.allow_lossy),
+        file::Output::Http(said) => (SinkSpec::Http(Box::new(http::output(reader, at, said)?)), &said.allow_lossy),
         file::Output::Discard(said) => {
             said.discard.as_ref()?;
             (SinkSpec::Discard, &said.allow_lossy)
@@ -211,7 +212,7 @@ fn target(output: &Output, stage: usize) -> Option<Target> {
         SinkSpec::Files(sink) => (&sink.connection, sink.path.clone(), sink.mode == WriteMode::Replace, "path"),
         SinkSpec::Redis(sink) => (&sink.connection, sink.key.to_string(), sink.mode == RowMode::Replace, sink.shape.word()),
         // Keys of two copies may well share a server; what one would overwrite, `conflict` decides.
-        SinkSpec::RedisKeys(_) | SinkSpec::Discard | SinkSpec::Cache(_) => return None,
+        SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Discard | SinkSpec::Cache(_) => return None,
     };
     Some(Target { connection: connection.clone(), name, replaces, stage, at: format!("{}/{key}", output.at) })
 }

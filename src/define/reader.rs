@@ -147,11 +147,17 @@ impl<'a> Reader<'a> {
 
     /// A template over rows: the key of a row. `None` when it is wrong, which has been reported.
     pub fn key(&mut self, pointer: &str, text: &str) -> Option<KeyTemplate> {
+        self.over_rows(pointer, text, "key")
+    }
+
+    /// The same of another text than a key: a path, a body.
+    pub fn over_rows(&mut self, pointer: &str, text: &str, what: &str) -> Option<KeyTemplate> {
         let document = self.document;
-        let mut report = |problem| self.problems.push(located(document, pointer, problem));
+        let named = |problem: Problem| Problem { message: problem.message.replace("key", what), ..problem };
+        let mut report = |problem| self.problems.push(located(document, pointer, named(problem)));
         let holes = Holes::cut(text).map_err(&mut report).ok()?;
         let rendered = self.render(document, pointer, &holes.text, Target::Text)?;
-        holes.fill(&rendered).map_err(|problem| self.problems.push(located(document, pointer, problem))).ok()
+        holes.fill(&rendered).map_err(|problem| self.problems.push(located(document, pointer, named(problem)))).ok()
     }
 
     /// As [`Reader::text`], of another file.

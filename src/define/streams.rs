@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::connections::{Family, engine_of};
 use super::inputs::table_name;
-use super::pipeline::{ChangesSource, Engine, Flow, Kind, RedisRowsSink, Retry, RowMode, SinkSpec, SourceSpec, SqlSink, WriteMode};
+use super::pipeline::{
+    ChangesSource, Engine, Flow, HttpFollow, HttpSource, Kind, RedisRowsSink, Retry, RowMode, SinkSpec, SourceSpec, SqlSink, WriteMode,
+};
 use super::reader::Reader;
 use super::stages::positive;
 use crate::load::file::{self, Defaults, StreamStage};
@@ -44,11 +46,14 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
     }
     for input in &flow.from {
         let help = match &input.source {
-            SourceSpec::Poll(_) | SourceSpec::Changes(_) => continue,
+            SourceSpec::Poll(_) | SourceSpec::Changes(_) | SourceSpec::Http(HttpSource { follow: Some(_), .. }) => continue,
+            SourceSpec::Http(_) => "add `every: 5s` with `paginate: { by: cursor, … }`, or `follow: ndjson`, `sse` or `websocket`",
             SourceSpec::Sql(_) => {
                 "add `cursor:`, the column that grows with every change of a row, or write `changes:` instead of `table:`"
             }
-            _ => "a stream reads `sql:` with a `cursor:` or `changes:`; write `kind: batch` to read this to its end",
+            _ => {
+                "a stream reads `sql:` with a `cursor:` or `changes:`, or `http:` with `every:` or `follow:`; write `kind: batch` to read this to its end"
+            }
         };
         if !reader.broken(&format!("{}/cursor", input.at)) {
             reader.error("stream-source", &input.at, "nothing here says what is new since the last time", help);
@@ -68,7 +73,7 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
         }
         let problem = match &output.sink {
             SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }) => None,
-            SinkSpec::Sql(_) | SinkSpec::Discard if changes => {
+            SinkSpec::Sql(_) | SinkSpec::Http(_) | SinkSpec::Discard if changes => {
                 Some(("mode", "changes are applied by their key", "write `mode: upsert` with the table's key"))
             }
             SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => {
@@ -92,7 +97,7 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
                 "move this output to the end of the list",
             )),
             SinkSpec::Redis(_) => None,
-            SinkSpec::Sql(_) | SinkSpec::RedisKeys(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
+            SinkSpec::Sql(_) | SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
         };
         if let Some((key, message, help)) = problem {
             let pointer = format!("{}/{key}", output.at);
@@ -105,7 +110,9 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
 /// A stage that ends reads its input once, and has no use for a cursor or a log of changes.
 pub fn only_in_streams(reader: &mut Reader<'_>, flow: &Flow) {
     for input in &flow.from {
-        let (key, help) = match input.source {
+        let (key, help) = match &input.source {
+            SourceSpec::Http(HttpSource { follow: Some(HttpFollow::Poll(_)), .. }) => ("every", "write `kind: stream`, or remove `every`"),
+            SourceSpec::Http(HttpSource { follow: Some(_), .. }) => ("follow", "write `kind: stream`, or remove `follow`"),
             SourceSpec::Poll(_) => ("cursor", "write `kind: stream`, or remove `cursor`"),
             SourceSpec::Changes(_) => ("changes", "write `kind: stream`, or `table` instead of `changes`"),
             _ => continue,

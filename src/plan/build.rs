@@ -7,12 +7,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::fit::fit;
 use super::problems::Problems;
-use super::routes::{describes_itself, native_engine, output_key, passes_raw, writes};
+use super::routes::{describes_itself, followed, native_engine, output_key, passes_raw, writes};
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlRead, Stage, Step};
+use crate::define::pipeline::{Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
@@ -321,19 +321,11 @@ impl<'a> Builder<'a> {
     /// Everything that decides which rows are written where: the definition, the columns, and the same of the stages it reads.
     fn hash(&self, stage: &Stage, inputs: &[InputPlan], schema: &Schema) -> String {
         let flow = &stage.flow;
-        if let (Kind::Stream { .. }, [Input { source: SourceSpec::Poll(poll), .. }]) = (&stage.kind, flow.from.as_slice()) {
-            // A position means the same rows as long as the same thing is followed in the same order, whatever happens to the rows then.
+        if let (Kind::Stream { .. }, [input]) = (&stage.kind, flow.from.as_slice())
+            && let Some(followed) = followed(&input.source)
+        {
             let sinks: Vec<String> = flow.to.iter().map(|output| output.sink.label()).collect();
-            let followed = format!("{} {:?} {:?}", poll.sql.connection, poll.cursor, poll.key);
-            let read = match &poll.sql.read {
-                SqlRead::Table { name, .. } => format!("{name:?}"),
-                SqlRead::Query(query) => query.clone(),
-            };
-            return hash([&stage.name, &followed, &read, &format!("{sinks:?}")].map(String::as_str).into_iter());
-        }
-        if let [Input { source: SourceSpec::Changes(changes), .. }] = flow.from.as_slice() {
-            let sinks: Vec<String> = flow.to.iter().map(|output| output.sink.label()).collect();
-            return hash([stage.name.as_str(), &format!("{changes:?}"), &format!("{sinks:?}")].into_iter());
+            return hash([&stage.name, &followed, &format!("{sinks:?}")].map(String::as_str).into_iter());
         }
         let mut parts = vec![stage.name.clone(), format!("{:?}", flow.from), format!("{:?}", flow.transform), format!("{:?}", flow.to)];
         parts.push(format!("{schema:?}"));

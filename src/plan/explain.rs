@@ -144,6 +144,7 @@ fn mode(output: &OutputPlan) -> String {
         SinkSpec::Files(sink) => if sink.mode == WriteMode::Append { "append" } else { "replace" }.to_owned(),
         SinkSpec::RedisKeys(sink) => format!("copy, {}", sink.conflict.word()),
         SinkSpec::Redis(sink) => sink.mode.word().to_owned(),
+        SinkSpec::Http(sink) => sink.words(),
         SinkSpec::Discard => "discard".to_owned(),
         SinkSpec::Cache(sink) => match sink.mode {
             CacheMode::Fill => "fill",

@@ -31,6 +31,23 @@ pub(super) fn describes_itself(source: &SourceSpec) -> bool {
     }
 }
 
+/// What the position of a stream belongs to: it means the same rows as long as the same thing is followed in the same order, whatever happens
+/// to the rows then. `None` for what cannot be followed.
+pub(super) fn followed(source: &SourceSpec) -> Option<String> {
+    match source {
+        SourceSpec::Poll(poll) => {
+            let read = match &poll.sql.read {
+                SqlRead::Table { name, .. } => format!("{name:?}"),
+                SqlRead::Query(query) => query.clone(),
+            };
+            Some(format!("{} {:?} {:?} {read}", poll.sql.connection, poll.cursor, poll.key))
+        }
+        SourceSpec::Changes(changes) => Some(format!("{changes:?}")),
+        SourceSpec::Http(feed) => Some(format!("{:?}", (&feed.connection, &feed.path, &feed.query, &feed.paginate))),
+        _ => None,
+    }
+}
+
 /// The engine of an output's connection, by the name that native types use.
 pub(super) fn native_engine(pipeline: &Pipeline, output: &Output) -> Option<&'static str> {
     let connection = match &output.sink {

@@ -81,7 +81,11 @@ impl Stream<'_> {
         loop {
             tokio::select! {
                 piece = pieces.recv() => {
-                    let Some(piece) = piece else { return Ok(End::Dried) };
+                    let Some(piece) = piece else {
+                        // What came before the break is here, and some sources cannot give it again.
+                        self.commit().await?;
+                        return Ok(End::Dried);
+                    };
                     if self.take(piece).await? && context.until_caught_up {
                         self.commit().await?;
                         return Ok(End::CaughtUp);

@@ -71,7 +71,7 @@ pub struct Output<'a> {
     stage: &'a StageRun,
     attempt: &'a Attempt,
     split: String,
-    writers: Vec<(&'a LoadRun, &'a str, Box<dyn Writer>)>,
+    writers: Vec<Route<'a>>,
     /// Whether the attempt commits by itself as it goes: one output, which can.
     checkpoints: bool,
     slip: RejectSlip,
@@ -80,6 +80,23 @@ pub struct Output<'a> {
     since: Since,
     /// Bytes that came in all.
     bytes: u64,
+}
+
+/// The way to one output.
+struct Route<'a> {
+    load: &'a LoadRun,
+    label: &'a str,
+    writer: Box<dyn Writer>,
+    /// Rows that the target itself refused in this attempt.
+    refused: u64,
+}
+
+impl Route<'_> {
+    /// The mark of this output: without the rows that it refused.
+    fn mark(&self, mark: &Mark) -> Mark {
+        let rows = mark.rows.saturating_sub(self.refused);
+        Mark { rows, digest: Digest { rows, ..mark.digest }, ..mark.clone() }
+    }
 }
 
 /// What came since the last commit.
@@ -107,11 +124,11 @@ impl<'a> Output<'a> {
                 before = load.marked(split);
                 let writer = output.sink.writer(&load.load, split, before.as_ref()).await;
                 let writer = writer.map_err(|failure| failure.during(format!("writing {}", output.label)))?;
-                writers.push((load, output.label.as_str(), writer));
+                writers.push(Route { load, label: output.label.as_str(), writer, refused: 0 });
             }
         }
         // A cache must not show what its database does not hold yet: it is committed last.
-        writers.sort_by_key(|(load, ..)| stage.plan.outputs.get(load.load.key.output).is_some_and(|output| output.changes_cache()));
+        writers.sort_by_key(|route| stage.plan.outputs.get(route.load.load.key.output).is_some_and(|output| output.changes_cache()));
         let checkpoints = matches!(stage.plan.outputs.as_slice(), [only] if only.target.checkpoints);
         let slip = stage.rejects.slip(split, before.as_ref().map_or(0, |mark| mark.rows + mark.rejects))?;
         Ok(Self { stage, attempt, split: split.to_owned(), writers, checkpoints, slip, before, since: Since::now(), bytes: 0 })
@@ -143,7 +160,7 @@ impl<'a> Output<'a> {
                 self.attempt.refused(rejects.len() as u64);
                 self.took(digest, came, bytes, batch.get_array_memory_size());
                 if batch.num_rows() > 0 {
-                    let writes = self.writers.iter_mut().map(|(_, label, writer)| {
+                    let writes = self.writers.iter_mut().map(|Route { label, writer, .. }| {
                         let batch = batch.clone();
                         async move { writer.write(batch).await.map_err(|failure| during(label, failure)) }
                     });
@@ -153,7 +170,7 @@ impl<'a> Output<'a> {
             }
             Piece::Raw(chunk) => {
                 self.took(chunk.digest, chunk.rows, chunk.bytes.len() as u64, chunk.bytes.len());
-                let writes = self.writers.iter_mut().map(|(_, label, writer)| {
+                let writes = self.writers.iter_mut().map(|Route { label, writer, .. }| {
                     let chunk = chunk.clone();
                     async move { writer.write_raw(chunk).await.map_err(|failure| during(label, failure)) }
                 });
@@ -185,6 +202,17 @@ impl<'a> Output<'a> {
         self.checkpoints && full
     }
 
+    /// Takes what the targets refused to the other bad rows.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        for Route { label, writer, refused, .. } in &mut self.writers {
+            let rejects = writer.refused().await.map_err(|failure| failure.during(format!("writing {label}")))?;
+            self.slip.take(&rejects).await?;
+            self.attempt.refused(rejects.len() as u64);
+            *refused += rejects.len() as u64;
+        }
+        Ok(())
+    }
+
     /// What the split's mark says after this commit.
     fn mark(&self, position: Option<Position>) -> Mark {
         let (digest, rejects) = self.before.as_ref().map_or((Digest::default(), 0), |mark| (mark.digest, mark.rejects));
@@ -194,14 +222,17 @@ impl<'a> Output<'a> {
 
     /// Commits what was written up to a position, and goes on. Bad rows are kept first, as in [`Output::commit`].
     pub async fn checkpoint(&mut self, position: Position) -> Result<(), Failure> {
+        self.settle().await?;
         let mark = self.mark(Some(position));
         let rejects = self.slip.count();
         let slip = std::mem::replace(&mut self.slip, self.stage.rejects.slip(&self.split, mark.rows + mark.rejects)?);
         slip.commit().await?;
-        for (load, label, writer) in &mut self.writers {
-            let committed = writer.checkpoint(mark.clone()).await.map_err(|failure| failure.during(format!("committing {label}")))?;
+        for route in &mut self.writers {
+            let mark = route.mark(&mark);
+            let committed = route.writer.checkpoint(mark.clone()).await;
+            let committed = committed.map_err(|failure| failure.during(format!("committing {}", route.label)))?;
             self.stage.written_bytes.fetch_add(committed.bytes, Ordering::Relaxed);
-            load.mark(mark.clone());
+            route.load.mark(mark);
         }
         let since = std::mem::replace(&mut self.since, Since::now());
         if rejects > 0 && self.stage.plan.streams() {
@@ -220,13 +251,16 @@ impl<'a> Output<'a> {
 
     /// Bad rows are kept first: a crash in between leaves a part that the next attempt replaces. Outputs commit one after the other; after a
     /// crash in between, the next attempt writes only those that lack the split.
-    pub async fn commit(self) -> Result<Done, Failure> {
+    pub async fn commit(mut self) -> Result<Done, Failure> {
+        self.settle().await?;
         let mark = self.mark(None);
         self.slip.commit().await?;
-        for (load, label, writer) in self.writers {
-            let committed = writer.commit(mark.clone()).await.map_err(|failure| failure.during(format!("committing {label}")))?;
+        for route in self.writers {
+            let mark = route.mark(&mark);
+            let committed = route.writer.commit(mark.clone()).await;
+            let committed = committed.map_err(|failure| failure.during(format!("committing {}", route.label)))?;
             self.stage.written_bytes.fetch_add(committed.bytes, Ordering::Relaxed);
-            load.mark(mark.clone());
+            route.load.mark(mark);
         }
         self.attempt.keep();
         Ok(Done { rows: mark.rows, bytes: self.bytes, rejects: mark.rejects })

@@ -54,7 +54,7 @@ fn only_counts(output: &OutputPlan) -> bool {
 }
 
 fn keeps_nothing(output: &OutputPlan) -> bool {
-    matches!(output.output.sink, SinkSpec::Discard | SinkSpec::Cache(_))
+    matches!(output.output.sink, SinkSpec::Discard | SinkSpec::Cache(_) | SinkSpec::Http(_))
 }
 
 /// The digest of what a sink holds of a load: staged rows, or the whole target.

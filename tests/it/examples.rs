@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::web::{Web, json};
+use crate::support::web::{Web, answer, json};
 use crate::support::{self, Project};
 
 fn repository(path: &str) -> PathBuf {
@@ -65,6 +65,8 @@ fn every_example_has_a_test() {
         "follow_orders",
         "hourly_flights",
         "http_airports",
+        "http_feed",
+        "http_push",
         "nightly_extract",
         "postgres_copy",
         "quickstart",
@@ -109,6 +111,44 @@ fn http_airports() {
     let database = rusqlite::Connection::open(project.path("target/http/warehouse.db")).expect("the database");
     let found: i64 = database.query_row("select count(*) from airports", [], |row| row.get(0)).expect("airports");
     assert_eq!(found as usize, northern);
+}
+
+/// Orders that come about while they are followed.
+#[test]
+fn http_feed() {
+    let web = Web::start(|asked, out| {
+        let (after, there) = (asked.number_of("after", 0), 250 + asked.number);
+        let rows = (after + 1..=there.min(after + asked.number_of("limit", 0)).min(260))
+            .map(|id| serde_json::json!({ "id": id, "placed_at": "2024-02-29T12:00:00Z", "total": format!("{id}.50"), "note": null }));
+        json(out, &serde_json::Value::from(rows.collect::<Vec<_>>()).to_string())
+    });
+    let project = project();
+    let environment = [("API_URL", web.url())];
+    let environment = environment.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>();
+    check_in(&project, "http_feed", &environment, &["--until", "caught-up"]);
+    let found = || {
+        let database = rusqlite::Connection::open(project.path("target/http/reporting.db")).expect("the database");
+        database.query_row("select count(*), max(id) from orders", [], |row| Ok((row.get(0)?, row.get(1)?))).expect("orders")
+    };
+    let before: (i64, i64) = found();
+    assert!(before.0 > 250 && before.0 == before.1, "{before:?}");
+    let mut again = project.command(&["run", "http_feed", "--until", "caught-up"]);
+    assert!(again.envs(environment).status().expect("haul can be started").success());
+    assert_eq!(found(), (260, 260));
+}
+
+#[test]
+fn http_push() {
+    let web = Web::start(|asked, out| {
+        assert_eq!((asked.method.as_str(), asked.path.as_str()), ("PUT", "/airlines"));
+        answer(out, 200, &[], "")
+    });
+    check("http_push", &[("API_URL", &web.url())]);
+    let text = std::fs::read_to_string(repository("pipelines/data/airlines.csv")).expect("the airlines");
+    let sent: Vec<serde_json::Value> =
+        web.asked().iter().flat_map(|asked| serde_json::from_slice::<Vec<_>>(&asked.body).expect("JSON")).collect();
+    assert_eq!(sent.len(), text.lines().count() - 1);
+    assert!(sent.iter().all(|row| row["carrier"].is_string() && row["name"].is_string()), "{sent:?}");
 }
 
 #[test]

@@ -195,7 +195,7 @@ fn sink_label(output: &Output) -> String {
     match &output.sink {
         SinkSpec::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
         SinkSpec::Files(sink) => format!("{}/{}", sink.connection, sink.path),
-        SinkSpec::RedisKeys(_) => output.sink.label(),
+        SinkSpec::RedisKeys(_) | SinkSpec::Http(_) => output.sink.label(),
         SinkSpec::Redis(sink) => format!("{} {}", sink.connection, sink.key),
         SinkSpec::Discard | SinkSpec::Cache(_) => output.sink.label(),
     }

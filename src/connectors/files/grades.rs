@@ -12,6 +12,16 @@ pub(super) fn refused(ty: &Type, format: &FileFormat) -> Option<&'static str> {
     }
 }
 
+/// Whether values of a type have a JSON form.
+pub(in crate::connectors) fn can_be_json(ty: &Type) -> bool {
+    refused(ty, &FileFormat::Ndjson).is_none()
+}
+
+/// What columns become in JSON.
+pub(in crate::connectors) fn json_columns(incoming: &Schema) -> Vec<Mapped> {
+    map(incoming, &FileFormat::Ndjson)
+}
+
 /// The columns of a file.
 pub(super) fn map(incoming: &Schema, format: &FileFormat) -> Vec<Mapped> {
     let one = |column: &Column| {

@@ -33,6 +33,9 @@ mod stream;
 
 pub(super) use codec::{Content, decompress};
 pub(super) use csv::{CsvRows, header};
-pub(super) use ndjson::NdjsonRows;
+pub(super) use grades::{can_be_json, json_columns};
+pub(super) use ndjson::{JsonObjects, NdjsonRows};
 pub use rejects::{RejectLog, RejectWriter};
 pub use root::Root;
+pub(super) use store::{Local, Store};
+pub(super) use stream::blocking;

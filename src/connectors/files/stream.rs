@@ -32,7 +32,9 @@ pub(super) fn chunks(work: impl FnOnce(Give<'_>) -> Result<(), Failure> + Send +
 }
 
 /// Runs work that blocks.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(in crate::connectors) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     joined(tokio::task::spawn_blocking(work).await)
 }
 

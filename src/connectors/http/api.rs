@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Request, Response};
+use reqwest::{Body, Client, Method, Request, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::Url;
@@ -16,7 +16,7 @@ use super::answer;
 use super::guard::{Guard, Refused};
 use crate::connectors::tls;
 use crate::define::pipeline::{Connection, HttpAuth};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// Redirects that one request follows.
 const MOST_REDIRECTS: usize = 5;
@@ -37,6 +37,15 @@ pub struct Api {
     secrets: Vec<String>,
     idle: Duration,
     permits: Arc<Semaphore>,
+    most: usize,
+}
+
+/// What became of rows that were sent.
+pub(super) enum Sent {
+    /// The server has them.
+    Taken,
+    /// The server refuses their content. Transient when that may pass.
+    Refused(Failure),
 }
 
 /// An answer of a good status, whose body is still to be read. It holds one of the connection's places.
@@ -77,8 +86,24 @@ impl Api {
             .build()
             .map_err(|error| Failure::permanent("HTTP cannot be set up").cause(error))?;
         let (credentials, secrets) = credentials(connection, &client, &base)?;
-        let permits = Arc::new(Semaphore::new(connection.max_connections as usize));
-        Ok(Self { base, client, guard, credentials, secrets, idle: settings.idle_timeout, permits })
+        let most = connection.max_connections as usize;
+        let permits = Arc::new(Semaphore::new(most));
+        Ok(Self { base, client, guard, credentials, secrets, idle: settings.idle_timeout, permits, most })
+    }
+
+    /// Which addresses may be asked.
+    pub(super) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// The longest that an answer may send nothing.
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
+    }
+
+    /// The headers that prove who asks, for the connection's own host.
+    pub(super) fn credentials(&self) -> HeaderMap {
+        self.credentials.clone()
     }
 
     /// The URL of a path with parameters.
@@ -140,6 +165,38 @@ impl Api {
             Ok(Err(error)) => Err(unsent(error).during(what)),
             Err(_) => Err(Failure::transient(format!("{what}: no answer came within {:?}", self.idle))),
         }
+    }
+
+    /// Sends a body. Redirects are not followed: it would go to a place that nobody named.
+    pub(super) async fn post(&self, method: Method, url: Url, headers: HeaderMap, body: Body) -> Result<Sent, Failure> {
+        let _permit = self.permits.acquire().await.map_err(|_| Failure::cancelled())?;
+        let what = format!("{method} {}", url.path());
+        let request = self.client.request(method, url).headers(headers).body(body).build();
+        let request = request.map_err(|error| Failure::permanent("the request cannot be made").cause(error.without_url()))?;
+        let mut response = self.send(request).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let failure = self.refusal(&what, response).await;
+            return Ok(match status.as_u16() {
+                400 | 413 | 422 => Sent::Refused(failure),
+                // The content, or an earlier try of the same request that is still worked on: it may pass.
+                409 => Sent::Refused(Failure { kind: FailureKind::Transient, ..failure }),
+                _ => return Err(failure),
+            });
+        }
+        // What the server says is not wanted; a short answer is read so that the connection can be used again.
+        let mut read = 0;
+        while read < MOST_REFUSAL_BYTES
+            && let Ok(Ok(Some(bytes))) = timeout(self.idle, response.chunk()).await
+        {
+            read += bytes.len();
+        }
+        Ok(Sent::Taken)
+    }
+
+    /// Requests that may be under way at the same time.
+    pub(super) fn most_requests(&self) -> usize {
+        self.most
     }
 
     /// The failure of an answer with a bad status.

@@ -106,14 +106,19 @@ fn pointed(spec: &HttpSource, text: &str) -> Option<String> {
 /// What a page's last row says of the next page.
 fn in_last(spec: &HttpSource, row: &str) -> Option<String> {
     let PaginateBy::Cursor { from: CursorFrom::LastRow(column), .. } = &spec.paginate.as_ref()?.by else { return None };
+    member(row, column)
+}
+
+/// A member of an object, when it is a value.
+pub(super) fn member(row: &str, column: &str) -> Option<String> {
     let mut found = None;
-    let mut look = |name: std::borrow::Cow<'_, str>, value: Value<'_>| {
-        if name == column.as_str() {
+    json::members(row, |name, value| {
+        if name == column {
             found = plain(value);
         }
         Ok(())
-    };
-    json::members(row, &mut look).ok()?;
+    })
+    .ok()?;
     found
 }
 

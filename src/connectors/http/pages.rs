@@ -108,7 +108,8 @@ impl<'a> Pages<'a> {
             (Place::Number(number), Some(PaginateBy::Offset(param) | PaginateBy::Page(param, _))) => set(param, number.to_string()),
             (Place::First, Some(PaginateBy::Offset(param))) => set(param, "0".to_owned()),
             (Place::First, Some(PaginateBy::Page(param, first))) => set(param, first.to_string()),
-            (Place::First, _) => {}
+            // The id of an event is no parameter: it goes into a header.
+            (Place::First, _) | (Place::Cursor(_), None) => {}
             (Place::Cursor(_) | Place::Number(_), _) => {
                 return Err(Failure::permanent("the position of the read is of another kind of pages").help("`--fresh` begins it anew"));
             }

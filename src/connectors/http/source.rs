@@ -10,6 +10,7 @@ use url::Url;
 
 use super::api::Api;
 use super::body::{Body, body, receive};
+use super::follow::{Following, promise};
 use super::page::{Reader, Sample};
 use super::pages::Pages;
 use crate::connectors::ahead::{Ahead, ahead};
@@ -61,6 +62,10 @@ impl AnswerSource {
 impl Source for AnswerSource {
     async fn describe(&self) -> Result<Description, Failure> {
         let (schema, _) = self.columns().await?;
+        if let Some(follow) = &self.spec.follow {
+            let consistency = promise(&self.spec, follow);
+            return Ok(Description { schema: schema.clone(), key: Vec::new(), rows: None, bytes: None, wire: None, consistency });
+        }
         let by = match self.spec.paginate.as_ref().map(|paginate| &paginate.by) {
             None => "one answer".to_owned(),
             Some(PaginateBy::LinkHeader | PaginateBy::Link(_)) => "pages by link".to_owned(),
@@ -88,7 +93,11 @@ impl Source for AnswerSource {
         });
         let guessed = guessed.map(|guessed| guessed.unwrap_or(false)).collect();
         let reader = Reader { spec: Arc::clone(&self.spec), all: all.clone(), schema, guessed, limit: request.limit };
-        Ok(Arc::new(AnswerReading { api: Arc::clone(&self.api), reader: Arc::new(reader) }))
+        let (api, reader) = (Arc::clone(&self.api), Arc::new(reader));
+        Ok(match self.spec.follow.clone() {
+            Some(follow) => Arc::new(Following { api, reader, follow }),
+            None => Arc::new(AnswerReading { api, reader }),
+        })
     }
 }
 
@@ -136,13 +145,13 @@ async fn walk(api: &Api, reader: &Arc<Reader>, from: Option<&Position>, to: &Ahe
 }
 
 /// Where an answer came from, and what stood above its body.
-struct Origin {
+pub(super) struct Origin {
     url: Url,
     headers: HeaderMap,
 }
 
 /// Asks for the next page, and reads its body on a thread that may block while it still arrives.
-async fn fetch<T: Send + 'static>(
+pub(super) async fn fetch<T: Send + 'static>(
     api: &Api,
     spec: &HttpSource,
     pages: &Pages<'_>,

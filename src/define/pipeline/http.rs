@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::CsvDialect;
 use crate::data::Type;
+use crate::load::template::KeyTemplate;
 use crate::secret::Secret;
 
 /// What a connection of HTTP needs besides its URL.
@@ -61,6 +62,21 @@ pub struct HttpSource {
     pub sample: usize,
     /// Bytes of the largest JSON answer that is taken.
     pub max_body: u64,
+    /// In a stream: how what is new is learnt of.
+    pub follow: Option<HttpFollow>,
+}
+
+/// How what is new is learnt of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HttpFollow {
+    /// By asking for the pages behind the last cursor, after this wait.
+    Poll(Duration),
+    /// From an answer of NDJSON that never ends.
+    Ndjson,
+    /// From server-sent events.
+    Events,
+    /// From the messages of a WebSocket.
+    WebSocket,
 }
 
 /// What an answer holds.
@@ -110,4 +126,64 @@ pub enum CursorFrom {
     Answer(String),
     /// A member of the page's last row.
     LastRow(String),
+}
+
+/// Requests that carry rows.
+#[derive(Clone, Debug)]
+pub struct HttpSink {
+    /// Connection name.
+    pub connection: String,
+    /// Below the connection's URL; begins with `/`. Columns stand in it only when a request holds one row.
+    pub path: KeyTemplate,
+    /// Parameters, not escaped. They may hold secrets, and are never shown.
+    pub query: Vec<(String, String)>,
+    /// The method.
+    pub method: HttpMethod,
+    /// What a request holds.
+    pub payload: HttpPayload,
+    /// Most rows of a request.
+    pub rows: u64,
+    /// Bytes of rows after which a request is full.
+    pub bytes: u64,
+}
+
+/// The method of a request that carries rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpMethod {
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// PATCH
+    Patch,
+}
+
+/// What a request holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HttpPayload {
+    /// One JSON object a line.
+    Ndjson,
+    /// A JSON array of objects.
+    Array,
+    /// One row, as a JSON object.
+    Object,
+    /// One row, as a text with columns in it.
+    Template(KeyTemplate),
+}
+
+impl HttpSink {
+    /// `POST ndjson`, for plans.
+    pub fn words(&self) -> String {
+        let method = match self.method {
+            HttpMethod::Post => "POST",
+            HttpMethod::Put => "PUT",
+            HttpMethod::Patch => "PATCH",
+        };
+        match self.payload {
+            HttpPayload::Ndjson => format!("{method} ndjson, up to {} rows a request", self.rows),
+            HttpPayload::Array => format!("{method} array, up to {} rows a request", self.rows),
+            HttpPayload::Object => format!("{method} object, one row a request"),
+            HttpPayload::Template(_) => format!("{method} template, one row a request"),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What stages write.
 
-use super::{At, Compression, FileFormat, KeysSink, RedisRowsSink};
+use super::{At, Compression, FileFormat, HttpSink, KeysSink, RedisRowsSink};
 
 /// One output of a stage.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub enum SinkSpec {
     Redis(RedisRowsSink),
     /// A Redis server that keys are copied to.
     RedisKeys(Box<KeysSink>),
+    /// An HTTP API that rows are sent to.
+    Http(Box<HttpSink>),
     /// Nowhere: rows are counted and dropped.
     Discard,
     /// A cache of the same pipeline.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::CsvInput;
-use crate::load::shape::{Entries, Scalar, Size};
+use crate::load::shape::{Duration, Entries, Scalar, Size};
 
 /// How requests prove who asks: a token, or a user and a password.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -43,6 +43,11 @@ pub struct HttpInput {
     pub csv: Option<CsvInput>,
     /// How the answer's other pages are asked for. By default there is one page.
     pub paginate: Option<Paginate>,
+    /// In a stream: how long to wait before asking for what is behind the last cursor again.
+    #[schemars(extend("examples" = ["5s"]))]
+    pub every: Option<Duration>,
+    /// In a stream: the kind of feed, instead of `every`.
+    pub follow: Option<HttpFollow>,
     /// Declared columns. When there are any, other members of the rows are passed over, unless `sample` says to look for them.
     pub columns: Option<Entries<String>>,
     /// How many rows are looked at to find columns. By default 1000, or 0 when `columns` are declared.
@@ -55,6 +60,18 @@ pub struct HttpInput {
     #[serde(rename = "as")]
     #[schemars(extend("pattern" = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: Option<String>,
+}
+
+/// The kinds of feeds, whose answers never end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpFollow {
+    /// One JSON object a line.
+    Ndjson,
+    /// Server-sent events whose data are JSON objects; a connection goes on behind the last event's id.
+    Sse,
+    /// The messages of a WebSocket, each a JSON object.
+    Websocket,
 }
 
 /// What an answer holds.
@@ -109,4 +126,67 @@ pub enum PaginateBy {
     Offset,
     /// Its number.
     Page,
+}
+
+/// Sends rows to an HTTP API.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpOutput {
+    /// The connection to send to.
+    #[schemars(required)]
+    pub http: Option<String>,
+    /// Where rows are sent, below the connection's URL. With one row a request, columns may stand in it: `/orders/{{ id }}`.
+    #[schemars(required, extend("minLength" = 1, "examples" = ["/orders", "/orders/{{ id }}"]))]
+    pub path: Option<String>,
+    /// Parameters of the request, escaped as a URL needs it.
+    pub query: Option<Entries<Scalar>>,
+    /// The method of the request.
+    #[schemars(extend("default" = "post"))]
+    pub method: Option<HttpMethod>,
+    /// What a request holds. By default `ndjson`.
+    pub body: Option<HttpPayload>,
+    /// The body of a request that holds one row, instead of `body`: a text in which `{{ column }}` stands for the column's value as JSON, a text
+    /// with its quotes.
+    #[schemars(extend("minLength" = 1, "examples" = ["{\"order\": {{ id }}, \"sum\": {{ total }}}"]))]
+    pub template: Option<String>,
+    /// How many rows a request holds.
+    pub batch: Option<RequestBatch>,
+    /// Columns whose values may lose something on the way, because you say so.
+    pub allow_lossy: Option<Vec<String>>,
+}
+
+/// How many rows a request holds. Whichever comes first ends it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestBatch {
+    /// At most so many rows.
+    #[schemars(range(min = 1, max = 1000000), extend("default" = 500))]
+    pub rows: Option<u64>,
+    /// At most about so many bytes.
+    #[schemars(extend("default" = "1MiB"))]
+    pub bytes: Option<Size>,
+}
+
+/// The method of a request that carries rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpMethod {
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// PATCH
+    Patch,
+}
+
+/// What a request holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpPayload {
+    /// One JSON object a line.
+    Ndjson,
+    /// A JSON array of objects.
+    Array,
+    /// One row, as a JSON object.
+    Object,
 }

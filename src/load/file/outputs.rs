@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{CacheOutput, Format, RedisOutput};
+use super::{CacheOutput, Format, HttpOutput, RedisOutput};
 use crate::load::shape::families;
 
 /// How files to write are compressed.
@@ -47,6 +47,8 @@ families! {
         Files("files", FilesOutput),
         /// Writes rows into keys of the Redis server behind this connection.
         Redis("redis", RedisOutput),
+        /// Sends rows to the HTTP API behind this connection.
+        Http("http", HttpOutput),
         /// Counts the rows and drops them. The text says why.
         Discard("discard", DiscardOutput),
         /// Writes to this cache of the same pipeline.

@@ -1,7 +1,9 @@
 //! HTTP against a real server that behaves and misbehaves.
 
+mod feeds;
 mod read;
 mod refused;
+mod send;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -18,13 +18,13 @@ const SYNC_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
 /// A folder of this machine.
-pub(in crate::connectors::files) struct Local {
+pub(in crate::connectors) struct Local {
     root: PathBuf,
 }
 
 impl Local {
     /// Nothing is touched yet.
-    pub(in crate::connectors::files) fn new(root: PathBuf) -> Self {
+    pub(in crate::connectors) fn new(root: PathBuf) -> Self {
         Self { root }
     }
 

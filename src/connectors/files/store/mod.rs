@@ -9,14 +9,14 @@ use std::io::{Read, Write};
 
 use bytes::Bytes;
 
-pub(super) use local::Local;
+pub(in crate::connectors) use local::Local;
 pub(super) use object::Object;
 
 use crate::failure::Failure;
 
 /// One file that is there.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Found {
+pub(in crate::connectors) struct Found {
     /// Below the root.
     pub path: String,
     /// Bytes, compressed as they lie.
@@ -26,13 +26,13 @@ pub(super) struct Found {
 }
 
 /// A file that is being written under a name of its own. Dropping it unfinished removes what was written.
-pub(super) trait Pending: Write + Send {
+pub(in crate::connectors) trait Pending: Write + Send {
     /// Makes everything written durable under the name it was created with. An error anywhere means that nothing is there.
     fn finish(self: Box<Self>) -> Result<(), Failure>;
 }
 
 /// Access to parts of one file that does not change meanwhile.
-pub(super) trait Ranges: Send + Sync {
+pub(in crate::connectors) trait Ranges: Send + Sync {
     /// Its size in bytes.
     fn size(&self) -> u64;
     /// Bytes `start..start + length`.
@@ -40,10 +40,10 @@ pub(super) trait Ranges: Send + Sync {
 }
 
 /// Decides what becomes of a small document: `None` leaves it as it is.
-pub(super) type Change<'a> = &'a mut dyn FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure>;
+pub(in crate::connectors) type Change<'a> = &'a mut dyn FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, Failure>;
 
 /// A place that holds files.
-pub(super) trait Store: Send + Sync {
+pub(in crate::connectors) trait Store: Send + Sync {
     /// The place, for messages: a folder's path, or `s3://bucket/prefix`.
     fn label(&self) -> String;
 

@@ -1,0 +1,186 @@
+//! What is sent: every kind of body, servers that refuse and forget to answer, and what a kill leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::project;
+use crate::support::web::{Asked, Web, answer};
+
+/// The ids of the rows of a request.
+fn ids(asked: &Asked) -> Vec<i64> {
+    let text = std::str::from_utf8(&asked.body).expect("UTF-8");
+    let id = |row: &Value| row["id"].as_i64().expect("an id");
+    match asked.header("content-type") {
+        "application/x-ndjson" => text.lines().map(|line| id(&serde_json::from_str(line).expect("JSON"))).collect(),
+        "application/json" => match serde_json::from_str(text).expect("JSON") {
+            Value::Array(rows) => rows.iter().map(id).collect(),
+            row => vec![id(&row)],
+        },
+        other => panic!("the media type is {other}"),
+    }
+}
+
+/// What a server holds that heeds the keys of requests: the ids, each with how often it came under different keys.
+fn held(asked: &[Asked]) -> BTreeMap<i64, usize> {
+    let mut bodies: BTreeMap<&str, &[u8]> = BTreeMap::new();
+    let mut held = BTreeMap::new();
+    for asked in asked {
+        match bodies.insert(asked.header("idempotency-key"), &asked.body) {
+            Some(before) => assert_eq!(before, asked.body, "one key came with two bodies"),
+            None => ids(asked).into_iter().for_each(|id| *held.entry(id).or_default() += 1),
+        }
+    }
+    held
+}
+
+fn each_once(count: i64) -> BTreeMap<i64, usize> {
+    (0..count).map(|id| (id, 1)).collect()
+}
+
+fn pipeline(web: &Web, rows: i64, to: &str) -> String {
+    format!(
+        "connections:\n  api: {{ url: \"{}/v1\", auth: {{ bearer: word }} }}\n  bad: {{ url: \"file:.\" }}
+stages:
+  a:
+    kind: batch
+    from: {{ generate: {rows}, columns: {{ id: i, name: \"'name \\\" ' || i\", part: \"case when i % 2 = 0 then null else 'a/b ü' || i end\" }} }}
+    to: {{ http: api, {to} }}
+    batch: {{ rows: 50 }}
+    retry: {{ attempts: 50, backoff: {{ initial: 5ms }} }}
+",
+        web.url()
+    )
+}
+
+#[test]
+fn every_kind_of_request_carries_its_rows() {
+    let web = Web::start(|_, out| answer(out, 201, &[], "{}"));
+    let kinds: [(&str, &str, usize); 5] = [
+        ("POST", "path: /rows, query: { source: haul }, batch: { rows: 100 }", 13),
+        ("PUT", "path: /rows, method: put, body: array, batch: { bytes: 1KiB }", 2),
+        ("PATCH", "path: \"/rows/{{ id }}\", method: patch, body: object", 1234),
+        ("POST", "path: /rows, template: '{\"id\": {{ id }}, \"inner\": {\"name\": {{ name }}, \"part\": {{ part }}}}'", 1234),
+        ("POST", "path: \"/by name/{{ name }}/x\", body: object", 1234),
+    ];
+    let mut before = 0;
+    for (method, to, least) in kinds {
+        let project = project(&pipeline(&web, 1234, to));
+        project.haul(&["run", "p"]).expect(0);
+        let asked = web.asked().split_off(before);
+        before += asked.len();
+        assert!(asked.len() >= least, "{to}: {} requests", asked.len());
+        assert!(asked.iter().all(|asked| asked.method == method && asked.header("authorization") == "Bearer word"), "{to}");
+        assert_eq!(held(&asked), each_once(1234), "{to}");
+        let keys: BTreeSet<&str> = asked.iter().map(|asked| asked.header("idempotency-key")).collect();
+        assert_eq!(keys.len(), asked.len(), "{to}: two requests bear the same key");
+        let first = asked.iter().find(|asked| ids(asked).contains(&7)).expect("row 7");
+        let text = String::from_utf8_lossy(&first.body).into_owned();
+        assert!(text.contains(r#""name":"name \" 7""#) || text.contains(r#""name": "name \" 7""#), "{text}");
+        assert!(text.contains("a/b ü7"), "{text}");
+        match to {
+            to if to.contains("/by name/") => assert_eq!(first.path, "/v1/by%20name/name%20%22%207/x"),
+            to if to.contains("rows/{{") => assert_eq!(first.path, "/v1/rows/7"),
+            _ => assert_eq!(first.path, "/v1/rows"),
+        }
+    }
+    assert!(web.asked().iter().take(13).all(|asked| asked.query.get("source").is_some_and(|word| word == "haul")));
+}
+
+/// The server takes rows and forgets to answer, is busy, or fails: the same rows come again under the same key.
+#[test]
+fn what_is_sent_again_bears_its_key() {
+    let web = Web::start(|asked, out| match asked.number % 7 {
+        1 => Ok(()),
+        3 => answer(out, 503, &[("Retry-After", "0")], "busy"),
+        4 => answer(out, 500, &[], ""),
+        5 => answer(out, 409, &[], "still at it"),
+        _ => answer(out, 204, &[], ""),
+    });
+    let project = project(&(pipeline(&web, 200, "path: /rows, batch: { rows: 20 }") + "    splits: { most: 1 }\n"));
+    project.haul(&["run", "p"]).expect(0);
+    let asked = web.asked();
+    assert!(asked.len() > 15, "{} requests", asked.len());
+    assert_eq!(held(&asked), each_once(200));
+}
+
+/// kill -9 at random moments: a server that heeds keys holds each row once, and what was recorded as sent does not come again.
+#[test]
+fn a_killed_run_goes_on_behind_what_it_recorded() {
+    let web = Web::start(|_, out| {
+        std::thread::sleep(Duration::from_millis(5));
+        answer(out, 200, &[], "")
+    });
+    let text = pipeline(&web, 10_000, "path: /rows, batch: { rows: 100 }");
+    let mut dice = fastrand::Rng::with_seed(11);
+    let cycles = std::env::var("HAUL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let (mut kills, mut before) = (0, 0);
+    for _ in 0..cycles {
+        let project = project(&text);
+        loop {
+            let log = std::fs::File::create(project.path("log.txt")).expect("a log");
+            let mut haul = project.command(&["run", "p"]).stdout(Stdio::null()).stderr(log).spawn().expect("haul can be started");
+            let wanted = web.asked().len() + dice.usize(1..60);
+            let status = loop {
+                if let Some(status) = haul.try_wait().expect("haul can be asked") {
+                    break Some(status);
+                }
+                if web.asked().len() >= wanted {
+                    haul.kill().expect("haul can be killed");
+                    haul.wait().expect("haul can be waited for");
+                    break None;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            };
+            if let Some(status) = status {
+                assert!(status.success(), "{}", project.read("log.txt"));
+                break;
+            }
+            kills += 1;
+        }
+        let asked = web.asked().split_off(before);
+        before += asked.len();
+        assert_eq!(held(&asked), each_once(10_000));
+        assert!(asked.len() < 100 * 6, "{} requests for 100: nothing was recorded", asked.len());
+    }
+    assert!(kills > 0, "nothing was killed");
+}
+
+#[test]
+fn rows_that_the_server_refuses_are_found_and_kept() {
+    let web =
+        Web::start(
+            |asked, out| {
+                if ids(asked).iter().any(|id| id % 100 == 7) { answer(out, 422, &[], "no sevens") } else { answer(out, 200, &[], "") }
+            },
+        );
+    let text = pipeline(&web, 1000, "path: /rows, body: array");
+    let keeping = project(&format!("{text}    rejects: {{ to: {{ files: bad, path: bad.ndjson }}, at_most: 10 }}\n"));
+    let said = keeping.haul(&["run", "p"]).expect(0);
+    let bad = keeping.read("bad.ndjson");
+    assert_eq!(bad.lines().count(), 10, "{bad}");
+    assert!(
+        bad.lines().all(|line| line.contains("422 Status: no sevens") || line.contains("422 Unprocessable Entity: no sevens")),
+        "{bad}"
+    );
+    assert!((said.stdout + &said.stderr).contains("990"), "the rows that arrived are counted without the refused ones");
+    let taken: BTreeSet<i64> = web.asked().iter().filter(|asked| !ids(asked).iter().any(|id| id % 100 == 7)).flat_map(ids).collect();
+    assert_eq!(taken.len(), 990);
+    let said = project(&text).haul(&["run", "p"]).expect(1);
+    assert!(said.stderr.contains("row 8 of split all") && said.stderr.contains("no sevens"), "{}", said.stderr);
+    let few = project(&format!("{text}    rejects: {{ to: {{ files: bad, path: bad.ndjson }}, at_most: 3 }}\n"));
+    few.haul(&["run", "p"]).expect(1);
+}
+
+#[test]
+fn a_refusal_that_is_not_the_rows_fault_ends_the_run() {
+    let web = Web::start(|_, out| answer(out, 401, &[], "who are you"));
+    let text = pipeline(&web, 10, "path: /rows") + "    rejects: { to: { files: bad, path: bad.ndjson }, at_most: 10 }\n";
+    let said = project(&text).haul(&["run", "p"]).expect(1);
+    assert!(said.stderr.contains("POST /v1/rows was answered 401 Unauthorized: who are you"), "{}", said.stderr);
+    assert_eq!(web.asked().len(), 1, "a refusal of this kind is not tried again");
+    let said = project(&text).haul(&["plan", "p"]).expect(0);
+    assert!(said.stdout.contains("at least once: what is sent again bears the same Idempotency-Key"), "{}", said.stdout);
+}
