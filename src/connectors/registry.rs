@@ -73,6 +73,7 @@ impl Connections {
             SourceSpec::Files(files) => Ok(self.files(&files.connection)?.source(files)),
             SourceSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows(rows)),
             SourceSpec::Http(answers) => Ok(self.http(&answers.connection)?.source(answers)),
+            SourceSpec::RedisFollow(follow) => Ok(self.redis(&follow.rows.connection)?.follow(follow)),
             SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),
             SourceSpec::RedisKeys(keys) => Ok(self.redis(&keys.connection)?.keys(keys)),
             SourceSpec::Stage(name) => Err(Failure::permanent(format!("stage `{name}` is no system to read from")).into()),

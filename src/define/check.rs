@@ -87,8 +87,10 @@ pub(super) fn read(name: &str, document: &Document, project: &Project, mode: Mod
     let mut stages = stages::read(&mut reader, &said, &shared);
     for stage in &mut stages {
         for input in &mut stage.flow.from {
-            if let SourceSpec::Changes(changes) = &mut input.source {
-                changes.slot = streams::slot(name, &stage.name);
+            match &mut input.source {
+                SourceSpec::Changes(changes) => changes.slot = streams::slot(name, &stage.name),
+                SourceSpec::RedisFollow(follow) => follow.name = streams::slot(name, &stage.name),
+                _ => {}
             }
         }
     }

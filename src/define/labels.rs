@@ -1,6 +1,6 @@
 //! What sources and sinks are called in plans, progress and reports.
 
-use super::pipeline::{Cache, Kind, PollSource, SinkSpec, SourceSpec, SqlRead};
+use super::pipeline::{Cache, Kind, PollSource, RedisFollow, SinkSpec, SourceSpec, SqlRead};
 
 impl SourceSpec {
     /// `shop.public.orders`, `shop (query)`, `data/orders-*.csv`, `1000 generated rows`, `stage orders`.
@@ -13,7 +13,7 @@ impl SourceSpec {
             Self::Changes(source) => format!("{}.{}", source.connection, source.table.join(".")),
             Self::Files(source) => format!("{}/{}", source.connection, source.path),
             Self::RedisKeys(keys) => format!("{} {}", keys.connection, keys.patterns.join(" ")),
-            Self::Redis(rows) => format!("{} {}", rows.connection, rows.key),
+            Self::Redis(rows) | Self::RedisFollow(RedisFollow { rows, .. }) => format!("{} {}", rows.connection, rows.key),
             Self::Http(source) => format!("{}{}", source.connection, source.path),
             Self::Generate(source) => format!("{} generated rows", source.rows),
             Self::Stage(name) => format!("stage {name}"),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::connections::{Family, engine_of};
 use super::inputs::table_name;
 use super::pipeline::{
-    ChangesSource, Engine, Flow, HttpFollow, HttpSource, Kind, RedisRowsSink, Retry, RowMode, SinkSpec, SourceSpec, SqlSink, WriteMode,
+    ChangesSource, Engine, Flow, HttpFollow, HttpSource, Kind, RedisFollow, RedisRowsSink, Retry, RowMode, RowShape, SinkSpec, SourceSpec,
+    SqlSink, WriteMode,
 };
 use super::reader::Reader;
 use super::stages::positive;
@@ -44,15 +45,30 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
         let message = "a stream follows one input, and this has several";
         reader.error("stream-source", &from, message, "write one stream for each of them");
     }
-    for input in &flow.from {
+    for input in &mut flow.from {
+        if let SourceSpec::Redis(rows) = &input.source
+            && matches!(rows.shape, RowShape::Stream | RowShape::List)
+        {
+            if rows.key.constant().is_none() {
+                let message = "a stream follows one key, and this names many";
+                let help = "write the key without columns, and one stream for each key";
+                reader.error("stream-source", &format!("{}/{}", input.at, rows.shape.word()), message, help);
+            }
+            if let Some(column) = &rows.ttl {
+                let message = format!("`{column}` would tell when the key expires, and what is followed is taken before");
+                reader.error_at_key("redis-option", &format!("{}/ttl", input.at), message, "remove `ttl`");
+            }
+            input.source = SourceSpec::RedisFollow(RedisFollow { rows: rows.clone(), name: String::new() });
+        }
         let help = match &input.source {
-            SourceSpec::Poll(_) | SourceSpec::Changes(_) | SourceSpec::Http(HttpSource { follow: Some(_), .. }) => continue,
+            SourceSpec::Poll(_) | SourceSpec::Changes(_) | SourceSpec::RedisFollow(_) => continue,
+            SourceSpec::Http(HttpSource { follow: Some(_), .. }) => continue,
             SourceSpec::Http(_) => "add `every: 5s` with `paginate: { by: cursor, … }`, or `follow: ndjson`, `sse` or `websocket`",
             SourceSpec::Sql(_) => {
                 "add `cursor:`, the column that grows with every change of a row, or write `changes:` instead of `table:`"
             }
             _ => {
-                "a stream reads `sql:` with a `cursor:` or `changes:`, or `http:` with `every:` or `follow:`; write `kind: batch` to read this to its end"
+                "a stream reads `sql:` with a `cursor:` or `changes:`, `redis:` with a `stream:` or a `list:`, or `http:` with `every:` or `follow:`; write `kind: batch` to read this to its end"
             }
         };
         if !reader.broken(&format!("{}/cursor", input.at)) {

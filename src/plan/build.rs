@@ -327,6 +327,11 @@ impl<'a> Builder<'a> {
             let sinks: Vec<String> = flow.to.iter().map(|output| output.sink.label()).collect();
             return hash([&stage.name, &followed, &format!("{sinks:?}")].map(String::as_str).into_iter());
         }
+        if let [Input { source: SourceSpec::RedisFollow(follow), .. }] = flow.from.as_slice() {
+            let sinks: Vec<String> = flow.to.iter().map(|output| output.sink.label()).collect();
+            let followed = format!("{} {} {:?} {}", follow.rows.connection, follow.rows.key, follow.rows.shape, follow.name);
+            return hash([&stage.name, &followed, &format!("{sinks:?}")].map(String::as_str).into_iter());
+        }
         let mut parts = vec![stage.name.clone(), format!("{:?}", flow.from), format!("{:?}", flow.transform), format!("{:?}", flow.to)];
         parts.push(format!("{schema:?}"));
         for input in inputs {

@@ -2,7 +2,7 @@
 
 use super::{InputPlan, Origin, OutputPlan, SourcePlan};
 use crate::data::{Column, Schema, WireFormat};
-use crate::define::pipeline::{Flow, Output, Pipeline, PollSource, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
+use crate::define::pipeline::{Flow, Output, Pipeline, PollSource, RedisFollow, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
 use crate::transform::Compiled;
 
 /// Whether a sink writes what a source reads.
@@ -16,7 +16,9 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
             let inside = || source.path.strip_prefix(sink.path.as_str()).is_some_and(|rest| sink.path.ends_with('/') && !rest.is_empty());
             sink.connection == source.connection && (sink.path == source.path || inside())
         }
-        (SinkSpec::Redis(sink), SourceSpec::Redis(source)) => sink.connection == source.connection && sink.key == source.key,
+        (SinkSpec::Redis(sink), SourceSpec::Redis(source) | SourceSpec::RedisFollow(RedisFollow { rows: source, .. })) => {
+            sink.connection == source.connection && sink.key == source.key
+        }
         (SinkSpec::RedisKeys(sink), SourceSpec::RedisKeys(source)) => sink.connection == source.connection,
         _ => false,
     }

@@ -63,6 +63,7 @@ fn every_example_has_a_test() {
         "flight_names",
         "follow_changes",
         "follow_orders",
+        "follow_redis",
         "hourly_flights",
         "http_airports",
         "http_feed",
@@ -185,6 +186,26 @@ fn postgres_copy() {
     assert_eq!(support::postgres().sql(&source, sum), support::postgres().sql(&target, sum));
     let constraints = "select count(*) from pg_constraint where conrelid = 'public.lineitem'::regclass and contype = 'p'";
     assert_eq!(support::postgres().sql(&target, constraints).trim(), "1", "the primary key came along");
+}
+
+#[test]
+fn follow_redis() {
+    let (redis, shop) = (support::redis::redis().fresh_database(), support::postgres().fresh_database());
+    let customers =
+        "create table customers (id bigint primary key, name text not null); insert into customers values (1, 'Anna'), (2, 'Ben')";
+    support::postgres().sql(&shop, customers);
+    for total in ["1.50", "20.00"] {
+        let entry = ["XADD", "orders", "*", "id", "7", "customer", "1", "total", total];
+        support::redis::ask::<String>(&mut support::redis::connect(&redis), &entry);
+    }
+    let project = project();
+    let environment = [("REDIS_URL", redis.as_str()), ("SHOP_URL", shop.as_str())];
+    check_in(&project, "follow_redis", &environment, &["--until", "caught-up"]);
+    assert_eq!(support::postgres().sql(&shop, "select count(*), sum(total) from orders"), "2|21.50");
+    let name: String = support::redis::ask(&mut support::redis::connect(&redis), &["HGET", "customer:2", "name"]);
+    assert_eq!(name, "Ben");
+    let mut drop: Command = project.command(&["drop", "follow_redis"]);
+    assert!(drop.envs(environment).status().expect("haul can be started").success());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, PollSource, SinkSpec, SourceSpec, SqlRead, Stage, Step};
+use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, PollSource, RedisFollow, SinkSpec, SourceSpec, SqlRead, Stage, Step};
 
 /// The graph of a checked pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -171,7 +171,12 @@ impl Graph {
 fn is_shared_source(source: &SourceSpec) -> bool {
     match source {
         SourceSpec::Sql(sql) | SourceSpec::Poll(PollSource { sql, .. }) => matches!(sql.read, SqlRead::Table { .. }),
-        SourceSpec::Changes(_) | SourceSpec::Files(_) | SourceSpec::Redis(_) | SourceSpec::RedisKeys(_) | SourceSpec::Http(_) => true,
+        SourceSpec::Changes(_)
+        | SourceSpec::Files(_)
+        | SourceSpec::Redis(_)
+        | SourceSpec::RedisFollow(_)
+        | SourceSpec::RedisKeys(_)
+        | SourceSpec::Http(_) => true,
         SourceSpec::Generate(_) | SourceSpec::Stage(_) => false,
     }
 }
@@ -185,7 +190,7 @@ fn source_label(source: &SourceSpec) -> String {
         SourceSpec::Changes(changes) => format!("{}.{}", changes.connection, changes.table.join(".")),
         SourceSpec::Files(FilesSource { connection, path, .. }) => format!("{connection}/{path}"),
         SourceSpec::RedisKeys(_) | SourceSpec::Http(_) => source.label(),
-        SourceSpec::Redis(rows) => format!("{} {}", rows.connection, rows.key),
+        SourceSpec::Redis(rows) | SourceSpec::RedisFollow(RedisFollow { rows, .. }) => format!("{} {}", rows.connection, rows.key),
         SourceSpec::Generate(generate) => format!("generate {}", super::words::counted(generate.rows, "row")),
         SourceSpec::Stage(name) => name.clone(),
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{At, Expr, HttpSource, KeysSource, RedisRows};
+use super::{At, Expr, HttpSource, KeysSource, RedisFollow, RedisRows};
 use crate::data::Type;
 
 /// One input of a stage.
@@ -30,6 +30,8 @@ pub enum SourceSpec {
     Files(FilesSource),
     /// Rows in the keys of a Redis server.
     Redis(RedisRows),
+    /// One key of a Redis server, whose rows are taken as they come.
+    RedisFollow(RedisFollow),
     /// Keys of a Redis server, as they are.
     RedisKeys(KeysSource),
     /// The answers of an HTTP API.

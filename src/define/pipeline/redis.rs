@@ -55,6 +55,15 @@ pub struct RedisRows {
     pub other_types: OtherTypes,
 }
 
+/// One key whose rows a stream takes as they come: a stream, or a list.
+#[derive(Clone, Debug)]
+pub struct RedisFollow {
+    /// Which key, and its columns. The key has no column.
+    pub rows: RedisRows,
+    /// What the stream calls its own on the server: small letters, digits and `_`.
+    pub name: String,
+}
+
 /// How rows meet what a key holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowMode {

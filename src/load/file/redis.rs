@@ -23,6 +23,7 @@ pub struct RedisInput {
     #[schemars(extend("minLength" = 1, "examples" = ["price:{{ sku }}"]))]
     pub string: Option<String>,
     /// The keys of lists, a row for each item: what stands in the key, the column `index` that counts from 0, and the column `value`.
+    /// In a stage of kind `stream`: one list, whose items are taken out as they come.
     #[schemars(extend("minLength" = 1, "examples" = ["queue:{{ name }}"]))]
     pub list: Option<String>,
     /// The keys of sets, a row for each member: what stands in the key, and the column `member`.
@@ -32,6 +33,7 @@ pub struct RedisInput {
     #[schemars(extend("minLength" = 1, "examples" = ["ranking:{{ game }}"]))]
     pub sorted_set: Option<String>,
     /// The keys of streams, a row for each entry: what stands in the key, the column `entry_id`, and the entry's fields.
+    /// In a stage of kind `stream`: one stream, whose entries are read as they come.
     #[schemars(extend("minLength" = 1, "examples" = ["orders"]))]
     pub stream: Option<String>,
     /// Keys of every type, copied as they are with their expiry: patterns of Redis, of which one must match; those that begin with `!` must not.

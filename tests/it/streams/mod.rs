@@ -9,6 +9,7 @@ mod changes;
 mod kill;
 mod poll;
 mod redis;
+mod redis_source;
 
 /// The longest anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,6 +1,7 @@
 //! What a key holds → rows.
 
 use super::layout::{Layout, Place};
+use crate::connectors::redis::reply::{bytes, items};
 use crate::connectors::text::{RowsOut, Wanted, append, bad_value, find};
 use crate::data::text::json::{Value, json_string};
 use crate::data::{BatchLimit, Chunk, Schema};
@@ -132,6 +133,19 @@ impl Rows {
             None => self.out.good(item.value.len() + item.fields.iter().flatten().map(|field| field.len()).sum::<usize>()),
             Some(reason) => self.out.bad(String::from_utf8_lossy(head.key), reason, &self.shown(item)),
         }
+    }
+
+    /// Adds the row of a stream's entry, and gives its id.
+    pub(super) fn push_entry(&mut self, head: Head<'_>, entry: redis::Value) -> Result<Vec<u8>, Failure> {
+        let mut entry = items(entry)?.into_iter();
+        let id = bytes(entry.next().unwrap_or_default())?.unwrap_or_default();
+        let parts = items(entry.next().unwrap_or_default())?.into_iter();
+        let pairs: Vec<Vec<u8>> = parts.map(|part| Ok(bytes(part)?.unwrap_or_default())).collect::<Result<_, Failure>>()?;
+        self.bytes += pairs.iter().map(|part| part.len() as u64).sum::<u64>();
+        let find = |name: &String| pairs.chunks_exact(2).find(|pair| pair[0] == name.as_bytes()).map(|pair| pair[1].as_slice());
+        let fields: Vec<Option<&[u8]>> = self.layout.fields.iter().map(find).collect();
+        self.push(head, Item { id: &id, fields: &fields, ..Item::default() });
+        Ok(id)
     }
 
     /// Adds the row of a JSON object.

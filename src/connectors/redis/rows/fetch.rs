@@ -224,23 +224,13 @@ impl<'a> Fetch<'a> {
     }
 
     async fn stream(&mut self, head: Head<'_>, first: Value) -> Result<(), Failure> {
-        let names = self.rows.layout().fields.clone();
         let mut piece = items(first)?;
         loop {
             let count = piece.len();
             let mut last = Vec::new();
             for entry in piece {
-                let mut entry = items(entry)?.into_iter();
-                let id = bytes(entry.next().unwrap_or_default())?.unwrap_or_default();
-                let pairs: Vec<Vec<u8>> = items(entry.next().unwrap_or_default())?
-                    .into_iter()
-                    .map(|part| Ok(bytes(part)?.unwrap_or_default()))
-                    .collect::<Result<_, Failure>>()?;
-                let find = |name: &String| pairs.chunks_exact(2).find(|pair| pair[0] == name.as_bytes()).map(|pair| pair[1].as_slice());
-                let fields: Vec<Option<&[u8]>> = names.iter().map(find).collect();
-                self.rows.push(head, Item { id: &id, fields: &fields, ..Item::default() });
+                last = self.rows.push_entry(head, entry)?;
                 self.hand_on(false).await?;
-                last = id;
             }
             if count < PIECE {
                 return Ok(());

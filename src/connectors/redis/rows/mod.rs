@@ -1,12 +1,13 @@
 //! Keys of a Redis server as rows.
 //!
 //! - `layout`: which columns a shape of keys has, and where in a key or its value each stands.
-//! - `source`, `sample`, `reading`, `fetch`, `decode`: keys → rows. `sink`, `target`, `writer`, `encode`, `changes`: rows → keys.
+//! - `source`, `sample`, `reading`, `fetch`, `decode`: keys → rows. `follow`: one key that is followed. `sink`, `target`, `writer`, `encode`, `changes`: rows → keys.
 
 mod changes;
 mod decode;
 mod encode;
 mod fetch;
+mod follow;
 mod layout;
 mod reading;
 mod sample;
@@ -19,12 +20,17 @@ use std::sync::Arc;
 
 use super::Server;
 use crate::connectors::{Sink, Source};
-use crate::define::pipeline::{RedisRows, RedisRowsSink};
+use crate::define::pipeline::{RedisFollow, RedisRows, RedisRowsSink};
 
 impl Server {
     /// Rows read out of keys.
     pub fn rows(self: &Arc<Self>, spec: &RedisRows) -> Arc<dyn Source> {
         Arc::new(source::RowSource::new(Arc::clone(self), spec.clone()))
+    }
+
+    /// Rows of one key as they come.
+    pub fn follow(self: &Arc<Self>, spec: &RedisFollow) -> Arc<dyn Source> {
+        Arc::new(follow::FollowSource::new(Arc::clone(self), spec.clone()))
     }
 
     /// Rows written into keys.
