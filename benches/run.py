@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 
+import cache
 import cases
 import http_ingest
 import measure
@@ -34,9 +35,13 @@ TABLES = {
 }
 
 
+# Those that start what they need themselves.
+OTHERS = {**small.JOBS, **redis.JOBS, **cache.JOBS, **http_ingest.JOBS}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="+", choices=[*TABLES, *small.JOBS, *redis.JOBS, *http_ingest.JOBS, "small"], help="what to measure; `small` is all that need no server")
+    parser.add_argument("jobs", nargs="+", choices=[*TABLES, *OTHERS, "small"], help="what to measure; `small` is all that need no server")
     parser.add_argument("--dir", required=True, help="the work folder; some 10 GB at scale 1")
     parser.add_argument("--haul", help="the haul binary, built for release")
     parser.add_argument("--peers", action="store_true", help="run the peers too, which takes many minutes")
@@ -60,7 +65,7 @@ def main():
             if job in TABLES:
                 parts.append(big(job, ground, haul, options))
             elif haul:
-                parts.append({**small.JOBS, **redis.JOBS, **http_ingest.JOBS}[job](ground, haul))
+                parts.append(OTHERS[job](ground, haul))
             print(parts[-1], flush=True)
     finally:
         ground.stop()

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::Array;
+use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 
+use super::remote::{Kind, Put, Remote};
 use super::shelf::Kept;
-use super::{Cache, orders};
+use super::{Cache, micros, orders};
 use crate::connectors::{Claim, Committed, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Grade, Mapped, Schema};
 use crate::define::pipeline::CacheMode;
@@ -167,26 +168,69 @@ struct Changer {
 
 impl Changer {
     /// Makes the changes that wait. A row without a version counts from now: what the database holds was committed before.
-    fn apply(&mut self) -> Result<(), Failure> {
+    async fn apply(&mut self) -> Result<(), Failure> {
         for batch in std::mem::take(&mut self.waiting) {
-            let now_us = self.cache.now_us();
-            let versions = self.cache.versions(&batch, self.places.version, now_us)?;
-            let column = |number: &usize| Arc::clone(batch.column(self.places.columns[number]));
-            let keys: Vec<_> = self.cache.key.iter().map(column).collect();
-            let names = self.cache.key_form.encode(&keys)?;
-            let rows = match self.mode {
-                CacheMode::Invalidate => None,
-                CacheMode::Fill | CacheMode::Update => {
-                    let columns: Vec<_> = self.places.columns.keys().map(column).collect();
-                    Some(self.cache.row_form.encode(&columns)?)
-                }
-            };
-            let whole = (0..batch.num_rows()).filter(|row| keys.iter().all(|column| column.is_valid(*row)));
-            let kept = |row: usize| rows.as_ref().map_or(Kept::Gone, |rows| Kept::Row(rows.row(row).data().into()));
-            self.cache.change(whole.map(|row| (names.row(row).data().to_vec(), kept(row), versions[row])));
+            match &self.cache.remote {
+                Some(remote) => self.change_shared(remote, &batch).await?,
+                None => self.change_memory(&batch)?,
+            }
         }
         self.bytes = 0;
         Ok(())
+    }
+
+    /// The columns of the key of some rows, and whether a row has a whole key.
+    fn keys(&self, batch: &RecordBatch) -> (Vec<ArrayRef>, impl Fn(&usize) -> bool) {
+        let key = |number: &usize| Arc::clone(batch.column(self.places.columns[number]));
+        let keys: Vec<ArrayRef> = self.cache.key.iter().map(key).collect();
+        let columns = keys.clone();
+        (keys, move |row| columns.iter().all(|column| column.is_valid(*row)))
+    }
+
+    /// The cache's columns of some rows; only those of the key when rows are removed.
+    fn columns(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
+        self.places.columns.values().map(|place| Arc::clone(batch.column(*place))).collect()
+    }
+
+    fn change_memory(&self, batch: &RecordBatch) -> Result<(), Failure> {
+        let cache = &self.cache;
+        let versions = cache.versions(batch, self.places.version, cache.now_us())?;
+        let (keys, whole) = self.keys(batch);
+        let names = cache.key_form.encode(&keys)?;
+        let rows = match self.mode {
+            CacheMode::Invalidate => None,
+            CacheMode::Fill | CacheMode::Update => Some(cache.row_form.encode(&self.columns(batch))?),
+        };
+        let kept = |row: usize| rows.as_ref().map_or(Kept::Gone, |rows| Kept::Row(rows.row(row).data().into()));
+        let rows = (0..batch.num_rows()).filter(whole);
+        cache.change(rows.map(|row| (names.row(row).data().to_vec(), kept(row), versions[row])));
+        Ok(())
+    }
+
+    /// Changes the rows that processes share. A row without a version counts from when the server writes it.
+    async fn change_shared(&self, remote: &Remote, batch: &RecordBatch) -> Result<(), Failure> {
+        let cache = &self.cache;
+        let (keys, whole) = self.keys(batch);
+        let names = remote.names(&keys);
+        let versions = cache.stated_versions(batch, self.places.version)?;
+        let (kind, columns) = match self.mode {
+            CacheMode::Invalidate => (Kind::Gone, Vec::new()),
+            CacheMode::Fill | CacheMode::Update => (Kind::Row, self.columns(batch)),
+        };
+        let put = |row: usize| Put {
+            name: &names[row],
+            kind,
+            version: versions.as_ref().map(|versions| versions[row]),
+            since_us: None,
+            life_us: cache.life_us(),
+            beyond_us: micros(cache.spec.stale_if_error),
+            row,
+        };
+        let puts: Vec<Put<'_>> = (0..batch.num_rows()).filter(whole).map(put).collect();
+        let changed = remote.change(&puts, &columns).await;
+        // Also after a failure: some of them may have been made.
+        cache.forget(&cache.key_form.encode(&keys)?);
+        changed
     }
 }
 
@@ -203,12 +247,12 @@ impl Writer for Changer {
     }
 
     async fn checkpoint(&mut self, _: Mark) -> Result<Committed, Failure> {
-        self.apply()?;
+        self.apply().await?;
         Ok(Committed::default())
     }
 
     async fn commit(mut self: Box<Self>, mark: Mark) -> Result<Committed, Failure> {
-        self.apply()?;
+        self.apply().await?;
         Ok(Committed { rows: mark.rows, bytes: 0 })
     }
 }

@@ -1,19 +1,20 @@
-//! Lookups: the keys of a batch against the cache, and against its origin where that is asked for what is missing.
+//! Lookups: the keys of a batch against the levels of the cache, and against its origin where that is asked for what is missing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, new_null_array};
-use arrow::compute::interleave;
+use arrow::array::ArrayRef;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 
 use super::flights::{Flights, Joined, Outcome};
-use super::origin::Loaded;
+use super::gathered::{Gathered, Place};
+use super::remote::Remote;
 use super::rows::Distinct;
 use super::shelf::{Kept, Shelf};
 use super::{Cache, micros};
+use crate::define::pipeline::OnBackendError;
 use crate::failure::{Failure, FailureKind};
 use crate::transform::{Looked, Lookup, Tally};
 
@@ -27,33 +28,52 @@ pub struct Finder(pub Arc<Cache>);
 impl Lookup for Finder {
     async fn find(&self, keys: &[ArrayRef], columns: &[usize], tally: &Tally) -> Result<Looked, Failure> {
         let cache = &self.0;
-        let shelf = cache.warm_shelf()?;
+        let shelf = if cache.remote.is_some() { cache.shelf() } else { Some(cache.warm_shelf()?) };
         let rows = cache.key_form.encode(keys)?;
         let distinct = Distinct::of(keys, &rows);
         let names: Vec<&[u8]> = distinct.firsts.iter().map(|first| rows.row(*first).data()).collect();
-        let mut gathered = Gathered::new(cache, columns, names.len());
-        let Shelved { found, missing, stale } = cache.shelved(&shelf, &names, tally);
-        gathered.rows(found.iter().map(|(key, row)| (*key, &**row)))?;
         Tally::add(&tally.keys, names.len() as u64);
-        Tally::add(&tally.misses, missing.len() as u64);
-        if cache.origin.is_some() && !missing.is_empty() {
-            self.load(&names, &missing, &stale, &mut gathered, tally).await?;
+        let gathered = Gathered::new(cache, columns, names.len());
+        let mut search = Search { cache, missing: (0..names.len()).collect(), names, stale: HashMap::new(), gathered, tally };
+        if let Some(shelf) = shelf {
+            search.shelf(&shelf)?;
         }
-        gathered.looked(&distinct)
+        if let Some(remote) = &cache.remote
+            && !search.missing.is_empty()
+        {
+            search.server(remote).await?;
+        }
+        Tally::add(&tally.misses, search.missing.len() as u64);
+        if cache.origin.is_some() && !search.missing.is_empty() {
+            search.load().await?;
+        }
+        search.gathered.looked(&distinct)
     }
 }
 
-/// What a shelf knows of some keys, given by their numbers.
-struct Shelved {
-    found: Vec<(usize, Arc<[u8]>)>,
-    /// Neither found nor known to be nowhere.
+/// A row past its time, to be served when nothing better is to be had.
+enum Stale {
+    /// In row form.
+    Row(Arc<[u8]>),
+    /// Among what was gathered.
+    Place(Place),
+}
+
+/// One lookup under way. Keys are numbered.
+struct Search<'a> {
+    cache: &'a Arc<Cache>,
+    /// The keys in row form.
+    names: Vec<&'a [u8]>,
+    /// Neither found nor known to be nowhere, so far.
     missing: Vec<usize>,
-    /// Rows of missing keys that may be served when nothing better is to be had.
-    stale: HashMap<usize, Arc<[u8]>>,
+    /// What may be served of missing keys when it comes to that.
+    stale: HashMap<usize, Stale>,
+    gathered: Gathered<'a>,
+    tally: &'a Tally,
 }
 
 impl Cache {
-    /// What lookups see, or why they cannot.
+    /// What lookups see of a cache that is in memory alone, or why they cannot.
     fn warm_shelf(&self) -> Result<Arc<Shelf>, Failure> {
         let shelf = self.shelf().ok_or_else(|| {
             Failure::permanent(format!("the cache `{}` has not been filled", self.name))
@@ -62,66 +82,111 @@ impl Cache {
         match self.spec.ttl {
             Some(ttl) if self.origin.is_none() && self.now_us() > shelf.since_us.saturating_add(micros(ttl)) => {
                 Err(Failure::permanent(format!("the rows of the cache `{}` are older than its `ttl` of {ttl:?}", self.name))
-                    .help("give it a longer `ttl`, or `load:` what is missing"))
+                    .help("`refresh` it, give it a longer `ttl`, or `load:` what is missing"))
             }
             _ => Ok(shelf),
         }
     }
+}
 
-    fn shelved(&self, shelf: &Shelf, names: &[&[u8]], tally: &Tally) -> Shelved {
-        let now_us = self.now_us();
-        let mut shelved = Shelved { found: Vec::with_capacity(names.len()), missing: Vec::new(), stale: HashMap::new() };
-        let (mut nowhere, mut oldest_us) = (0, 0);
-        for (key, name) in names.iter().enumerate() {
+impl Search<'_> {
+    /// Takes what the memory has.
+    fn shelf(&mut self, shelf: &Shelf) -> Result<(), Failure> {
+        let now_us = self.cache.now_us();
+        let stale_us = micros(self.cache.spec.stale_if_error);
+        let (mut found, mut nowhere, mut oldest_us) = (Vec::with_capacity(self.names.len()), 0, 0);
+        let mut missing = Vec::new();
+        for (key, name) in self.names.iter().enumerate() {
             match shelf.get(name) {
                 Some(entry) if entry.until_us >= now_us => match entry.kept {
                     Kept::Row(row) => {
                         oldest_us = oldest_us.max(now_us.saturating_sub(entry.since_us));
-                        shelved.found.push((key, row));
+                        found.push((key, row));
                     }
                     Kept::Nowhere => nowhere += 1,
-                    Kept::Gone => shelved.missing.push(key),
+                    Kept::Gone => missing.push(key),
                 },
                 Some(entry) => {
-                    let last_us = entry.until_us.saturating_add(micros(self.spec.stale_if_error));
                     if let Kept::Row(row) = entry.kept
-                        && last_us >= now_us
-                        && !self.spec.stale_if_error.is_zero()
+                        && stale_us > 0
+                        && entry.until_us.saturating_add(stale_us) >= now_us
                     {
-                        shelved.stale.insert(key, row);
+                        self.stale.insert(key, Stale::Row(row));
                     }
-                    shelved.missing.push(key);
+                    missing.push(key);
                 }
-                None => shelved.missing.push(key),
+                None => missing.push(key),
             }
         }
-        Tally::add(&tally.hits, shelved.found.len() as u64);
-        Tally::add(&tally.memory_hits, shelved.found.len() as u64);
-        Tally::add(&tally.negative_hits, nowhere);
-        tally.oldest_ms.fetch_max(oldest_us / 1000, Ordering::Relaxed);
-        shelved
+        self.missing = missing;
+        Tally::add(&self.tally.hits, found.len() as u64);
+        Tally::add(&self.tally.memory_hits, found.len() as u64);
+        Tally::add(&self.tally.negative_hits, nowhere);
+        self.tally.oldest_ms.fetch_max(oldest_us / 1000, Ordering::Relaxed);
+        self.gathered.rows(found.iter().map(|(key, row)| (*key, &**row)))
     }
-}
 
-impl Finder {
+    /// Takes what the server has of the missing keys. While it cannot be reached, does what the pipeline says.
+    async fn server(&mut self, remote: &Remote) -> Result<(), Failure> {
+        let asked: Vec<&[u8]> = self.missing.iter().map(|key| self.names[*key]).collect();
+        let shared = match self.cache.shared(remote, &asked, self.gathered.columns).await {
+            Ok(shared) => shared,
+            Err(failure) => return self.without_server(failure),
+        };
+        let part = self.gathered.part(shared.columns);
+        let missing = std::mem::take(&mut self.missing);
+        self.gathered.place(shared.fresh.iter().map(|(place, row)| (missing[*place], (part, *row))));
+        self.stale.extend(shared.stale.iter().map(|(place, row)| (missing[*place], Stale::Place((part, *row)))));
+        Tally::add(&self.tally.hits, shared.fresh.len() as u64);
+        Tally::add(&self.tally.negative_hits, shared.nowhere.len() as u64);
+        self.tally.oldest_ms.fetch_max(shared.oldest_us / 1000, Ordering::Relaxed);
+        let mut answered = vec![false; missing.len()];
+        let places = shared.fresh.iter().map(|(place, _)| place).chain(&shared.nowhere);
+        places.for_each(|place| answered[*place] = true);
+        self.missing = missing.into_iter().zip(answered).filter(|(_, answered)| !answered).map(|(key, _)| key).collect();
+        Ok(())
+    }
+
+    fn without_server(&mut self, failure: Failure) -> Result<(), Failure> {
+        match self.cache.spec.on_backend_error {
+            _ if failure.kind != FailureKind::Transient => Err(failure),
+            OnBackendError::Bypass => {
+                Tally::add(&self.tally.bypassed, self.missing.len() as u64);
+                Ok(())
+            }
+            OnBackendError::Stale if self.missing.iter().all(|key| self.stale.contains_key(key)) => {
+                let missing = std::mem::take(&mut self.missing);
+                self.serve_stale(&missing)
+            }
+            OnBackendError::Fail | OnBackendError::Stale => Err(failure),
+        }
+    }
+
+    /// Serves these keys from the past.
+    fn serve_stale(&mut self, keys: &[usize]) -> Result<(), Failure> {
+        Tally::add(&self.tally.stale_served, keys.len() as u64);
+        let mut rows = Vec::new();
+        for key in keys {
+            match self.stale.get(key) {
+                Some(Stale::Row(row)) => rows.push((*key, Arc::clone(row))),
+                Some(Stale::Place(place)) => self.gathered.place([(*key, *place)]),
+                None => {}
+            }
+        }
+        self.gathered.rows(rows.iter().map(|(key, row)| (*key, &**row)))
+    }
+
     /// Gets missing rows from the origin, or from the past when the origin fails and the pipeline allows it.
-    async fn load(
-        &self,
-        names: &[&[u8]],
-        missing: &[usize],
-        stale: &HashMap<usize, Arc<[u8]>>,
-        gathered: &mut Gathered<'_>,
-        tally: &Tally,
-    ) -> Result<(), Failure> {
-        let Some(spec) = &self.0.spec.load else { return Ok(()) };
-        let keys: Vec<Vec<u8>> = missing.iter().map(|key| names[*key].to_vec()).collect();
-        let Joined { flights, of_key, came, coalesced } = Flights::join(&self.0, &keys, spec.batch, spec.linger);
-        Tally::add(&tally.coalesced, coalesced);
+    async fn load(&mut self) -> Result<(), Failure> {
+        let Some(spec) = &self.cache.spec.load else { return Ok(()) };
+        let keys: Vec<Vec<u8>> = self.missing.iter().map(|key| self.names[*key].to_vec()).collect();
+        let Joined { flights, of_key, came, coalesced } = Flights::join(self.cache, &keys, spec.batch, spec.linger);
+        Tally::add(&self.tally.coalesced, coalesced);
         let came: Vec<(usize, Arc<[u8]>)> = came
             .into_iter()
-            .filter_map(|(place, kept)| if let Kept::Row(row) = kept { Some((missing[place], row)) } else { None })
+            .filter_map(|(place, kept)| if let Kept::Row(row) = kept { Some((self.missing[place], row)) } else { None })
             .collect();
-        gathered.rows(came.iter().map(|(key, row)| (*key, &**row)))?;
+        self.gathered.rows(came.iter().map(|(key, row)| (*key, &**row)))?;
         let landed = flights.into_iter().map(|flight| async move { (flight.id, flight.outcome.await) });
         let outcomes: Vec<(u64, Outcome)> = stream::iter(landed).buffer_unordered(LOADS).collect().await;
         let mut failed = Vec::new();
@@ -129,74 +194,24 @@ impl Finder {
             match &**outcome {
                 Ok(loaded) => {
                     if loaded.count() {
-                        Tally::add(&tally.loads, 1);
-                        Tally::add(&tally.load_ms, loaded.took_ms);
+                        Tally::add(&self.tally.loads, loaded.queries);
+                        Tally::add(&self.tally.load_ms, loaded.took_ms);
                     }
-                    gathered.loaded(loaded, missing, &keys);
+                    let part = self.gathered.part(self.gathered.wanted(&loaded.columns));
+                    let rows = self.missing.iter().zip(&keys).filter_map(|(key, name)| Some((*key, (part, *loaded.rows.get(name)?))));
+                    self.gathered.place(rows);
                 }
                 Err(failure) => failed.push((*id, failure)),
             }
         }
         let Some((_, failure)) = failed.first() else { return Ok(()) };
-        let unanswered =
-            missing.iter().zip(&of_key).filter(|(_, load)| failed.iter().any(|(id, _)| Some(*id) == **load)).map(|(key, _)| *key);
-        if failure.kind == FailureKind::Cancelled || unanswered.clone().any(|key| !stale.contains_key(&key)) {
+        let of_failed = |load: &Option<u64>| failed.iter().any(|(id, _)| Some(*id) == *load);
+        let unanswered: Vec<usize> = self.missing.iter().zip(&of_key).filter(|(_, load)| of_failed(load)).map(|(key, _)| *key).collect();
+        if failure.kind == FailureKind::Cancelled || unanswered.iter().any(|key| !self.stale.contains_key(key)) {
             // Others wait for the same failure: each gets its own.
             let again = Failure::new(failure.kind, failure.to_string());
             return Err(failure.help.iter().fold(again, |again, help| again.help(help.clone())));
         }
-        Tally::add(&tally.stale_served, unanswered.clone().count() as u64);
-        gathered.rows(unanswered.filter_map(|key| stale.get(&key).map(|row| (key, &**row))))
-    }
-}
-
-/// Columns that were found, in parts, and in which part each key stands.
-struct Gathered<'a> {
-    cache: &'a Cache,
-    columns: &'a [usize],
-    /// The first part is one row of NULLs, for the keys that are nowhere.
-    parts: Vec<Vec<ArrayRef>>,
-    /// Part and row of each distinct key.
-    places: Vec<(usize, usize)>,
-}
-
-impl<'a> Gathered<'a> {
-    fn new(cache: &'a Cache, columns: &'a [usize], keys: usize) -> Self {
-        let nothing = columns.iter().map(|column| new_null_array(&cache.schema.columns[*column].ty.to_arrow(), 1)).collect();
-        Self { cache, columns, parts: vec![nothing], places: vec![(0, 0); keys] }
-    }
-
-    /// Takes keys with their rows in row form.
-    fn rows<'r>(&mut self, rows: impl Iterator<Item = (usize, &'r [u8])> + Clone) -> Result<(), Failure> {
-        let decoded = self.cache.row_form.decode(rows.clone().map(|(_, row)| row))?;
-        let part = self.parts.len();
-        for (row, (key, _)) in rows.enumerate() {
-            self.places[key] = (part, row);
-        }
-        self.parts.push(self.columns.iter().map(|column| Arc::clone(&decoded[*column])).collect());
-        Ok(())
-    }
-
-    /// Takes the rows of a load.
-    fn loaded(&mut self, loaded: &Loaded, missing: &[usize], names: &[Vec<u8>]) {
-        let part = self.parts.len();
-        for (key, name) in missing.iter().zip(names) {
-            if let Some(row) = loaded.rows.get(name) {
-                self.places[*key] = (part, *row);
-            }
-        }
-        self.parts.push(self.columns.iter().map(|column| Arc::clone(&loaded.columns[*column])).collect());
-    }
-
-    /// One row for each row of the batch.
-    fn looked(self, distinct: &Distinct) -> Result<Looked, Failure> {
-        let places: Vec<(usize, usize)> = distinct.of_row.iter().map(|key| key.map_or((0, 0), |key| self.places[key as usize])).collect();
-        let column = |number: usize| {
-            let parts: Vec<&dyn Array> = self.parts.iter().map(|part| part[number].as_ref()).collect();
-            interleave(&parts, &places)
-        };
-        let columns = (0..self.columns.len()).map(column).collect::<Result<_, _>>();
-        let columns = columns.map_err(|error| Failure::permanent("failed to put looked up columns together").cause(error))?;
-        Ok(Looked { columns, found: BooleanArray::from_iter(places.iter().map(|(part, _)| Some(*part > 0))) })
+        self.serve_stale(&unanswered)
     }
 }

@@ -5,20 +5,29 @@
 //! a batch against it; what is missing is loaded from the `origin`, by one query for the misses of all batches (`flights`). `change` is
 //! the sink by which other stages update or remove rows.
 //!
+//! Rows are in the memory of the process (`shelf`), or in Redis (`remote`), where processes share them: `shared` reads those, `fetch` loads what
+//! they lack so that one process asks for all, and the memory is a level before them. `pace` holds a filling to a rate.
+//!
 //! Rows are kept in Arrow's row form (`rows`), which is compact, compares by bytes and turns back into columns without touching a value by
 //! itself. Every entry has a `version`; the `shelf` lets no older one take the place of a newer one, whichever way it came.
 
 mod change;
+mod fetch;
 mod fill;
 mod find;
 mod flights;
+mod gathered;
 mod origin;
+mod pace;
+mod remote;
 mod rows;
+mod shared;
 mod shelf;
 #[cfg(test)]
 mod tests;
 mod version;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -27,16 +36,20 @@ use arrow::record_batch::RecordBatch;
 use arrow::row::Rows;
 
 use self::flights::Flights;
+use self::pace::Pace;
+use self::remote::{Begun, Remote};
 use self::rows::RowForm;
 use self::shelf::{Entry, Kept, Shelf};
 use crate::clock::Stopwatch;
 use crate::connectors::Sink;
-use crate::data::Schema;
+use crate::connectors::redis::Server;
+use crate::data::{Schema, Type};
 use crate::define::pipeline::{Cache as Spec, CacheMode};
 use crate::failure::Failure;
 use crate::transform::Table;
 
 pub use origin::Origin;
+pub use remote::OWN;
 pub use version::orders;
 
 /// The cache of one stage.
@@ -50,6 +63,12 @@ pub struct Cache {
     version: Option<usize>,
     key_form: RowForm,
     row_form: RowForm,
+    /// Where rows are kept that processes share. The memory is then a level before it.
+    remote: Option<Remote>,
+    /// Batches of changes that this process has made to what is shared. Held while what it changed leaves the memory, and while rows enter it.
+    changes: RwLock<u64>,
+    /// Until when the server is not asked, because it failed; in microseconds since the cache was made.
+    down_until_us: AtomicU64,
     /// Where rows come from that are not there.
     origin: Option<Origin>,
     flights: Flights,
@@ -65,7 +84,13 @@ pub struct Cache {
 struct Filling {
     /// Of the newest one.
     epoch: u64,
+    /// Its rows, when they are in memory.
     shelf: Option<Arc<Shelf>>,
+    /// Its beginning on the server, and how many keys it has there.
+    begun: Begun,
+    keys: Arc<AtomicU64>,
+    /// How fast it may be.
+    pace: Option<Arc<Pace>>,
 }
 
 impl Cache {
@@ -75,7 +100,7 @@ impl Cache {
         spec: &Spec,
         schema: &Schema,
         (key, version): (Vec<usize>, Option<usize>),
-        origin: Option<Origin>,
+        (origin, server): (Option<Origin>, Option<Arc<Server>>),
     ) -> Result<Arc<Self>, Failure> {
         let columns = |places: &mut dyn Iterator<Item = usize>| places.map(|place| schema.columns[place].ty.to_arrow()).collect();
         let cache = Self {
@@ -84,15 +109,22 @@ impl Cache {
             schema: schema.clone(),
             key_form: RowForm::new(columns(&mut key.iter().copied()))?,
             row_form: RowForm::new(columns(&mut (0..schema.columns.len())))?,
+            remote: server.zip(spec.home.as_ref()).map(|(server, home)| {
+                let oldest = spec.ttl.filter(|_| origin.is_none());
+                Remote::new(server, &home.name, schema, &key, spec.filled).no_older_than(oldest)
+            }),
             key,
             version,
+            changes: RwLock::default(),
+            down_until_us: AtomicU64::new(0),
             origin,
             flights: Flights::default(),
             watch: Stopwatch::start(),
             current: RwLock::default(),
             filling: Mutex::default(),
         };
-        if !spec.filled {
+        let at_once = if cache.remote.is_some() { spec.memory_ttl.is_some() } else { !spec.filled };
+        if at_once {
             // Nothing to wait for: the first misses fill it.
             cache.show(cache.new_shelf());
         }
@@ -121,7 +153,7 @@ impl Cache {
 
     /// Whether lookups can be answered.
     pub fn is_warm(&self) -> bool {
-        self.shelf().is_some()
+        self.remote.is_some() || self.shelf().is_some()
     }
 
     fn shelf(&self) -> Option<Arc<Shelf>> {
@@ -134,7 +166,11 @@ impl Cache {
     }
 
     fn new_shelf(&self) -> Shelf {
-        if self.origin.is_some() { Shelf::bounded(self.now_us(), self.spec.memory_bytes) } else { Shelf::unbounded(self.now_us()) }
+        if self.origin.is_some() || self.remote.is_some() {
+            Shelf::bounded(self.now_us(), self.spec.memory_bytes)
+        } else {
+            Shelf::unbounded(self.now_us())
+        }
     }
 
     /// The filling under way. What holds it may change rows that a filling also has; see [`Cache::change`].
@@ -152,18 +188,26 @@ impl Cache {
         match self.spec.ttl {
             Some(ttl) if self.origin.is_some() => {
                 let ttl = ttl.mul_f64(1.0 - self.spec.jitter * fastrand::f64());
-                since_us.saturating_add(micros(ttl))
+                // Before a server, the memory keeps nothing for longer than it may.
+                since_us.saturating_add(micros(self.spec.memory_ttl.map_or(ttl, |most| most.min(ttl))))
             }
             _ => u64::MAX,
         }
     }
 
+    /// The types of the key's columns.
+    fn key_types(&self) -> Vec<Type> {
+        self.key.iter().map(|place| self.schema.columns[*place].ty.clone()).collect()
+    }
+
     /// The versions of some rows: those of their column, else the time at which they were read.
     fn versions(&self, batch: &RecordBatch, column: Option<usize>, read_us: u64) -> Result<Vec<u64>, Failure> {
-        match column {
-            Some(column) => version::of_column(batch.column(column)),
-            None => Ok(vec![read_us; batch.num_rows()]),
-        }
+        Ok(self.stated_versions(batch, column)?.unwrap_or_else(|| vec![read_us; batch.num_rows()]))
+    }
+
+    /// The versions of some rows, when a column holds them.
+    fn stated_versions(&self, batch: &RecordBatch, column: Option<usize>) -> Result<Option<Vec<u64>>, Failure> {
+        column.map(|column| version::of_column(batch.column(column))).transpose()
     }
 
     /// The keys of some rows, as columns and in row form.

@@ -31,13 +31,21 @@ pub struct Loaded {
     pub columns: Vec<ArrayRef>,
     /// The row of each key that has one.
     pub rows: HashMap<Vec<u8>, usize>,
-    /// How long the query took, in milliseconds.
+    /// How many queries there were: none when somebody else had asked meanwhile.
+    pub queries: u64,
+    /// How long it took, in milliseconds.
     pub took_ms: u64,
     /// Whether somebody has counted it.
     counted: AtomicBool,
 }
 
 impl Loaded {
+    /// Nobody has counted it.
+    pub(super) fn new(columns: Vec<ArrayRef>, rows: HashMap<Vec<u8>, usize>, queries: u64, watch: Stopwatch) -> Self {
+        let took_ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Self { columns, rows, queries, took_ms, counted: AtomicBool::new(false) }
+    }
+
     /// True for the first who asks: a load that several waited for counts once.
     pub fn count(&self) -> bool {
         !self.counted.swap(true, Ordering::Relaxed)
@@ -75,7 +83,7 @@ impl Origin {
     }
 
     /// The rows of some keys, given as columns, with the columns of `schema`.
-    async fn rows(&self, keys: &[ArrayRef], types: &[Type], schema: &Schema) -> Result<RecordBatch, Failure> {
+    pub(super) async fn rows(&self, keys: &[ArrayRef], types: &[Type], schema: &Schema) -> Result<RecordBatch, Failure> {
         let source = self.source(&tuples(&self.spec, literals(keys, types, self.spec.dialect)?.into_iter()))?;
         let described = source.describe().await?.schema;
         let native = described.columns.iter().filter(|column| matches!(column.ty, Type::Native { .. }));
@@ -135,25 +143,25 @@ fn literals(keys: &[ArrayRef], types: &[Type], dialect: Dialect) -> Result<Vec<V
 }
 
 impl Cache {
-    /// Loads the rows of some keys in row form, and keeps them.
-    pub(super) async fn fetch(&self, keys: &[Vec<u8>]) -> Result<Loaded, Failure> {
+    /// Loads the rows of some keys in row form, and keeps them in memory.
+    pub(super) async fn fetch_alone(&self, keys: &[Vec<u8>]) -> Result<Loaded, Failure> {
         let origin = self.origin.as_ref().ok_or_else(|| Failure::permanent(format!("the cache `{}` loads nothing", self.name)))?;
         let watch = Stopwatch::start();
         let began_us = self.now_us();
-        let types: Vec<Type> = self.key.iter().map(|place| self.schema.columns[*place].ty.clone()).collect();
+        let types = self.key_types();
         let columns = self.key_form.decode(keys.iter().map(Vec::as_slice))?;
         let batch = origin.rows(&columns, &types, &self.schema).await;
         let batch = batch.map_err(|failure| failure.during(format!("loading rows of the cache `{}`", self.name)))?;
         let rows = self.keep(keys, &batch, began_us)?;
-        let took_ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Loaded { columns: batch.columns().to_vec(), rows, took_ms, counted: AtomicBool::new(false) })
+        Ok(Loaded::new(batch.columns().to_vec(), rows, 1, watch))
     }
 
     /// Keeps what a load gave for the keys that it asked for, and that it gave nothing for the others. Says which row is whose.
     pub(super) fn keep(&self, keys: &[Vec<u8>], batch: &RecordBatch, began_us: u64) -> Result<HashMap<Vec<u8>, usize>, Failure> {
         let (_, names) = self.keys_of(batch.columns())?;
         let values = self.row_form.encode(batch.columns())?;
-        let versions = self.versions(batch, self.version, began_us)?;
+        // While the server of a cache cannot be reached, nobody compares with what it has.
+        let versions = self.versions(batch, self.version, if self.remote.is_some() { 0 } else { began_us })?;
         let asked: std::collections::HashSet<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let mut rows = HashMap::with_capacity(batch.num_rows());
         // A column that calls different keys equal may give rows of keys that nobody asked for.

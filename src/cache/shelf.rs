@@ -93,6 +93,11 @@ impl Shelf {
         });
     }
 
+    /// Forgets a key.
+    pub fn remove(&self, key: &[u8]) {
+        self.entries.invalidate(key);
+    }
+
     /// Bytes of what it was given and did not replace.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)

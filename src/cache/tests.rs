@@ -28,6 +28,9 @@ fn spec(loads: bool) -> Spec {
     Spec {
         key: vec![("id".to_owned(), String::new())],
         ttl: Some(LONG),
+        home: None,
+        on_backend_error: crate::define::pipeline::OnBackendError::Fail,
+        memory_ttl: None,
         load: loads.then_some(load),
         filled: false,
         jitter: 0.0,
@@ -35,6 +38,8 @@ fn spec(loads: bool) -> Spec {
         stale_if_error: Duration::ZERO,
         version: None,
         memory_bytes: 1 << 20,
+        refresh: None,
+        rate: None,
         min_rows: None,
     }
 }
@@ -69,7 +74,7 @@ impl World {
         };
         let connections = Arc::new(Connections::new(&pipeline));
         let origin = spec.load.as_ref().map(|load| Origin::new(load, &connections));
-        let cache = Cache::new("customers", spec, &schema(), (vec![0], None), origin).expect("a cache");
+        let cache = Cache::new("customers", spec, &schema(), (vec![0], None), (origin, None)).expect("a cache");
         let world = Self { folder, cache };
         world.sql("create table customers (id bigint primary key, name text); insert into customers values (1, 'Ada'), (2, 'Bob')");
         world

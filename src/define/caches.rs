@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use super::connections::{Family, engine_of};
+use super::graph::items;
 use super::inputs::dialect;
-use super::pipeline::{Amount, Cache, CacheLoad, CacheMode, Kind, Lookup, Missing, Output, SinkSpec, Stage, WriteMode};
+use super::pipeline::{
+    Amount, Cache, CacheHome, CacheLoad, CacheMode, Kind, Lookup, Missing, OnBackendError, Output, RESERVED, SinkSpec, Stage, WriteMode,
+};
 use super::reader::Reader;
+use super::stages::positive;
 use super::steps::names;
+use super::suggest::known_names;
 use crate::diagnostic::Diagnostic;
 use crate::load::document::child;
 use crate::load::file::{self, CacheStageMode};
@@ -17,6 +22,9 @@ const MEMORY_BYTES: u64 = 256 << 20;
 
 /// How long rows are served that can be loaded again, when the cache does not say.
 const TTL: Duration = Duration::from_secs(600);
+
+/// The longest a row of a server is served from memory, when the cache does not say.
+const MEMORY_TTL: Duration = Duration::from_secs(10);
 
 /// Keys in one query of a load that does not say.
 const BATCH: usize = 500;
@@ -31,10 +39,19 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::CacheStage) -> Optio
         None => None,
         Some(said) => Some(load(reader, &format!("{at}/load"), said)?),
     };
+    let home = match &said.home {
+        None => None,
+        Some(said) => Some(home(reader, &format!("{at}/in"), said, &key)?),
+    };
+    let on_backend_error = outage(reader, at, said);
     let length = |said: Option<&shape::Duration>| said.and_then(shape::Duration::read);
     let ttl = said.ttl.as_ref();
+    let memory_ttl = memory.map(|memory| length(memory.ttl.as_ref()).unwrap_or(MEMORY_TTL)).filter(|_| home.is_some());
     Some(Cache {
         key,
+        home,
+        on_backend_error,
+        memory_ttl,
         ttl: length(ttl.and_then(|ttl| ttl.base.as_ref())).or_else(|| load.is_some().then_some(TTL)),
         load,
         filled: said.from.is_some(),
@@ -43,8 +60,81 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::CacheStage) -> Optio
         stale_if_error: length(said.stale_if_error.as_ref()).unwrap_or_default(),
         version: said.version.as_ref().map(|version| (version.clone(), format!("{at}/version"))),
         memory_bytes: memory.and_then(|memory| memory.max.as_ref()).and_then(Size::read).unwrap_or(MEMORY_BYTES),
+        refresh: refresh(reader, at, said),
+        rate: said.rate,
         min_rows: said.min_rows.as_ref().and_then(amount),
     })
+}
+
+/// What fills a cache can only be read again when it is a system, and no stage of the run.
+fn refresh(reader: &mut Reader<'_>, at: &str, said: &file::CacheStage) -> Option<Duration> {
+    let every_at = format!("{at}/refresh/every");
+    let every = said.refresh.as_ref()?.every.as_ref();
+    positive(reader, &every_at, every);
+    if items(said.from.as_ref(), "").iter().any(|(_, input)| matches!(input, file::Input::Stage(_))) {
+        let message = "a stage gives its rows once in a run, and cannot be read again";
+        reader.error_at_key("cache-refresh", &format!("{at}/refresh"), message, "read the table or files that the stage reads or writes");
+    }
+    every.and_then(shape::Duration::read)
+}
+
+/// What lookups do while the server cannot be reached must be possible.
+fn outage(reader: &mut Reader<'_>, at: &str, said: &file::CacheStage) -> OnBackendError {
+    let pointer = format!("{at}/on_backend_error");
+    let memory = said.levels.as_ref().and_then(|levels| levels.memory.as_ref());
+    let ttl_at = format!("{at}/levels/memory/ttl");
+    if said.home.is_none() && !reader.broken(&format!("{at}/in")) {
+        if said.on_backend_error.is_some() {
+            let message = "the cache has no server that could fail";
+            reader.error_at_key("cache-outage", &pointer, message, "add `in:`, or remove `on_backend_error`");
+        }
+        if memory.is_some_and(|memory| memory.ttl.is_some()) {
+            let message = "rows in memory alone are served for the `ttl` of the cache";
+            reader.error_at_key("cache-times", &ttl_at, message, "write `ttl: { base: … }` for the cache, or add `in:`");
+        }
+    }
+    match said.on_backend_error {
+        None | Some(file::OnBackendError::Fail) => OnBackendError::Fail,
+        Some(file::OnBackendError::Bypass) => {
+            if said.load.is_none() && !reader.broken(&format!("{at}/load")) {
+                let message = "`bypass` loads what is missing, and the cache does not know how";
+                reader.error("cache-outage", &pointer, message, "add `load:`, or write `fail`");
+            }
+            OnBackendError::Bypass
+        }
+        Some(file::OnBackendError::Stale) => {
+            if memory.is_none() || said.stale_if_error.is_none() {
+                let message = "`stale` serves rows in memory past their time, and the cache does not say which or for how long";
+                reader.error("cache-outage", &pointer, message, "add `levels: { memory: {} }` and `stale_if_error:`");
+            }
+            OnBackendError::Stale
+        }
+    }
+}
+
+fn home(reader: &mut Reader<'_>, at: &str, said: &file::CacheHome, key: &[(String, String)]) -> Option<CacheHome> {
+    let connection = said.redis.clone()?;
+    engine_of(reader, &format!("{at}/redis"), &connection, Family::Redis);
+    let name_at = format!("{at}/key");
+    let name = reader.key(&name_at, said.key.as_ref()?)?;
+    let unknown = name.columns().find(|column| !key.iter().any(|(name, _)| name == column));
+    let lacking = key.iter().find(|(column, _)| !name.columns().any(|name| name == column));
+    match (unknown, lacking) {
+        (Some(column), _) => {
+            let help = known_names(column, "columns of the key", key.iter().map(|(name, _)| name.as_str()));
+            reader.error("cache-name", &name_at, format!("`{column}` is no column of the cache's key"), help);
+        }
+        (None, Some((column, _))) => {
+            let message = format!("the name lacks `{column}` of the key: rows that differ in it would have one name");
+            reader.error("cache-name", &name_at, message, format!("add `{{{{ {column} }}}}` to it, or take `{column}` out of `key`"));
+        }
+        (None, None) => {}
+    }
+    if name.prefix().starts_with(RESERVED) {
+        let message = format!("keys that begin with `{RESERVED}` are haul's own records");
+        reader.error("key-reserved", &name_at, message, "begin the key with another text");
+    }
+    Some(CacheHome { connection, name, at: at.to_owned() })
 }
 
 /// Where rows come from must fit the mode.
@@ -68,7 +158,13 @@ fn check_mode(reader: &mut Reader<'_>, at: &str, said: &file::CacheStage) {
         _ => {}
     }
     if said.from.is_none() && said.load.is_some() {
-        for (key, there) in [("transform", said.transform.is_some()), ("min_rows", said.min_rows.is_some())] {
+        let keys = [
+            ("transform", said.transform.is_some()),
+            ("min_rows", said.min_rows.is_some()),
+            ("rate", said.rate.is_some()),
+            ("refresh", said.refresh.is_some()),
+        ];
+        for (key, there) in keys {
             if there {
                 let message = format!("`{key}` is for the rows of `from`, and the cache has none");
                 reader.error_at_key("cache-load", &format!("{at}/{key}"), message, format!("add `from:`, or remove `{key}`"));
@@ -80,7 +176,10 @@ fn check_mode(reader: &mut Reader<'_>, at: &str, said: &file::CacheStage) {
 /// Times that need a load, and times that make no sense together.
 fn check_times(reader: &mut Reader<'_>, at: &str, said: &file::CacheStage) {
     if said.load.is_none() && !reader.broken(&format!("{at}/load")) {
-        for (key, there) in [("negative_ttl", said.negative_ttl.is_some()), ("stale_if_error", said.stale_if_error.is_some())] {
+        let for_outages = said.on_backend_error == Some(file::OnBackendError::Stale);
+        for (key, there) in
+            [("negative_ttl", said.negative_ttl.is_some()), ("stale_if_error", said.stale_if_error.is_some() && !for_outages)]
+        {
             if there {
                 let message = format!("`{key}` is for caches that load what is missing, and this one has no `load`");
                 reader.error_at_key("cache-times", &format!("{at}/{key}"), message, format!("add `load:`, or remove `{key}`"));

@@ -221,6 +221,7 @@ fn used(said: &file::Pipeline) -> BTreeSet<&str> {
         used_by(stage.rows(), &mut used);
         if let file::Stage::Cache(stage) = stage {
             used.extend(stage.load.as_ref().and_then(|load| load.sql.as_deref()));
+            used.extend(stage.home.as_ref().and_then(|home| home.redis.as_deref()));
         }
     }
     used

@@ -89,7 +89,10 @@ fn unused_caches(reader: &mut Reader<'_>, stages: &[(String, Stage)], edges: &[E
         return;
     }
     for (name, stage) in stages {
-        if matches!(stage, Stage::Cache(_)) && !edges.iter().any(|edge| edge.kind == EdgeKind::Lookup && edge.from == name) {
+        // Other programs may read a cache in Redis.
+        if matches!(stage, Stage::Cache(stage) if stage.home.is_none())
+            && !edges.iter().any(|edge| edge.kind == EdgeKind::Lookup && edge.from == name)
+        {
             let message = format!("no stage looks into the cache `{name}`");
             reader.warn_at_key("unused-cache", &child("/stages", name), message, "add a `lookup` step to a stage, or remove the cache");
         }

@@ -51,7 +51,9 @@ impl Cache {
     /// What it does with rows, one line each, for the plan.
     pub fn describe(&self) -> Vec<String> {
         let key: Vec<&str> = self.key.iter().map(|(name, _)| name.as_str()).collect();
-        let mut lines = vec![format!("rows by {}", key.join(", "))];
+        let at = self.home.as_ref().map_or_else(|| "in memory".to_owned(), |home| format!("in {}", home.connection));
+        let memory = self.memory_ttl.map_or_else(String::new, |ttl| format!(", and in memory for up to {ttl:?}"));
+        let mut lines = vec![format!("rows by {} {at}{memory}", key.join(", "))];
         if let Some(ttl) = self.ttl {
             let jitter = if self.jitter > 0.0 { format!(", up to {:.0} % less", self.jitter * 100.0) } else { String::new() };
             lines.push(format!("them for {ttl:?}{jitter}"));
@@ -59,6 +61,9 @@ impl Cache {
         match &self.load {
             Some(load) => lines.push(format!("what is missing, loaded from {} by up to {} keys a query", load.connection, load.batch)),
             None => lines.push("everything: what is missing is nowhere".to_owned()),
+        }
+        if let Some(every) = self.refresh {
+            lines.push(format!("them fresh: read again {every:?} after each filling, while other stages are at work"));
         }
         if let Some((version, _)) = &self.version {
             lines.push(format!("the newest row of a key, by {version}"));

@@ -218,6 +218,20 @@ pub struct LookupReport {
     pub oldest_ms: u64,
 }
 
+impl LookupReport {
+    /// What came of keys, each with how many: a key may have come to several, such as a miss that was coalesced.
+    pub fn results(&self) -> [(&'static str, u64); 6] {
+        [
+            ("hit", self.hits),
+            ("miss", self.misses),
+            ("negative_hit", self.negative_hits),
+            ("coalesced", self.coalesced),
+            ("stale_served", self.stale_served),
+            ("bypassed", self.bypassed),
+        ]
+    }
+}
+
 /// What was proved of an output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]

@@ -1,13 +1,21 @@
 //! Plans the caches of stages, and what lookups see of them.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::build::Builder;
 use crate::cache::{self, Cache, Origin};
+use crate::connectors::redis::Server;
 use crate::data::{Schema, Type};
-use crate::define::pipeline::{self as define, CacheMode, SinkSpec, Step};
+use crate::define::pipeline::{self as define, CacheHome, CacheMode, OnBackendError, SinkSpec, Step};
 use crate::diagnostic::Diagnostic;
+use crate::failure::{Failure, FailureKind};
 use crate::transform;
+
+/// How long a server is waited for that lookups can do without.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Builder<'_> {
     /// The cache of a cache stage, whose rows have the columns of `filled` when anything fills it. Planned again, it stays the same one:
@@ -54,10 +62,50 @@ impl Builder<'_> {
             self.problems.definition(&stage.at, Diagnostic::error("source-unreadable", message).help("run it again"));
             return None;
         }
-        match Cache::new(&stage.name, spec, &schema, (key, version.map(|(place, _)| place)), origin) {
+        let server = match &spec.home {
+            None => None,
+            Some(home) => Some(self.home(number, spec, home, &schema).await?),
+        };
+        match Cache::new(&stage.name, spec, &schema, (key, version.map(|(place, _)| place)), (origin, server)) {
             Ok(cache) => Some(cache),
             Err(failure) => {
                 self.problems.failure(&stage.at, "target-type", &failure);
+                None
+            }
+        }
+    }
+
+    /// The server that keeps the rows of a cache, when it can. One that lookups can do without need not be there.
+    async fn home(&mut self, number: usize, spec: &define::Cache, home: &CacheHome, schema: &Schema) -> Option<Arc<Server>> {
+        let at = format!("{}/redis", home.at);
+        if let Some(column) = schema.columns.iter().find(|column| column.name.starts_with(cache::OWN)) {
+            let message = format!("the column `{}` is called as what haul keeps beside a row: `{}…`", column.name, cache::OWN);
+            let problem = Diagnostic::error("cache-columns", message).help("give it another name with a `rename` step, or in the query");
+            self.problems.definition(&self.pipeline.stages[number].at, problem);
+            return None;
+        }
+        let server = match self.connections.redis(&home.connection) {
+            Ok(server) => server,
+            Err(failure) => {
+                self.problems.failure(&at, "target-unusable", &failure);
+                return None;
+            }
+        };
+        let checked = if spec.on_backend_error == OnBackendError::Fail {
+            check(&server, spec).await
+        } else {
+            let late = || Failure::transient(format!("`{}` did not answer within {PATIENCE:?}", home.connection));
+            timeout(PATIENCE, check(&server, spec)).await.unwrap_or_else(|_| Err(late()))
+        };
+        match checked {
+            Ok(None) => Some(server),
+            Ok(Some(problem)) => {
+                self.problems.definition(&at, problem);
+                None
+            }
+            Err(failure) if failure.kind == FailureKind::Transient && spec.on_backend_error != OnBackendError::Fail => Some(server),
+            Err(failure) => {
+                self.problems.failure(&at, "target-unusable", &failure);
                 None
             }
         }
@@ -137,4 +185,17 @@ impl Builder<'_> {
         let name = &self.pipeline.stages[cache].name;
         self.pipeline.stages[stage].flow.to.iter().any(|output| matches!(&output.sink, SinkSpec::Cache(sink) if sink.cache == *name))
     }
+}
+
+/// What keeps a server from holding the rows of a cache.
+async fn check(server: &Server, spec: &define::Cache) -> Result<Option<Diagnostic>, Failure> {
+    if server.facts().await?.replica {
+        let problem = Diagnostic::error("target-read-only", "the server is a replica, which takes no writes");
+        return Ok(Some(problem.help("name the primary in the connection's URL")));
+    }
+    let policy = server.eviction().await?.filter(|policy| policy.starts_with("allkeys"));
+    let Some(policy) = policy.filter(|_| spec.load.is_none()) else { return Ok(None) };
+    let message = format!("a full server drops rows by its policy {policy}, and this cache would take them for rows that do not exist");
+    let help = "`load:` what is missing, or set the server's `maxmemory-policy` to `noeviction` or `volatile-lru`";
+    Ok(Some(Diagnostic::error("cache-eviction", message).help(help)))
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use self::segment::{Phase, Segment, Try};
 use super::progress::StageCounters;
 use super::recorder::Recorder;
+use super::refresh::Refresh;
 use super::stage::{RunContext, StageRun, WHOLE};
 use super::unit::{self, Done};
 use super::{Control, Options, Report, retry};
@@ -53,6 +54,8 @@ struct Dispatcher {
     owners: HashMap<Id, (usize, Step)>,
     /// Steps that wait, and until when.
     resting: Vec<(Instant, usize, Step)>,
+    /// Caches that are filled again. The run does not wait for them.
+    refreshes: Vec<Refresh>,
     watch: Stopwatch,
 }
 
@@ -73,6 +76,7 @@ pub(super) async fn run(
         tasks: JoinSet::new(),
         owners: HashMap::new(),
         resting: Vec::new(),
+        refreshes: Vec::new(),
         watch: Stopwatch::start(),
         context,
     };
@@ -329,6 +333,7 @@ impl Dispatcher {
         let stages = std::mem::take(&mut self.segments[number].stages);
         for ((place, stage), outputs) in stages.iter().zip(reports) {
             self.report(number, *place, tell::Ended::done(stage, outputs)).await;
+            self.refreshes.extend(Refresh::start(&self.context, *place, self.recorder.notes()));
         }
         self.over(number, Outcome::Done);
     }
@@ -358,7 +363,10 @@ impl Dispatcher {
         }
     }
 
-    async fn close(self) -> Result<Report, Failure> {
+    async fn close(mut self) -> Result<Report, Failure> {
+        for (stage, text) in std::mem::take(&mut self.refreshes).into_iter().filter_map(Refresh::end) {
+            self.recorder.record(What::Note { stage: Some(stage), text }).await;
+        }
         let has = |outcome| self.segments.iter().any(|segment| segment.phase == Phase::Over(outcome));
         let outcome = if has(Outcome::Failed) {
             Outcome::Failed

@@ -11,6 +11,7 @@ pub mod launch;
 mod output;
 pub mod progress;
 mod recorder;
+mod refresh;
 mod rejects;
 mod replay;
 mod retry;

@@ -18,7 +18,26 @@ pub struct Recorder {
     task: AbortOnDropHandle<Result<(), Failure>>,
 }
 
+/// A way to add notes from beside the dispatcher. The journal is written to its end only when all of them are gone.
+pub struct Notes {
+    run: String,
+    queue: mpsc::Sender<Event>,
+}
+
+impl Notes {
+    /// Queues a note on a stage.
+    pub async fn say(&self, stage: &str, text: String) {
+        let what = What::Note { stage: Some(stage.to_owned()), text };
+        let _ = self.queue.send(Event { at_ms: clock::now_ms(), run: self.run.clone(), what }).await;
+    }
+}
+
 impl Recorder {
+    /// For a task that has something to say now and then.
+    pub fn notes(&self) -> Notes {
+        Notes { run: self.run.clone(), queue: self.queue.clone() }
+    }
+
     /// Starts the task that writes.
     pub fn start(journal: Arc<Journal>, run: String, reader: mpsc::Sender<Event>) -> Self {
         let (queue, mut events) = mpsc::channel::<Event>(EVENT_QUEUE);

@@ -23,6 +23,7 @@ struct Inner {
     runs: BTreeMap<(String, &'static str), u64>,
     done_ms: BTreeMap<String, i64>,
     ticks: BTreeMap<&'static str, u64>,
+    lookups: BTreeMap<(String, String, &'static str), u64>,
     rows: u64,
     bytes: u64,
     rejects: u64,
@@ -98,7 +99,12 @@ impl Status {
         let mut inner = self.lock();
         match &event.what {
             What::AttemptFailed { retry_in_ms: Some(_), .. } => inner.retries += 1,
-            What::StageFinished { rows_out, bytes, rejects, .. } => {
+            What::StageFinished { rows_out, bytes, rejects, lookups, .. } => {
+                for report in lookups {
+                    for (result, count) in report.results() {
+                        *inner.lookups.entry((pipeline.to_owned(), report.cache.clone(), result)).or_default() += count;
+                    }
+                }
                 inner.rows += rows_out;
                 inner.bytes += bytes;
                 inner.rejects += rejects;
@@ -141,6 +147,10 @@ impl Status {
         family("last_done_timestamp_seconds", "gauge", "When the last run of a pipeline was done.", done.collect());
         let ticks = inner.ticks.iter().map(|(state, count)| (format!("{{state=\"{state}\"}}"), count.to_string())).collect();
         family("ticks_total", "counter", "Ticks by what became of them.", ticks);
+        let lookups = inner.lookups.iter().map(|((pipeline, cache, result), count)| {
+            (format!("{{pipeline=\"{}\",cache=\"{}\",result=\"{result}\"}}", label(pipeline), label(cache)), count.to_string())
+        });
+        family("lookups_total", "counter", "Keys looked up in caches, by what came of it.", lookups.collect());
         family("rows_total", "counter", "Rows written.", one(inner.rows));
         family("bytes_total", "counter", "Bytes read.", one(inner.bytes));
         family("rejects_total", "counter", "Rows refused.", one(inner.rejects));
@@ -174,6 +184,7 @@ fn label(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::LookupReport;
 
     #[test]
     fn metrics_read_as_prometheus_wants_them() {
@@ -185,10 +196,35 @@ mod tests {
         let event =
             Event { at_ms: 1500, run: "r".to_owned(), what: What::RunFinished { outcome: Outcome::Done, elapsed_ms: 1, refused: None } };
         status.note("a \"b\"", &event);
+        let lookups = vec![LookupReport {
+            cache: "c".to_owned(),
+            keys: 9,
+            hits: 4,
+            memory_hits: 1,
+            misses: 3,
+            negative_hits: 2,
+            ..LookupReport::default()
+        }];
+        let (stage, outcome, outputs) = ("s".to_owned(), Outcome::Done, Vec::new());
+        let what = What::StageFinished {
+            stage,
+            outcome,
+            rows_in: 1,
+            rows_out: 1,
+            bytes: 1,
+            rejects: 0,
+            elapsed_ms: 1,
+            outputs,
+            lookups,
+            failure: None,
+        };
+        status.note("p", &Event { at_ms: 1500, run: "r".to_owned(), what });
         let text = status.metrics();
         for line in [
             "haul_leads 1",
             "haul_runs_total{pipeline=\"a \\\"b\\\"\",outcome=\"done\"} 1",
+            "haul_lookups_total{pipeline=\"p\",cache=\"c\",result=\"hit\"} 4",
+            "haul_lookups_total{pipeline=\"p\",cache=\"c\",result=\"negative_hit\"} 2",
             "haul_last_done_timestamp_seconds{pipeline=\"a \\\"b\\\"\"} 1.5",
             "haul_schedule_lag_seconds_bucket{le=\"0.005\"} 0",
             "haul_schedule_lag_seconds_bucket{le=\"0.01\"} 1",

@@ -293,3 +293,83 @@ stages:
     let said = project.haul(&["plan", "p"]).expect(2).stderr.replace(&*project.path("").to_string_lossy(), "PROJECT/");
     golden("fixtures/caches/refused.txt", &said);
 }
+
+#[test]
+fn a_cache_is_filled_again_while_a_stream_looks_into_it() {
+    let url = support::redis::redis().fresh_database();
+    for (home, first) in [(String::new(), None), ("    in: { redis: cache, key: 'customer:{{ id }}' }\n".to_owned(), Some("1"))] {
+        let project = Project::new();
+        let shop = rusqlite::Connection::open(project.path("shop.db")).expect("a database");
+        let change = |sql: &str| shop.execute_batch(sql).expect(sql);
+        change(
+            "create table customers (id bigint primary key, name text); insert into customers values (1, 'old');
+             create table events (id integer primary key, customer bigint)",
+        );
+        let connection = if first.is_some() { format!("  cache: {{ url: '{url}' }}\n") } else { String::new() };
+        project.file(
+            "pipelines/p.yaml",
+            format!(
+                "connections:
+  shop: {{ url: 'sqlite:shop.db' }}
+  out: {{ url: 'sqlite:out.db' }}
+{connection}stages:
+  customers:
+    kind: cache
+    key: [id]
+{home}    from: {{ sql: shop, table: customers }}
+    refresh: {{ every: 50ms }}
+    min_rows: 100%
+    retry: {{ attempts: 1 }}
+  events:
+    kind: stream
+    from: {{ sql: shop, table: events, cursor: id, every: 50ms }}
+    transform:
+      - lookup: {{ cache: customers, on: customer, add: [name], missing: fail }}
+    to: {{ sql: out, table: events, mode: append }}
+"
+            ),
+        );
+        let log = std::fs::File::create(project.path("log.txt")).expect("a log");
+        let mut run = project.command(&["run", "p", "--json"]).stdout(log).spawn().expect("haul can be started");
+        let until = |what: &str, look: &mut dyn FnMut() -> bool| {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+            while !look() {
+                assert!(std::time::Instant::now() < deadline, "{what} did not come about:\n{}", project.read("log.txt"));
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        };
+        // An event that comes in now, and the name that it is given.
+        let mut events = 0;
+        let mut name = || {
+            change("insert into events (customer) values (1)");
+            events += 1;
+            let mut found = String::new();
+            until("an event", &mut || {
+                let out = rusqlite::Connection::open(project.path("out.db")).expect("the database");
+                found = out.query_row("select name from events where id = ?1", [events], |row| row.get(0)).unwrap_or_default();
+                !found.is_empty()
+            });
+            found
+        };
+        assert_eq!(name(), "old");
+        change("update customers set name = 'new'");
+        until("a new filling", &mut || name() == "new");
+        change("delete from customers");
+        until("a filling with too few rows", &mut || {
+            project.read("log.txt").contains("could not be filled again, and keeps the rows before")
+        });
+        assert_eq!(name(), "new");
+        change("insert into customers values (1, 'newer')");
+        until("the end of the failures", &mut || project.read("log.txt").contains("filled again after all"));
+        assert_eq!(name(), "newer");
+        let stopped = std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().expect("kill can be started");
+        assert!(stopped.success());
+        assert_eq!(run.wait().expect("an end").code(), Some(143));
+        assert!(project.read("log.txt").contains(" times while the run lasted"), "{}", project.read("log.txt"));
+        if let Some(first) = first {
+            let mut redis = support::redis::connect(&url);
+            let generation: i64 = support::redis::ask(&mut redis, &["HGET", "haul:{customer:*}:cache", "current"]);
+            assert!(generation > first.parse().expect("a number"), "{generation}");
+        }
+    }
+}

@@ -71,6 +71,7 @@ fn every_example_has_a_test() {
         "nightly_extract",
         "postgres_copy",
         "quickstart",
+        "redis_cache",
         "redis_migration",
         "redis_rows",
     ];
@@ -283,6 +284,24 @@ fn redis_rows() {
     assert_eq!(plane, ["EMBRAER", "55"]);
     let airport: String = support::redis::ask(&mut redis, &["GET", "airport:JFK"]);
     assert!(airport.starts_with(r#"{"iata":"JFK","name":"#), "{airport}");
+}
+
+#[test]
+fn redis_cache() {
+    let url = support::redis::redis().fresh_database();
+    let project = check("redis_cache", &[("REDIS_URL", &url)]);
+    let mut redis = support::redis::connect(&url);
+    let lines = |path: &str| project.read(path).lines().count() - 1;
+    assert_eq!(
+        support::redis::ask::<usize>(&mut redis, &["DBSIZE"]),
+        lines("pipelines/data/airports.csv") + 1,
+        "a hash for each, and the control"
+    );
+    let airport: Vec<String> = support::redis::ask(&mut redis, &["HMGET", "airport_names:JFK@1", "city"]);
+    assert_eq!(airport, ["New York"]);
+    let flights = project.read("target/redis_cache/flights.csv");
+    let named = flights.lines().filter(|line| line.contains(",MIA,") && line.ends_with(",Miami")).count();
+    assert!(named > 0 && named == flights.lines().filter(|line| line.contains(",MIA,")).count(), "{named}");
 }
 
 #[test]

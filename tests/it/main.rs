@@ -19,6 +19,7 @@ mod run;
 mod run_postgres;
 mod schedule;
 mod serve;
+mod shared_caches;
 mod sqlite;
 mod streams;
 mod support;

@@ -11,6 +11,7 @@ mod error;
 mod facts;
 mod keys;
 mod marks;
+mod memory;
 mod node;
 pub mod reply;
 mod rows;

@@ -66,6 +66,16 @@ impl<'a> Printer<'a> {
         texts.finish()
     }
 
+    /// Appends the row's value for a system that keeps bytes as they are, and everything else as text; see [`Builder::append_raw`].
+    ///
+    /// [`Builder::append_raw`]: super::Builder::append_raw
+    pub(crate) fn print_raw(&self, row: usize, out: &mut Vec<u8>) {
+        match &self.cells {
+            Cells::Bytes(cells) => out.extend_from_slice(cells.value(row)),
+            _ => self.print(row, out),
+        }
+    }
+
     /// Appends the text of the row's value.
     pub(crate) fn print(&self, row: usize, out: &mut Vec<u8>) {
         match &self.cells {

@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use super::At;
 use crate::dialect::Dialect;
+use crate::load::template::KeyTemplate;
 
 /// Keyed rows that other stages look up.
 #[derive(Clone, Debug)]
 pub struct Cache {
     /// The columns that name a row, each with its place.
     pub key: Vec<(String, At)>,
+    /// Where rows are kept that processes share; `None` keeps them in memory.
+    pub home: Option<CacheHome>,
+    /// What lookups do while that cannot be reached.
+    pub on_backend_error: OnBackendError,
+    /// With a home: whether rows are also kept in memory, and for how long at the most.
+    pub memory_ttl: Option<Duration>,
     /// How rows are loaded that are looked for and not there; `None` when the cache holds everything.
     pub load: Option<CacheLoad>,
     /// Whether `from:` fills it.
@@ -26,6 +33,10 @@ pub struct Cache {
     pub version: Option<(String, At)>,
     /// Most bytes of keys and rows in the memory of this process.
     pub memory_bytes: u64,
+    /// How long after a filling the next one begins, while the run lasts.
+    pub refresh: Option<Duration>,
+    /// The most rows that a filling keeps in a second.
+    pub rate: Option<u64>,
     /// A filling with fewer rows does not replace the one before.
     pub min_rows: Option<Amount>,
 }
@@ -37,6 +48,28 @@ pub enum Amount {
     Rows(u64),
     /// This share of the rows that there were before, between 0 and 1.
     Share(f64),
+}
+
+/// Where the rows of a cache are kept that processes share.
+#[derive(Clone, Debug)]
+pub struct CacheHome {
+    /// Connection name.
+    pub connection: String,
+    /// The name of a row's hash, in which each column of the key stands once.
+    pub name: KeyTemplate,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// What lookups do while the server of a cache cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBackendError {
+    /// They fail.
+    Fail,
+    /// They load what is missing.
+    Bypass,
+    /// They serve what the memory still has, within `stale_if_error` past its time.
+    Stale,
 }
 
 /// Loads the rows of keys that a cache does not have.

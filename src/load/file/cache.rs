@@ -17,6 +17,9 @@ pub struct CacheStage {
     pub description: Option<String>,
     /// Stages that must be done before this one starts. A stage that is read in `from:` need not be named.
     pub after: Option<Vec<String>>,
+    /// Where rows are kept that processes share. Without it they are in the memory of the process.
+    #[serde(rename = "in")]
+    pub home: Option<CacheHome>,
     /// The columns that name a row.
     #[schemars(required, extend("minItems" = 1, "examples" = [["id"], ["tenant", "id"]]))]
     pub key: Option<Vec<String>>,
@@ -40,8 +43,16 @@ pub struct CacheStage {
     /// default the time counts at which a row was read.
     #[schemars(extend("minLength" = 1, "examples" = ["updated_at"]))]
     pub version: Option<String>,
+    /// What lookups do while the server of `in` cannot be reached.
+    #[schemars(extend("default" = "fail"))]
+    pub on_backend_error: Option<OnBackendError>,
     /// Where rows are kept besides.
     pub levels: Option<Levels>,
+    /// Reads everything again every so often, while other stages of the run are at work.
+    pub refresh: Option<Refresh>,
+    /// The most rows that a filling keeps in a second, so that what it reads can do other work besides. By default as fast as can be.
+    #[schemars(range(min = 1), extend("examples" = [20000]))]
+    pub rate: Option<u64>,
     /// Fewer rows than this do not replace those that are there: a number, or a share of the last filling.
     #[schemars(extend("examples" = ["90%", 1000]))]
     pub min_rows: Option<Amount>,
@@ -56,6 +67,15 @@ pub struct CacheStage {
     /// The longest one attempt may take.
     #[schemars(extend("examples" = ["30m"]))]
     pub timeout: Option<Duration>,
+}
+
+/// Reads what fills a cache again.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Refresh {
+    /// How long after a filling ended the next one begins.
+    #[schemars(required, extend("examples" = ["10m"]))]
+    pub every: Option<Duration>,
 }
 
 /// Loads the rows of keys that the cache does not have.
@@ -138,6 +158,46 @@ pub struct MemoryLevel {
     /// At most so many bytes of keys and rows.
     #[schemars(extend("default" = "256MiB"))]
     pub max: Option<Size>,
+    /// With `in`: the longest a row is served from this memory before the server is asked again. A change that another process makes is seen
+    /// after this time at the latest.
+    #[schemars(extend("default" = "10s", "examples" = ["30s"]))]
+    pub ttl: Option<Duration>,
+}
+
+/// Where the rows of a cache are kept that processes share.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheHome {
+    /// The connection to the Redis server or cluster.
+    #[schemars(required)]
+    pub redis: Option<String>,
+    /// The name of a row's hash, in which each column of the key stands once.
+    #[schemars(required, extend("minLength" = 1, "examples" = ["customer:{{ id }}", "price:{{ tenant }}:{{ id }}"]))]
+    pub key: Option<String>,
+    /// The form of a row.
+    #[serde(rename = "as")]
+    #[schemars(extend("default" = "hash"))]
+    pub form: Option<CacheForm>,
+}
+
+/// The form of a row in Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheForm {
+    /// A hash with a field for each column, and one more that says how old it is.
+    Hash,
+}
+
+/// What lookups do while the server of a cache cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBackendError {
+    /// They fail, and the stage is tried again as its `retry` says.
+    Fail,
+    /// They load what is missing as if the cache did not have it.
+    Bypass,
+    /// They serve what `levels: memory` still has, for `stale_if_error` past its time, and fail for what it has not.
+    Stale,
 }
 
 /// Adds columns of the row of a cache that has the same key.

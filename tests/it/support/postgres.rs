@@ -46,11 +46,16 @@ impl Postgres {
     /// Runs SQL with `psql`, which shares no code with haul, and gives its output: a line a row, fields apart by `|`.
     #[track_caller]
     pub fn sql(&self, url: &str, sql: &str) -> String {
-        let mut psql = Command::new(self.programs.join("psql"));
-        psql.args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname", url, "--command", sql]);
-        let output = psql.stdin(Stdio::null()).output().expect("psql can be started");
+        let output = self.psql(url).args(["--command", sql]).stdin(Stdio::null()).output().expect("psql can be started");
         assert!(output.status.success(), "psql refused `{sql}`: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("psql answers in UTF-8").trim_end_matches('\n').to_owned()
+    }
+
+    /// `psql`, about to be started.
+    pub fn psql(&self, url: &str) -> Command {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname", url]);
+        psql
     }
 
     /// The certificate of the authority that has signed the server's, when it has one.

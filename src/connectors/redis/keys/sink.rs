@@ -140,7 +140,7 @@ impl Sink for KeysTarget {
     }
 
     async fn room(&self) -> Result<Option<u64>, Failure> {
-        self.room_left().await
+        self.server.room().await
     }
 
     async fn claim(&self, key: &LoadKey) -> Result<Claim, Failure> {

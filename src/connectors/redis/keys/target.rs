@@ -155,50 +155,14 @@ impl KeysTarget {
         if facts.version < Version(5, 0, 0) {
             line.push_str("; expiry is relative, since the server is older than 5.0: late by as much as a round trip");
         }
-        if let Some(evicts) = self.evicts().await? {
-            line.push_str(&format!("; {evicts}"));
+        if let Some(policy) = self.server.eviction().await? {
+            line.push_str(&format!("; a full target drops keys by its policy {policy}"));
         }
         if let Some(weakness) = self.server.weakness() {
             line.push_str(&format!("; {weakness}"));
         }
         Ok(line)
     }
-
-    /// The fields of `INFO memory` of every master.
-    async fn memory(&self) -> Result<Vec<String>, Failure> {
-        let mut infos = Vec::new();
-        for master in &self.server.topology().await?.masters {
-            infos.push(text(self.server.on(&master.address, &[Command::new("INFO").arg("memory")]).await?.pop().unwrap_or_default())?);
-        }
-        Ok(infos)
-    }
-
-    /// Says that the target may throw keys away when it is full.
-    async fn evicts(&self) -> Result<Option<String>, Failure> {
-        let infos = self.memory().await?;
-        let policy = infos.iter().filter(|info| field(info, "maxmemory") != Some(0)).find_map(|info| {
-            let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"))?.trim();
-            (policy != "noeviction").then(|| policy.to_owned())
-        });
-        Ok(policy.map(|policy| format!("a full target drops keys by its policy {policy}")))
-    }
-
-    /// Bytes that the target has left before it is full; `None` when it has no limit.
-    pub(super) async fn room_left(&self) -> Result<Option<u64>, Failure> {
-        let mut room = None;
-        for info in self.memory().await? {
-            let (limit, used) = (field(&info, "maxmemory").unwrap_or(0), field(&info, "used_memory").unwrap_or(0));
-            if limit == 0 {
-                return Ok(None);
-            }
-            room = Some(room.unwrap_or(0) + limit.saturating_sub(used));
-        }
-        Ok(room)
-    }
-}
-
-fn field(info: &str, name: &str) -> Option<u64> {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?.trim().parse().ok()
 }
 
 /// Checks that what comes in are keys as a redis input reads them.

@@ -10,8 +10,8 @@ use arrow::record_batch::RecordBatch;
 
 use crate::clock;
 use crate::connectors::redis::Command;
+use crate::data::text::Printer;
 use crate::data::text::json::json_string;
-use crate::data::text::{Cells, Printer};
 use crate::data::{Schema, Type};
 use crate::define::pipeline::{KeyTtl, RESERVED, RedisRowsSink, RowMode, RowShape};
 use crate::failure::Failure;
@@ -169,7 +169,7 @@ impl Encoder {
                         .help(format!("leave such rows out with `filter: \"{name} is not null\"`")));
                     }
                     let start = key.len();
-                    raw(column, row, &mut key);
+                    column.print_raw(row, &mut key);
                     ends.push(start..key.len());
                 }
             }
@@ -346,17 +346,9 @@ fn instant(column: &ArrayRef, row: usize) -> Option<i64> {
         .then(|| column.value(row).div_euclid(1000) + i64::from(column.value(row).rem_euclid(1000) > 0))
 }
 
-/// A value as it is kept: bytes as they are, everything else in its text form.
-fn raw(column: &Printer<'_>, row: usize, out: &mut Vec<u8>) {
-    match column.cells() {
-        Cells::Bytes(cells) => out.extend_from_slice(cells.value(row)),
-        _ => column.print(row, out),
-    }
-}
-
 fn printed(column: &Printer<'_>, row: usize) -> Vec<u8> {
     let mut text = Vec::new();
-    raw(column, row, &mut text);
+    column.print_raw(row, &mut text);
     text
 }
 
