@@ -4,6 +4,7 @@ use super::{CliError, Exit, Global, project, ready, render, signals};
 use crate::clock;
 use crate::define;
 use crate::journal::Pause;
+use crate::serve::Kept;
 
 /// Arguments of `haul pause`.
 #[derive(Debug, clap::Args)]
@@ -35,7 +36,7 @@ pub(super) fn resume(global: &Global, args: ResumeArgs) -> Result<Exit, CliError
 fn change(global: &Global, name: &str, paused: bool, reason: String) -> Result<Exit, CliError> {
     let found = ready::find(global, name)?;
     let pipeline = define::check(&found.name, &found.source, &found.project).pipeline;
-    if pipeline.is_some_and(|pipeline| pipeline.schedule.is_none()) {
+    if pipeline.is_some_and(|pipeline| pipeline.schedule.is_none() && Kept::of(&pipeline).is_none()) {
         let message = format!("pipeline `{}` does not run by itself: there is nothing to hold back", found.name);
         return Err(CliError::new(Exit::Definition, message).help("`schedule:` in its file says when it runs"));
     }

@@ -30,6 +30,8 @@ const LATEST: u32 = 10;
 pub struct Shown {
     /// Its name.
     pub pipeline: String,
+    /// Whether it has streams and no schedule: `haul serve` keeps it going.
+    pub kept_going: bool,
     /// What keeps it from running by itself, each with the way out.
     pub troubles: Vec<(String, String)>,
     /// Its schedules, in file order.
@@ -99,9 +101,13 @@ fn show(definitions: &Definitions, name: &str, definition: &Definition, from_ms:
         let problems = render::words::counted(errors as u64, "problem");
         troubles.push((format!("its definition has {problems}"), format!("`haul validate {}` shows them", definition.source.path)));
     }
+    if let Some(param) = definition.kept.as_ref().and_then(|kept| kept.lacks.as_ref()) {
+        troubles.push((format!("its param `{param}` has no default"), "give it one, or a schedule with `params`".to_owned()));
+    }
     let schedules: Vec<ShownEntry> = definition.schedule.iter().flat_map(|schedule| entries(name, schedule, from_ms, count)).collect();
-    let by_itself = !schedules.is_empty() || !definition.is_right();
-    by_itself.then(|| Shown { pipeline: name.to_owned(), troubles, schedules, ticks: Vec::new() })
+    let kept_going = definition.kept.is_some();
+    let by_itself = !schedules.is_empty() || kept_going || !definition.is_right();
+    by_itself.then(|| Shown { pipeline: name.to_owned(), kept_going, troubles, schedules, ticks: Vec::new() })
 }
 
 fn entries(name: &str, schedule: &Schedule, from_ms: i64, count: usize) -> Vec<ShownEntry> {

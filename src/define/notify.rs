@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::conform;
@@ -15,10 +16,12 @@ use crate::load::template::Event;
 use crate::secret::Secret;
 
 /// Something that is worth telling somebody.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Notice {
     /// What it is.
     pub occasion: Occasion,
+    /// When it happened, in milliseconds since 1970.
+    pub at_ms: i64,
     /// The pipeline.
     pub pipeline: String,
     /// The run.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::check::{self, check, check_project, has_errors, in_file_order};
 use super::params::{typed, word};
 use super::pipeline::{Param, Pipeline};
@@ -24,7 +26,7 @@ pub struct Given<'a> {
 }
 
 /// What templates see of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFacts {
     /// Its name in the journal.
     pub id: String,

@@ -174,9 +174,9 @@ impl Store for PostgresStore {
         self.with(async |connection| sqlx::query_as(sql).bind(kind).bind(prefix).bind(i64::from(limit)).fetch_all(connection).await)
     }
 
-    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<String>, Failure> {
-        let sql = "select run from haul_journal_events where kind = 'run_finished' and at_ms > $1 order by at_ms, run";
-        self.with(async |connection| sqlx::query_scalar(sql).bind(after_ms).fetch_all(connection).await)
+    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<(String, i64)>, Failure> {
+        let sql = "select run, max(at_ms) from haul_journal_events where kind = 'run_finished' and at_ms > $1 group by run order by 2, 1";
+        self.with(async |connection| sqlx::query_as(sql).bind(after_ms).fetch_all(connection).await)
     }
 
     fn prune(&mut self, before_ms: i64, runs: u32) -> Result<Vec<String>, Failure> {

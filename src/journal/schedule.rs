@@ -1,5 +1,6 @@
 //! What the journal knows of schedules: ticks and what became of them, pauses, and runs that were asked to stop.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -15,6 +16,8 @@ const OPEN: &str = "open";
 const DECIDED: &str = "decided";
 const PAUSE: &str = "pause";
 const STOP: &str = "stop";
+/// Messages that have not reached everybody yet.
+const MESSAGE: &str = "message";
 
 /// Between the parts of a key; no name holds it.
 pub const SEPARATOR: char = '\u{1f}';
@@ -118,6 +121,13 @@ impl Tick {
     }
 }
 
+impl Decided {
+    fn record(&self) -> Result<Record, Failure> {
+        let key = format!("{}{SEPARATOR}{}", self.pipeline, self.entry);
+        Ok(Record { kind: DECIDED, key, at_ms: self.until_ms, value: text(self)? })
+    }
+}
+
 fn key(pipeline: &str, entry: &str, at_ms: i64) -> String {
     format!("{pipeline}{SEPARATOR}{entry}{SEPARATOR}{at_ms}")
 }
@@ -134,8 +144,7 @@ impl Journal {
             changes.push(Change::Add(tick.record(OPEN)?));
         }
         for decided in decided {
-            let key = format!("{}{SEPARATOR}{}", decided.pipeline, decided.entry);
-            changes.push(Change::Put(Record { kind: DECIDED, key, at_ms: decided.until_ms, value: text(decided)? }));
+            changes.push(Change::Put(decided.record()?));
         }
         let mut done = self.ask(move |store| store.change(&changes)).await?;
         let opened = done.split_off(ticks.len());
@@ -202,16 +211,37 @@ impl Journal {
         self.records(STOP, run, 1).await?.pop().map(parse).transpose()
     }
 
-    /// Runs that ended after a time, oldest end first, without their splits.
-    pub async fn ended_since(&self, after_ms: i64) -> Result<Vec<RunState>, Failure> {
-        self.ask(move |store| {
-            let mut found = Vec::new();
-            for run in store.ended_since(after_ms)? {
-                found.extend(fold(&store.events(&run, true)?));
-            }
-            Ok(found)
-        })
-        .await
+    /// Keeps a message until [`Journal::delivered`], and records with it up to where there are messages. One that is there already stays.
+    pub async fn post(&self, key: &str, at_ms: i64, message: &impl Serialize, until: &Decided) -> Result<(), Failure> {
+        let message = Record { kind: MESSAGE, key: key.to_owned(), at_ms, value: text(message)? };
+        let changes = [Change::Add(message), Change::Put(until.record()?)];
+        self.ask(move |store| store.change(&changes)).await?;
+        Ok(())
+    }
+
+    /// Messages that have not been delivered, oldest first, each with its key.
+    pub async fn posted<T: DeserializeOwned>(&self) -> Result<Vec<(String, T)>, Failure> {
+        let mut found = self.records(MESSAGE, "", u32::MAX).await?;
+        found.reverse();
+        found.into_iter().map(|record| Ok((record.0.clone(), parse(record)?))).collect()
+    }
+
+    /// A message has reached everybody, or will not.
+    pub async fn delivered(&self, key: &str) -> Result<(), Failure> {
+        let change = Change::Remove(MESSAGE, key.to_owned());
+        self.ask(move |store| store.change(&[change])).await?;
+        Ok(())
+    }
+
+    /// Runs that ended after a time, each with its last end in milliseconds since 1970, oldest end first.
+    pub async fn ended_since(&self, after_ms: i64) -> Result<Vec<(String, i64)>, Failure> {
+        self.ask(move |store| store.ended_since(after_ms)).await
+    }
+
+    /// The state of the run of exactly this id, without its splits.
+    pub async fn brief(&self, run: &str) -> Result<Option<RunState>, Failure> {
+        let run = run.to_owned();
+        self.ask(move |store| Ok(fold(&store.events(&run, true)?))).await
     }
 
     /// Forgets runs that began before a time, and those of a pipeline beyond its latest so many; never the latest one. What is known of ticks

@@ -170,9 +170,13 @@ impl Store for SqliteStore {
         read().map_err(|error| refused(&self.path, error))
     }
 
-    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<String>, Failure> {
-        let sql = "select run from haul_journal_events where kind = 'run_finished' and at_ms > ?1 order by at_ms, run";
-        let read = || self.connection.prepare_cached(sql)?.query_map([after_ms], |row| row.get(0))?.collect::<rusqlite::Result<_>>();
+    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<(String, i64)>, Failure> {
+        let sql = "select run, max(at_ms) from haul_journal_events where kind = 'run_finished' and at_ms > ?1 group by run order by 2, 1";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let rows = statement.query_map([after_ms], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, i64)>>>()
+        };
         read().map_err(|error| refused(&self.path, error))
     }
 

@@ -33,8 +33,8 @@ pub(super) trait Store: Send {
     /// Keys and values of the records of a kind whose keys begin with a text, latest first.
     fn records(&mut self, kind: &str, prefix: &str, limit: u32) -> Result<Vec<(String, String)>, Failure>;
 
-    /// Ids of runs that ended after a time, oldest end first.
-    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<String>, Failure>;
+    /// Ids of runs that ended after a time, each with its last end, oldest end first.
+    fn ended_since(&mut self, after_ms: i64) -> Result<Vec<(String, i64)>, Failure>;
 
     /// Forgets runs that began before a time, and all but the latest so many of each pipeline, but never its latest one; and records of the
     /// kinds in [`super::schedule::PRUNED`] from before it. Answers with the ids of the runs.

@@ -45,7 +45,7 @@ pub struct Facts {
     pub started_at_ms: i64,
     /// Params, in their text form.
     pub params: BTreeMap<String, String>,
-    /// What started it: `manual`, `schedule` or `after`.
+    /// What started it: `manual`, `schedule`, `after`, or `serve` for a pipeline that is kept going.
     pub trigger: String,
     /// The moment it was to run at, in milliseconds since 1970; `None` when nobody had said one.
     pub scheduled_ms: Option<i64>,
@@ -104,6 +104,12 @@ impl Facts {
 }
 
 impl Found {
+    /// Whether a run of either would come to the same.
+    pub fn same(&self, other: &Self) -> bool {
+        let text = |found: &Self| found.project.document.as_ref().map(|document| document.source.text.clone());
+        self.source == other.source && text(self) == text(other) && self.project.variables == other.project.variables
+    }
+
     /// Resolves the definition and asks the real systems: again for a moment when all that is in the way may pass by itself, such as a
     /// server that restarts.
     pub async fn plan(&self, facts: &Facts) -> Result<Plan<Sealed>, Refused> {

@@ -2,6 +2,7 @@
 
 mod ends;
 mod files;
+mod streams;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use self::files::{Look, look};
+use self::streams::Streams;
 use super::definitions::Definitions;
 use super::notify::Notifier;
 use super::status::Status;
@@ -31,7 +33,15 @@ const PRUNE: Duration = Duration::from_secs(3600);
 /// When a tick whose pipeline is held elsewhere is tried again, in milliseconds.
 const HELD_MS: i64 = 500;
 
-type Answer = (Box<Work>, Result<Came, Failure>);
+/// A pipeline that can run.
+struct Good {
+    found: Found,
+    schedule: Schedule,
+    /// Whether it is kept going.
+    kept: bool,
+}
+
+type Answer = (Tick, Result<Came, Failure>);
 
 struct Daemon {
     settings: Settings,
@@ -42,12 +52,13 @@ struct Daemon {
     book: Book,
     definitions: Definitions,
     /// The last version of each pipeline that could run.
-    good: BTreeMap<String, (Found, Schedule)>,
+    good: BTreeMap<String, Good>,
     /// What the files looked like when they were read last, and when they were looked at last.
     read: Look,
     seen: Look,
     tasks: JoinSet<Answer>,
     going: HashMap<Id, (Tick, Control)>,
+    streams: Streams,
     /// Runs whose end has been seen, with its time.
     ended: HashMap<String, i64>,
     ended_since_ms: i64,
@@ -72,10 +83,11 @@ pub(super) async fn lead(settings: Settings, journal: Journal, control: Control,
         read,
         tasks: JoinSet::new(),
         going: HashMap::new(),
+        streams: Streams::default(),
         ended: HashMap::new(),
         ended_since_ms: clock::now_ms(),
         told_until_ms: clock::now_ms(),
-        notifier: Notifier::start(&voice),
+        notifier: Notifier::start(&voice, &journal),
         watched: Stopwatch::start(),
         pruned: None,
         settings,
@@ -85,6 +97,7 @@ pub(super) async fn lead(settings: Settings, journal: Journal, control: Control,
         status,
     };
     daemon.take_definitions(&HashSet::new()).await?;
+    daemon.take_up_notices().await?;
     daemon.look_back().await?;
     daemon.status.leads();
     let result = daemon.work().await;
@@ -99,7 +112,10 @@ impl Daemon {
         let mut draining = false;
         loop {
             if draining && self.tasks.is_empty() {
-                self.voice.say(Level::Info, "everything has come to rest");
+                tokio::select! {
+                    () = self.streams.rest() => self.voice.say(Level::Info, "everything has come to rest"),
+                    () = abort.cancelled() => {}
+                }
                 return Ok(());
             }
             if !draining {
@@ -113,7 +129,7 @@ impl Daemon {
                 () = drain.cancelled(), if !draining => {
                     draining = true;
                     self.status.drains();
-                    let going = self.tasks.len();
+                    let going = self.tasks.len() + self.streams.len();
                     self.voice.say(Level::Info, format!("stopping: no new runs; {going} going to commit what they have begun"));
                     self.going.values().for_each(|(_, control)| control.drain.cancel());
                 }
@@ -139,8 +155,11 @@ impl Daemon {
         if self.watched.elapsed() >= WATCH {
             self.watched = Stopwatch::start();
             self.watch().await?;
-            self.book.pauses(&self.journal.pauses().await?);
+            let pauses = self.journal.pauses().await?;
+            self.book.pauses(&pauses);
+            self.keep_streams(&pauses);
             self.look_for_ends().await?;
+            self.tell_of_recoveries().await?;
         }
         if self.pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNE) {
             self.pruned = Some(Stopwatch::start());
@@ -202,7 +221,7 @@ impl Daemon {
     /// Sets the run of a tick going.
     async fn launch(&mut self, mut tick: Tick) -> Result<(), Failure> {
         let known = self.good.get(&tick.pipeline).zip(self.book.entry(&tick));
-        let Some(((found, _), (overlap, entry))) = known else {
+        let Some((Good { found, .. }, (overlap, entry))) = known else {
             self.book.ended(&tick);
             (tick.state, tick.reason) = (TickState::Skipped, "its schedule is gone".to_owned());
             return self.settle(&tick).await;
@@ -210,23 +229,19 @@ impl Daemon {
         let control = Control { drain: self.control.drain.child_token(), abort: self.control.abort.child_token() };
         let lag = clock::now_ms() - tick.at_ms - crate::schedule::tick::delay_ms(&tick.pipeline, entry);
         self.status.lag(u64::try_from(lag).unwrap_or(0));
-        let mut work = Box::new(Work {
-            found: found.clone(),
-            tick: tick.clone(),
-            overlap,
-            params: entry.params.clone(),
-            journal: self.journal.clone(),
-            control: control.clone(),
-            voice: self.voice.clone(),
-            status: Arc::clone(&self.status),
-            logs: self.logs(),
-        });
+        let work = self.worker(found.clone(), overlap, entry.params.clone(), control.clone());
+        let mut own = tick.clone();
         let handle = self.tasks.spawn(async move {
-            let came = worker::carry_out(&mut work).await;
-            (work, came)
+            let came = worker::carry_out(&work, &mut own).await;
+            (own, came)
         });
         self.going.insert(handle.id(), (tick, control));
         Ok(())
+    }
+
+    fn worker(&self, found: Found, overlap: Overlap, params: BTreeMap<String, String>, control: Control) -> Work {
+        let (journal, voice, status) = (self.journal.clone(), self.voice.clone(), Arc::clone(&self.status));
+        Work { found, overlap, params, journal, control, voice, status, logs: self.logs() }
     }
 
     fn logs(&self) -> PathBuf {
@@ -241,7 +256,7 @@ impl Daemon {
         };
         let Some((tick, control)) = self.going.remove(&id) else { return Ok(()) };
         let (mut tick, came) = match answer {
-            Some((work, came)) => (work.tick, came),
+            Some(answer) => answer,
             None => (tick, Err(Failure::permanent("the run broke down: this is a bug of haul"))),
         };
         match came {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::define::pipeline::Schedule;
+use crate::define::pipeline::{Kind, Pipeline, Schedule};
 use crate::define::{check_project, has_errors};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::failure::Failure;
@@ -31,11 +31,29 @@ pub struct Definition {
     pub source: Arc<SourceText>,
     /// When it runs by itself; `None` when it does not say so, or is wrong.
     pub schedule: Option<Schedule>,
+    /// Whether it never ends and has no schedule: then a daemon keeps it going.
+    pub kept: Option<Kept>,
     /// What is wrong with it, and warnings.
     pub problems: Vec<Diagnostic>,
     /// Those of its own text alone.
     own: Vec<Diagnostic>,
     document: Option<Document>,
+}
+
+/// A pipeline with streams and without a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// A param that nobody gives a value: it cannot be started without somebody.
+    pub lacks: Option<String>,
+}
+
+impl Kept {
+    /// What there is to say of a pipeline; `None` when it ends by itself, or has a schedule.
+    pub fn of(pipeline: &Pipeline) -> Option<Self> {
+        let streams = pipeline.stages.iter().any(|stage| matches!(stage.kind, Kind::Stream { .. }));
+        let lacks = pipeline.params.iter().find(|param| param.default.is_none()).map(|param| param.name.clone());
+        (streams && pipeline.schedule.is_none()).then_some(Self { lacks })
+    }
 }
 
 impl Definition {
@@ -88,13 +106,14 @@ impl Definitions {
 impl Definition {
     fn check(name: &str, source: Arc<SourceText>, project: &Project) -> Self {
         let checked = check(name, &source, project);
+        let kept = checked.pipeline.as_ref().and_then(Kept::of);
         let schedule = checked.pipeline.and_then(|pipeline| pipeline.schedule);
-        Self { source, schedule, problems: Vec::new(), own: checked.diagnostics, document: checked.document }
+        Self { source, schedule, kept, problems: Vec::new(), own: checked.diagnostics, document: checked.document }
     }
 
     fn unreadable(path: String, error: &std::io::Error) -> Self {
         let source = Arc::new(SourceText { path, text: String::new() });
         let problem = Diagnostic::error("file-encoding", format!("the file cannot be read: {error}")).label(&source, 0..0, "");
-        Self { source, schedule: None, problems: Vec::new(), own: vec![problem], document: None }
+        Self { source, schedule: None, kept: None, problems: Vec::new(), own: vec![problem], document: None }
     }
 }

@@ -1,6 +1,6 @@
 //! `haul serve`: what a project does by itself.
 //!
-//! `daemon` holds the book of schedules and the one loop; `worker` carries out the run of one tick; `status` is what the HTTP side shows.
+//! `daemon` holds the book of schedules and the one loop, and keeps streams going; `worker` carries out one run; `status` is what the HTTP side shows.
 //! Whoever is told [`Line`]s prints them. Two daemons on one journal: one leads, the other stands by.
 
 mod daemon;
@@ -26,7 +26,7 @@ use crate::journal::Journal;
 use crate::run::Control;
 
 use self::status::Status;
-pub use definitions::{Definition, Definitions};
+pub use definitions::{Definition, Definitions, Kept};
 
 /// Lines that may wait for whoever prints them.
 const LINES: usize = 1024;

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::journal::{Event, Outcome, TickState, What};
+use crate::run::progress::{StageCounters, UNKNOWN};
 
 /// Upper bounds of the schedule lag's histogram, in milliseconds.
 const LAG_BOUNDS: [u64; 12] = [1, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 30_000, 60_000];
@@ -29,9 +31,46 @@ struct Inner {
     rejects: u64,
     retries: u64,
     reloads: u64,
+    /// Counters of the streams that go, by pipeline and stage.
+    streams: BTreeMap<(String, String), Arc<StageCounters>>,
+    restarts: BTreeMap<String, u64>,
     lag: [u64; LAG_BOUNDS.len()],
     lag_count: u64,
     lag_sum_ms: u64,
+}
+
+/// What of a stream's counters is shown: the metric, what it is, and its value when there is one.
+type StreamGauge = (&'static str, &'static str, fn(&StageCounters) -> Option<String>);
+
+const STREAM_GAUGES: [StreamGauge; 4] = [
+    ("stream_lag_seconds", "How far a stream is behind its source.", |counters| {
+        let behind_ms = counters.behind_ms.load(Ordering::Relaxed);
+        (behind_ms != UNKNOWN).then(|| seconds(i64::try_from(behind_ms).unwrap_or(i64::MAX)))
+    }),
+    ("stream_lag_bytes", "How far a stream is behind its source, in bytes of the source's log.", |counters| {
+        let behind = counters.behind_bytes.load(Ordering::Relaxed);
+        (behind != UNKNOWN).then(|| behind.to_string())
+    }),
+    ("stream_rows", "Rows that a stream has handed on since its start.", |counters| {
+        Some(counters.rows_out.load(Ordering::Relaxed).to_string())
+    }),
+    ("stream_last_commit_timestamp_seconds", "When a stream committed last.", |counters| {
+        let at_ms = counters.committed_at_ms.load(Ordering::Relaxed);
+        (at_ms > 0).then(|| seconds(i64::try_from(at_ms).unwrap_or(i64::MAX)))
+    }),
+];
+
+/// Streams that are shown; dropping it takes them out.
+pub(super) struct Followed {
+    status: Arc<Status>,
+    keys: Vec<(String, String)>,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let mut inner = self.status.lock();
+        self.keys.iter().for_each(|key| drop(inner.streams.remove(key)));
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -119,6 +158,25 @@ impl Status {
         }
     }
 
+    /// Shows the counters of a run's streams, for as long as the answer lives.
+    pub(super) fn follow(self: &Arc<Self>, pipeline: &str, stages: Vec<(String, Arc<StageCounters>)>) -> Followed {
+        let stages = stages.into_iter().map(|(stage, counters)| ((pipeline.to_owned(), stage), counters));
+        let stages: BTreeMap<_, _> = stages.collect();
+        let keys = stages.keys().cloned().collect();
+        self.lock().streams.extend(stages);
+        Followed { status: Arc::clone(self), keys }
+    }
+
+    /// Whether a pipeline has streams that go.
+    pub(super) fn follows(&self, pipeline: &str) -> bool {
+        self.lock().streams.keys().any(|(name, _)| name == pipeline)
+    }
+
+    /// A pipeline that is kept going has come to an end, and starts again.
+    pub(super) fn restarts(&self, pipeline: &str) {
+        *self.lock().restarts.entry(pipeline.to_owned()).or_default() += 1;
+    }
+
     /// Everything in the text format of Prometheus.
     pub(super) fn metrics(&self) -> String {
         let inner = self.lock();
@@ -155,6 +213,20 @@ impl Status {
         family("bytes_total", "counter", "Bytes read.", one(inner.bytes));
         family("rejects_total", "counter", "Rows refused.", one(inner.rejects));
         family("retries_total", "counter", "Attempts that were tried again.", one(inner.retries));
+        let restarts = inner.restarts.iter().map(|(pipeline, count)| (format!("{{pipeline=\"{}\"}}", label(pipeline)), count.to_string()));
+        family(
+            "stream_restarts_total",
+            "counter",
+            "Times that a pipeline with streams was started again after a failure.",
+            restarts.collect(),
+        );
+        for (name, help, value) in STREAM_GAUGES {
+            let of = |((pipeline, stage), counters): (&(String, String), &Arc<StageCounters>)| {
+                let labels = format!("{{pipeline=\"{}\",stage=\"{}\"}}", label(pipeline), label(stage));
+                Some((labels, value(counters)?))
+            };
+            family(name, "gauge", help, inner.streams.iter().filter_map(of).collect());
+        }
         let mut lag: Vec<(String, String)> = LAG_BOUNDS
             .iter()
             .zip(inner.lag)

@@ -1,4 +1,4 @@
-//! Carries out the run of one tick.
+//! Carries out the run of one tick, or of a pipeline that is kept going.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,17 +13,16 @@ use crate::define::pipeline::Overlap;
 use crate::diagnostic::Severity;
 use crate::failure::Failure;
 use crate::journal::{Cause, Event, Journal, Lease, Outcome, Tick, What};
-use crate::plan::{Plan, Refused, Sealed};
+use crate::plan::{Plan, Refused, Sealed, StagePlan};
 use crate::run::launch::{self, Facts, Found};
 use crate::run::{self, Control};
 
 /// The waits between tries to make a plan while the environment is in the way, in seconds.
 const PLAN_WAITS: [u64; 4] = [1, 4, 15, 40];
 
-/// The run of one tick.
+/// A pipeline to run, and with what.
 pub(super) struct Work {
     pub found: Found,
-    pub tick: Tick,
     pub overlap: Overlap,
     pub params: BTreeMap<String, String>,
     pub journal: Journal,
@@ -41,15 +40,15 @@ pub(super) enum Came {
     Over(Outcome),
 }
 
-/// Carries it out: goes on with the tick's run when it was cut, else begins it. The tick names the run in the end.
-pub(super) async fn carry_out(work: &mut Work) -> Result<Came, Failure> {
+/// Carries a tick out: goes on with its run when it was cut, else begins it. The tick names the run in the end.
+pub(super) async fn carry_out(work: &Work, tick: &mut Tick) -> Result<Came, Failure> {
     let mut leases = Vec::new();
-    match work.lease().await? {
+    match work.lease(&tick.run).await? {
         Ok(lease) => leases.push(lease),
         Err(holder) => return Ok(Came::Held(holder)),
     }
-    let mut facts = work.facts();
-    if let Some(cut) = work.journal.find(&work.tick.run).await? {
+    let mut facts = work.facts(tick);
+    if let Some(cut) = work.journal.find(&tick.run).await? {
         if let Some(outcome @ (Outcome::Done | Outcome::Failed | Outcome::Skipped)) = cut.outcome {
             return Ok(Came::Over(outcome));
         }
@@ -59,33 +58,57 @@ pub(super) async fn carry_out(work: &mut Work) -> Result<Came, Failure> {
         // The definition has changed since, or something is in its way: the tick gets another run.
         facts.run = clock::new_id();
         facts.started_at_ms = clock::now_ms();
-        work.tick.run.clone_from(&facts.run);
+        tick.run.clone_from(&facts.run);
         if work.overlap == Overlap::Allow {
             // Nobody else knows of it yet.
-            leases.extend(work.lease().await?);
+            leases.extend(work.lease(&tick.run).await?);
         }
-        work.journal.settle(&work.tick).await?;
+        work.journal.settle(tick).await?;
     }
-    match work.plan(&facts).await {
-        Some(Ok(plan)) => work.run(plan, &facts, false).await,
-        Some(Err(refused)) => work.refused(&facts, refused).await,
-        None => Ok(Came::Over(Outcome::Interrupted)),
+    work.begin(&facts).await
+}
+
+/// Goes on with the latest run of a pipeline that is kept going, when it was cut or failed and its plan is the same; else begins one.
+pub(super) async fn carry_on(work: &Work) -> Result<Came, Failure> {
+    let facts = Facts { trigger: "serve".to_owned(), ..Facts::new(work.params.clone()) };
+    let _lease = match work.lease(&facts.run).await? {
+        Ok(lease) => lease,
+        Err(holder) => return Ok(Came::Held(holder)),
+    };
+    if let Some(cut) = work.journal.unfinished(&work.found.name, None).await? {
+        let facts = Facts::of(&cut);
+        match work.found.plan(&facts).await {
+            Ok(plan) if plan.hash == cut.plan_hash => return work.run(plan, &facts, true).await,
+            // It is too early to give the run up.
+            Err(refused) if refused.environment && !cut.plan_hash.is_empty() => return Err(Failure::transient(said(&refused))),
+            _ => {}
+        }
     }
+    work.begin(&facts).await
 }
 
 impl Work {
-    async fn lease(&self) -> Result<Result<Lease, String>, Failure> {
-        self.journal.try_lease(&launch::alone(&self.tick.pipeline, self.overlap, &self.tick.run)).await
+    async fn lease(&self, run: &str) -> Result<Result<Lease, String>, Failure> {
+        self.journal.try_lease(&launch::alone(&self.found.name, self.overlap, run)).await
     }
 
-    fn facts(&self) -> Facts {
+    fn facts(&self, tick: &Tick) -> Facts {
         Facts {
-            run: self.tick.run.clone(),
+            run: tick.run.clone(),
             started_at_ms: clock::now_ms(),
             params: self.params.clone(),
-            trigger: if self.tick.entry.starts_with("after ") { "after" } else { "schedule" }.to_owned(),
-            scheduled_ms: Some(self.tick.at_ms),
-            interval_start_ms: Some(self.tick.interval_start_ms),
+            trigger: if tick.entry.starts_with("after ") { "after" } else { "schedule" }.to_owned(),
+            scheduled_ms: Some(tick.at_ms),
+            interval_start_ms: Some(tick.interval_start_ms),
+        }
+    }
+
+    /// A run from its beginning.
+    async fn begin(&self, facts: &Facts) -> Result<Came, Failure> {
+        match self.plan(facts).await {
+            Some(Ok(plan)) => self.run(plan, facts, false).await,
+            Some(Err(refused)) => self.refused(facts, refused).await,
+            None => Ok(Came::Over(Outcome::Interrupted)),
         }
     }
 
@@ -115,7 +138,10 @@ impl Work {
         self.voice.of(Level::Info, &self.found.name, Some(&facts.run), format!("{verb} run {}", facts.run));
         let mut log = RunLog::open(&self.logs, &self.found.name, &facts.run);
         let heed = (self.overlap == Overlap::CancelRunning).then(|| launch::heed(&self.journal, &facts.run, &self.control.drain));
+        let streams: Vec<bool> = plan.stages.iter().map(StagePlan::streams).collect();
         let (mut progress, handle) = run::start(plan, Arc::new(self.journal.clone()), facts.options(resumed), self.control.clone());
+        let streams = progress.stages.iter().zip(streams).filter(|(_, streams)| *streams).map(|(stage, _)| stage.clone());
+        let _seen = self.status.follow(&self.found.name, streams.collect());
         while let Some(event) = progress.events.recv().await {
             log.write(&event);
             self.status.note(&self.found.name, &event);

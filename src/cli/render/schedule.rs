@@ -18,6 +18,9 @@ fn one(shown: &Shown, from_ms: i64, paint: Paint) -> String {
     for (trouble, help) in &shown.troubles {
         lines.push(format!("  {} {trouble}; {help}", paint.red("will not run:")));
     }
+    if shown.kept_going {
+        lines.push(format!("  {}", paint.cyan("kept going by `haul serve`")));
+    }
     for entry in &shown.schedules {
         let span = u64::try_from(entry.delay_ms).unwrap_or(0);
         let delay = if entry.delay_ms > 0 { format!(", starts {} later", words::span(span)) } else { String::new() };

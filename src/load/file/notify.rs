@@ -1,7 +1,7 @@
 //! Who is told when runs fail and recover.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::super::shape::{Entries, Message};
 
@@ -23,7 +23,7 @@ pub struct Notify {
 }
 
 /// What somebody may be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Occasion {
     /// A run failed.

@@ -29,10 +29,11 @@ impl Daemon {
     /// Takes in what has ended, whichever process ran it: pipelines that run after it, and pauses after failures.
     pub(super) async fn look_for_ends(&mut self) -> Result<(), Failure> {
         let since_ms = self.ended_since_ms - SLACK_MS;
-        for run in self.journal.ended_since(since_ms).await? {
-            if self.ended.insert(run.run.clone(), run.last_ms) == Some(run.last_ms) {
+        for (run, at_ms) in self.journal.ended_since(since_ms).await? {
+            if self.ended.insert(run.clone(), at_ms) == Some(at_ms) {
                 continue;
             }
+            let Some(run) = self.journal.brief(&run).await? else { continue };
             self.ended_since_ms = self.ended_since_ms.max(run.last_ms.min(clock::now_ms()));
             if run.last_ms > self.told_until_ms {
                 self.tell(&run).await?;
@@ -84,10 +85,33 @@ impl Daemon {
             }
             _ => return Ok(()),
         };
-        let notice = Notice { occasion, pipeline: run.pipeline.clone(), run: Facts::of(run).seen(), stage, message, help };
-        self.notifier.tell(&Arc::new(self.definitions.project.clone()), notice);
-        let told = Decided { pipeline: TOLD.to_owned(), entry: String::new(), until_ms: run.last_ms };
-        self.journal.decide(&[], &[told]).await?;
-        Ok(())
+        if occasion == Occasion::Failure && self.streams.failed_again(&run.pipeline) {
+            return Ok(());
+        }
+        self.notify(occasion, run, stage, message, help).await
+    }
+
+    /// Leaves a notice for those who want to be told, and writes down up to where that is done.
+    pub(super) async fn notify(
+        &mut self,
+        occasion: Occasion,
+        run: &RunState,
+        stage: String,
+        message: String,
+        help: String,
+    ) -> Result<(), Failure> {
+        let told = Decided { pipeline: TOLD.to_owned(), entry: String::new(), until_ms: run.last_ms.max(self.ended_since_ms) };
+        if self.definitions.project.document.as_ref().is_none_or(|document| document.get("/notify").is_none()) {
+            self.journal.decide(&[], &[told]).await?;
+            return Ok(());
+        }
+        let (pipeline, run, at_ms) = (run.pipeline.clone(), Facts::of(run).seen(), run.last_ms);
+        let notice = Notice { occasion, at_ms, pipeline, run, stage, message, help };
+        self.notifier.tell(&Arc::new(self.definitions.project.clone()), notice, &told).await
+    }
+
+    /// Takes up notices that the daemon before has not brought to everybody.
+    pub(super) async fn take_up_notices(&mut self) -> Result<(), Failure> {
+        self.notifier.take_up(&Arc::new(self.definitions.project.clone())).await
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::Daemon;
+use super::{Daemon, Good};
 use crate::clock;
 use crate::define::has_errors;
 use crate::define::pipeline::Schedule;
@@ -58,7 +58,13 @@ impl Daemon {
             for (name, definition) in &self.definitions.pipelines {
                 if definition.is_right() {
                     let found = Found { project: project.clone(), name: name.clone(), source: Arc::clone(&definition.source) };
-                    self.good.insert(name.clone(), (found, definition.schedule.clone().unwrap_or_default()));
+                    let lacks = definition.kept.as_ref().and_then(|kept| kept.lacks.as_ref()).filter(|_| !same.contains(name));
+                    if let Some(param) = lacks {
+                        self.voice.of(Level::Warn, name, None, format!("it is not kept going: its param `{param}` has no default"));
+                    }
+                    let kept = definition.kept.as_ref().is_some_and(|kept| kept.lacks.is_none());
+                    let schedule = definition.schedule.clone().unwrap_or_default();
+                    self.good.insert(name.clone(), Good { found, schedule, kept });
                 } else if !same.contains(name) {
                     let kept = if self.good.contains_key(name) { "its last good version goes on" } else { "it will not run" };
                     self.voice.line(
@@ -73,14 +79,15 @@ impl Daemon {
         }
         let wrong = self.definitions.pipelines.values().filter(|definition| !definition.is_right()).count();
         self.status.loaded(self.definitions.pipelines.len() - wrong, wrong);
-        let schedules: BTreeMap<String, Schedule> =
-            self.good.iter().map(|(name, (_, schedule))| (name.clone(), schedule.clone())).collect();
-        let scheduled = schedules.values().filter(|schedule| !schedule.entries.is_empty()).count();
+        let schedules: BTreeMap<String, Schedule> = self.good.iter().map(|(name, good)| (name.clone(), good.schedule.clone())).collect();
+        let by_itself = self.good.values().filter(|good| good.kept || !good.schedule.entries.is_empty()).count();
         let of = self.definitions.pipelines.len();
-        self.voice.say(Level::Info, format!("definitions read: {scheduled} of {of} pipelines run by themselves, {wrong} are wrong"));
+        self.voice.say(Level::Info, format!("definitions read: {by_itself} of {of} pipelines run by themselves, {wrong} are wrong"));
         let turn = self.book.replace(schedules, clock::now_ms());
         self.write_down(turn).await?;
-        self.book.pauses(&self.journal.pauses().await?);
+        let pauses = self.journal.pauses().await?;
+        self.book.pauses(&pauses);
+        self.keep_streams(&pauses);
         Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! The daemon: it runs what is due, takes new definitions in, stops and crashes without losing or doubling a tick.
 
+mod kill;
 mod overlap;
+mod streams;
+mod told;
 
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command};
@@ -63,7 +65,14 @@ impl Served {
         answer
     }
 
-    /// The files it has open.
+    /// Its memory, in KiB.
+    fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// The files and connections it has open.
     fn files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process").count()
     }
@@ -181,48 +190,7 @@ fn a_second_daemon_stands_by_and_takes_over() {
     let before = done(&project, "often");
     wait("more ticks", &project, "second", || done(&project, "often") >= before + 3);
     assert_eq!(second.stop(), Some(143));
-    exactly_once(&project, "often", 1000);
-}
-
-/// Every tick between the first and the last one has one record, and one row once it is done.
-#[track_caller]
-fn exactly_once(project: &Project, pipeline: &str, every_ms: usize) {
-    let ticks = ticks(project, pipeline);
-    let times: Vec<i64> = ticks.iter().map(|tick| tick.at_ms).collect();
-    let expected: Vec<i64> = (times[0]..=times[times.len() - 1]).step_by(every_ms).collect();
-    assert_eq!(times, expected, "{pipeline}");
-    let runs: BTreeSet<&str> = ticks.iter().map(|tick| tick.run.as_str()).collect();
-    assert_eq!(runs.len(), ticks.len(), "{pipeline} has runs of several ticks");
-    let wrong: Vec<_> = ticks.iter().filter(|tick| !matches!(tick.state, TickState::Done | TickState::Open)).collect();
-    assert!(wrong.is_empty(), "{pipeline}: {wrong:?}");
-    let done = ticks.iter().filter(|tick| tick.state == TickState::Done).count() as i64;
-    let (rows, different) = written(project, pipeline);
-    assert!(rows == different && rows >= done && rows <= ticks.len() as i64, "{pipeline}: {rows} rows of {different} ticks, {done} done");
-}
-
-/// Daemons are killed at any moment. `HAUL_KILLS` says how often; a few times are enough to find what always goes wrong.
-#[test]
-fn every_tick_survives_daemons_that_are_killed() {
-    let kills: u32 = std::env::var("HAUL_KILLS").ok().map_or(8, |text| text.parse().expect("HAUL_KILLS is a number"));
-    let project = Project::new();
-    let names = ["a", "b", "c"];
-    for name in names {
-        project.file(&format!("pipelines/{name}.yaml"), rows(name, "{ every: 3s, overlap: queue, catch_up: { mode: all, most: 1000 } }"));
-    }
-    for _ in 0..kills {
-        let mut served = serve(&project, "log", &["--runs", "3"]);
-        std::thread::sleep(Duration::from_millis(fastrand::u64(200..2500)));
-        served.child.kill().expect("killed");
-        served.child.wait().expect("dead");
-    }
-    let served = serve(&project, "log", &["--runs", "3"]);
-    let open = |name: &str| ticks(&project, name).iter().filter(|tick| tick.state == TickState::Open).count();
-    wait("the last daemon", &project, "log", || project.read("log").contains("definitions read"));
-    wait("everything made up for", &project, "log", || names.iter().all(|name| done(&project, name) > 0 && open(name) <= 1));
-    assert_eq!(served.stop(), Some(143));
-    for name in names {
-        exactly_once(&project, name, 3000);
-    }
+    kill::exactly_once(&project, "often", 1000);
 }
 
 #[test]
@@ -278,56 +246,4 @@ fn retry_goes_on_with_the_run_it_names() {
     assert!(project.haul(&["retry", &failed]).expect(1).stderr.contains("a later run of `p` came after run"));
     project.file("pipelines/p.yaml", text.replace("generate: 3", "generate: 4"));
     assert!(project.haul(&["retry"]).expect(1).stderr.contains("is no longer that of pipeline `p`"));
-}
-
-/// Takes one request, and answers it.
-fn take(listener: &std::net::TcpListener, status: &str) -> String {
-    let (mut stream, _) = listener.accept().expect("a request");
-    let (mut text, mut part) = (String::new(), [0; 4096]);
-    let whole = |text: &str| {
-        let (head, body) = text.split_once("\r\n\r\n")?;
-        let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok())?;
-        (body.len() >= length).then_some(())
-    };
-    while whole(&text).is_none() {
-        let size = stream.read(&mut part).expect("bytes");
-        text.push_str(&String::from_utf8_lossy(&part[..size]));
-    }
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("answered");
-    text
-}
-
-#[test]
-fn people_are_told_of_failures_and_recoveries_until_they_have_heard() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let project = Project::new();
-    let port = listener.local_addr().expect("an address").port();
-    project.file("token", "s3cret\n");
-    project.file(
-        "haul.yaml",
-        format!(
-            "notify:\n  - url: \"http://127.0.0.1:{port}/hook\"\n    headers: {{ X-Token: \"{{{{ secret.file('token') }}}}\" }}\n\
-            \x20   body: {{ text: \"{{{{ pipeline.name }}}} {{{{ event.kind }}}} in '{{{{ event.stage }}}}': {{{{ event.message }}}}\" }}\n"
-        ),
-    );
-    project.file(
-        "pipelines/often.yaml",
-        rows("often", "{ every: 1s, pause_on_failure: 1 }").replace("table: ticks", "table: ticks, schema: require"),
-    );
-    let served = serve(&project, "log", &[]);
-    let first = take(&listener, "503 Service Unavailable");
-    assert!(first.starts_with("POST /hook ") && first.contains("x-token: s3cret"), "{first}");
-    let second = take(&listener, "200 OK");
-    let body: serde_json::Value = serde_json::from_str(second.split("\r\n\r\n").nth(1).expect("a body")).expect("JSON");
-    let text = body["text"].as_str().expect("a text");
-    assert!(text.starts_with("often failure in 'plan': ") && text.contains("ticks"), "{text}");
-    let key = |request: &str| request.lines().find(|line| line.starts_with("idempotency-key: ")).map(str::to_owned);
-    assert!(key(&first).is_some() && key(&first) == key(&second), "{first}\n{second}");
-    project.file("pipelines/often.yaml", rows("often", "{ every: 1s }"));
-    wait("the new definition", &project, "log", || project.read("log").matches("definitions read").count() == 2);
-    project.haul(&["resume", "often"]).expect(0);
-    let third = take(&listener, "200 OK");
-    assert!(third.contains("often recovery in '': done again after a failure"), "{third}");
-    assert_eq!(served.stop(), Some(143));
-    assert!(!project.read("log").contains("s3cret"));
 }
