@@ -1,4 +1,4 @@
-//! haul moves data between databases, Redis and files, from pipelines written in YAML.
+//! haul moves data between databases, Redis, HTTP and files, from pipelines written in YAML.
 //!
 //! This page is the map. Modules stand in the order data flows; a module may use those below it, never those above it (a test reads the
 //! `use` lines). A file that says one thing is the rule; `mod.rs` holds a contract and re-exports.

@@ -34,7 +34,7 @@ use self::ready::Which;
 
 pub use exit::{CliError, Exit};
 
-/// Moves data between databases, Redis and files, from pipelines written in YAML, and proves what arrived.
+/// Moves data between databases, Redis, HTTP and files, from pipelines written in YAML, and proves what arrived.
 #[derive(Debug, Parser)]
 #[command(name = "haul", version, disable_help_subcommand = true, max_term_width = 100)]
 pub struct Cli {

@@ -9,7 +9,7 @@ use super::ndjson::NdjsonRows;
 use super::source::Look;
 use super::store::{Found, Store};
 use super::{codec, parquet};
-use crate::connectors::text::ObjectSample;
+use crate::connectors::text::{ObjectSample, with_declared};
 use crate::data::text::Guess;
 use crate::data::{Column, Schema};
 use crate::define::pipeline::{CsvDialect, FilesSource};
@@ -117,21 +117,8 @@ pub(super) fn ndjson(store: &dyn Store, spec: &FilesSource, files: Vec<Found>) -
         let seen = rows.sample(&mut sample, most)?;
         estimate.add(seen, most, &counts);
     }
-    let mut columns = sample.decide();
-    let mut guessed = vec![true; columns.len()];
-    for (name, ty) in &spec.columns {
-        match columns.iter().position(|column| column.name == *name) {
-            Some(place) => {
-                columns[place].ty = ty.clone();
-                guessed[place] = false;
-            }
-            None => {
-                columns.push(Column::new(name, ty.clone()));
-                guessed.push(false);
-            }
-        }
-    }
-    Ok(Look { rows: estimate.rows(&files), files, schema: Schema { columns }, guessed })
+    let (schema, guessed) = with_declared(sample.decide(), &spec.columns);
+    Ok(Look { rows: estimate.rows(&files), files, schema, guessed })
 }
 
 /// Parquet: what the files say of themselves.

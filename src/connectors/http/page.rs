@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::body::Body;
 use crate::connectors::ahead::Ahead;
 use crate::connectors::files::{CsvRows, NdjsonRows, header};
-use crate::connectors::text::{ObjectSample, Rows, RowsOut, Wanted, take};
+use crate::connectors::text::{ObjectSample, Rows, RowsOut, Wanted, take, with_declared};
 use crate::data::text::Guess;
 use crate::data::text::json::{self, Value};
 use crate::data::{BatchLimit, Chunk, Column, Schema};
@@ -277,21 +277,7 @@ impl Sample {
             Some((names, guesses)) => names.into_iter().zip(guesses).map(|(name, guess)| Column::new(name, guess.decide())).collect(),
             None => self.objects.decide(),
         };
-        let mut columns: Vec<Column> = found;
-        let mut guessed = vec![true; columns.len()];
-        for (name, ty) in &spec.columns {
-            match columns.iter().position(|column| column.name == *name) {
-                Some(place) => {
-                    columns[place].ty = ty.clone();
-                    guessed[place] = false;
-                }
-                None => {
-                    columns.push(Column::new(name, ty.clone()));
-                    guessed.push(false);
-                }
-            }
-        }
-        (Schema { columns }, guessed)
+        with_declared(found, spec.columns.iter().map(|(name, ty)| (name, ty)))
     }
 }
 

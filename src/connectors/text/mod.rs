@@ -3,5 +3,5 @@
 mod object;
 mod rows;
 
-pub(super) use object::{ObjectSample, Wanted, append, find, take};
+pub(super) use object::{ObjectSample, Wanted, append, find, take, with_declared};
 pub(super) use rows::{Rows, RowsOut, bad_value};

@@ -17,6 +17,29 @@ pub(in crate::connectors) struct Wanted {
     keeps_null: bool,
 }
 
+/// Columns of a sample with those that are declared, which need no guess: the types of these, and behind them those that the sample did not hold.
+/// Says of each whether it is guessed.
+pub(in crate::connectors) fn with_declared<'a>(
+    sampled: Vec<Column>,
+    declared: impl IntoIterator<Item = (&'a String, &'a Type)>,
+) -> (Schema, Vec<bool>) {
+    let mut columns = sampled;
+    let mut guessed = vec![true; columns.len()];
+    for (name, ty) in declared {
+        match columns.iter().position(|column| column.name == *name) {
+            Some(place) => {
+                columns[place].ty = ty.clone();
+                guessed[place] = false;
+            }
+            None => {
+                columns.push(Column::new(name, ty.clone()));
+                guessed.push(false);
+            }
+        }
+    }
+    (Schema { columns }, guessed)
+}
+
 /// What is known of an object's members after the keys were looked at: the value of each wanted column.
 pub(in crate::connectors) type Members<'a> = Vec<Option<Value<'a>>>;
 

@@ -7,14 +7,38 @@ mod send;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use crate::support::Project;
+use crate::support::web::Web;
+
+/// Kills that a test deals at least.
+const KILLS: usize = 20;
 
 /// A project whose only pipeline has this text.
 fn project(text: &str) -> Project {
     let project = Project::new();
     project.file("pipelines/p.yaml", text);
     project
+}
+
+/// Runs the pipeline, and kills it once the server was asked so often in all. True when it was done before.
+fn run_until_asked(project: &Project, web: &Web, wanted: usize) -> bool {
+    let log = std::fs::File::create(project.path("log.txt")).expect("a log");
+    let mut haul = project.command(&["run", "p"]).stdout(Stdio::null()).stderr(log).spawn().expect("haul can be started");
+    loop {
+        if let Some(status) = haul.try_wait().expect("haul can be asked") {
+            assert!(status.success(), "{}", project.read("log.txt"));
+            return true;
+        }
+        if web.asked().len() >= wanted {
+            haul.kill().expect("haul can be killed");
+            haul.wait().expect("haul can be waited for");
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// The rows of a SQLite table of `id` and `name`, with how often each is there.

@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
 use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::{each_once, objects, project, rows};
+use super::{KILLS, each_once, objects, project, rows, run_until_asked};
 use crate::support::web::{Asked, Web, answer, cut, json};
+use crate::support::{dice, kills};
 
 /// Rows of the server.
 const COUNT: usize = 103;
@@ -144,35 +144,22 @@ fn a_killed_run_goes_on_with_its_page() {
         json(out, &many(asked))
     });
     let text = format!("connections:\n  api: {{ url: \"{}\" }}\n  db: {{ url: \"sqlite:target.db\" }}\n{PAGED}", web.url());
-    let mut dice = fastrand::Rng::with_seed(7);
-    let cycles = std::env::var("HAUL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
-    let mut halfway = 0;
-    for _ in 0..cycles {
+    let (mut dice, seed) = dice();
+    let wanted = kills(KILLS);
+    let (mut dealt, mut halfway) = (0, 0);
+    while dealt < wanted {
         let project = project(&text);
         loop {
             let before = web.asked().len();
-            let log = std::fs::File::create(project.path("log.txt")).expect("a log");
-            let mut haul = project.command(&["run", "p"]).stdout(Stdio::null()).stderr(log).spawn().expect("haul can be started");
-            let wanted = before + dice.usize(1..8);
-            let status = loop {
-                if let Some(status) = haul.try_wait().expect("haul can be asked") {
-                    break Some(status);
-                }
-                if web.asked().len() >= wanted {
-                    haul.kill().expect("haul can be killed");
-                    haul.wait().expect("haul can be waited for");
-                    break None;
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            };
+            let done = run_until_asked(&project, &web, before + dice.usize(1..8));
             let first = web.asked().get(before).map(|asked| asked.number_of("offset", 0));
             halfway += usize::from(first.is_some_and(|offset| offset > 0));
-            if let Some(status) = status {
-                assert!(status.success(), "{}", project.read("log.txt"));
+            if done {
                 break;
             }
+            dealt += 1;
         }
-        assert_eq!(rows(&project.path("target.db"), "a"), each_once(1000));
+        assert_eq!(rows(&project.path("target.db"), "a"), each_once(1000), "seed {seed}");
     }
     assert!(halfway > 0, "no run went on from a page");
 }

@@ -1,13 +1,13 @@
 //! What is sent: every kind of body, servers that refuse and forget to answer, and what a kill leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::project;
+use super::{KILLS, project, run_until_asked};
 use crate::support::web::{Asked, Web, answer};
+use crate::support::{dice, kills};
 
 /// The ids of the rows of a request.
 fn ids(asked: &Asked) -> Vec<i64> {
@@ -114,38 +114,19 @@ fn a_killed_run_goes_on_behind_what_it_recorded() {
         answer(out, 200, &[], "")
     });
     let text = pipeline(&web, 10_000, "path: /rows, batch: { rows: 100 }");
-    let mut dice = fastrand::Rng::with_seed(11);
-    let cycles = std::env::var("HAUL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
-    let (mut kills, mut before) = (0, 0);
-    for _ in 0..cycles {
+    let (mut dice, seed) = dice();
+    let wanted = kills(KILLS);
+    let (mut dealt, mut before) = (0, 0);
+    while dealt < wanted {
         let project = project(&text);
-        loop {
-            let log = std::fs::File::create(project.path("log.txt")).expect("a log");
-            let mut haul = project.command(&["run", "p"]).stdout(Stdio::null()).stderr(log).spawn().expect("haul can be started");
-            let wanted = web.asked().len() + dice.usize(1..60);
-            let status = loop {
-                if let Some(status) = haul.try_wait().expect("haul can be asked") {
-                    break Some(status);
-                }
-                if web.asked().len() >= wanted {
-                    haul.kill().expect("haul can be killed");
-                    haul.wait().expect("haul can be waited for");
-                    break None;
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            };
-            if let Some(status) = status {
-                assert!(status.success(), "{}", project.read("log.txt"));
-                break;
-            }
-            kills += 1;
+        while !run_until_asked(&project, &web, web.asked().len() + dice.usize(1..60)) {
+            dealt += 1;
         }
         let asked = web.asked().split_off(before);
         before += asked.len();
-        assert_eq!(held(&asked), each_once(10_000));
-        assert!(asked.len() < 100 * 6, "{} requests for 100: nothing was recorded", asked.len());
+        assert_eq!(held(&asked), each_once(10_000), "seed {seed}");
+        assert!(asked.len() < 100 * 6, "{} requests for 100: nothing was recorded; seed {seed}", asked.len());
     }
-    assert!(kills > 0, "nothing was killed");
 }
 
 #[test]

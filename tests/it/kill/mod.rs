@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::support::Project;
+use crate::support::{self, Project};
 
 mod checkpoints;
 mod files;
@@ -59,10 +59,8 @@ trait Target {
 
 /// Runs and kills until enough kills are dealt.
 fn torture(project: &Project, target: &dyn Target) {
-    let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = setting("HAUL_KILL_SEED").unwrap_or_else(|| fastrand::u64(..));
-    let wanted = setting("HAUL_KILLS").map_or(KILLS, |kills| kills as usize);
-    let mut dice = fastrand::Rng::with_seed(seed);
+    let wanted = support::kills(KILLS);
+    let (mut dice, seed) = support::dice();
     let (mut kills, mut cycles, mut halfway) = (0, 0, 0);
     while kills < wanted {
         let journal = Journal(project.path(".haul"));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::rows::{COUNT, Mode, Rows, payload};
 use super::sql::{Postgres, Sqlite, pipeline, postgres_source, sqlite_source};
 use super::{PIPELINE, Target};
-use crate::support::{Project, postgres};
+use crate::support::{Project, dice, postgres};
 
 /// Times the workers meet.
 const MEETINGS: usize = 25;
@@ -33,8 +33,7 @@ fn postgres_workers_fence_each_other() {
 }
 
 fn meet(first: &Project, second: &Project, text: &str, target: &dyn Target, rows: impl Fn() -> Result<Rows, String>) {
-    let seed = std::env::var("HAUL_KILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    let mut dice = fastrand::Rng::with_seed(seed);
+    let (mut dice, seed) = dice();
     let mut refused = 0;
     for project in [first, second] {
         project.file(&format!("pipelines/{PIPELINE}.yaml"), text);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use haul::journal::TickState;
 
 use super::{done, rows, serve, ticks, wait, written};
-use crate::support::Project;
+use crate::support::{Project, kills, setting};
 
 /// Every tick between the first and the last one has one record, and one row once it is done.
 #[track_caller]
@@ -24,16 +24,11 @@ pub fn exactly_once(project: &Project, pipeline: &str, every_ms: usize) {
     assert!(rows == different && rows >= done && rows <= ticks.len() as i64, "{pipeline}: {rows} rows of {different} ticks, {done} done");
 }
 
-/// A number from the environment, or another one.
-fn number(name: &str, otherwise: usize) -> usize {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
 /// Daemons are killed at any moment, and the last one goes on for a while. `HAUL_KILLS` and `HAUL_RUNS` in the environment say how often and
 /// for how many runs; a few are enough to find what always goes wrong.
 #[test]
 fn every_tick_survives_daemons_that_are_killed() {
-    let (kills, runs) = (number("HAUL_KILLS", 8), number("HAUL_RUNS", 30));
+    let (kills, runs) = (kills(8), setting("HAUL_RUNS").map_or(30, |runs| runs as usize));
     let project = Project::new();
     let names = ["a", "b", "c"];
     for name in names {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{rows, signal, sql, start, until};
-use crate::support::{Project, postgres};
+use crate::support::{Project, dice, kills, postgres};
 
 /// Slots of a server share one space of names, and every test has its own pipeline.
 fn pipeline(project: &Project, name: &str, from: &str, to: &str, batch: &str) {
@@ -139,9 +139,8 @@ fn two_tables_stay_the_same_under_kills() {
     sql(&from, "insert into items select i, 'name', 0, repeat(md5(i::text), 100) from generate_series(1, 400) i");
     let project = Project::new();
     pipeline(&project, FOLLOW, &from, &to, "rows: 100, every: 10ms");
-    let wanted = std::env::var("HAUL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
-    let seed = std::env::var("HAUL_KILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    let mut dice = fastrand::Rng::with_seed(seed);
+    let wanted = kills(KILLS);
+    let (mut dice, seed) = dice();
     let stop = Arc::new(AtomicBool::new(false));
     let load = [
         "update items set n = n + 1, name = name || '.' where id % 10 = (random() * 9)::int",

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{sql, start, until};
-use crate::support::{Project, postgres};
+use crate::support::{Project, dice, kills, postgres};
 
 /// Kills the stream has to survive.
 const KILLS: usize = 200;
@@ -48,9 +48,8 @@ stages:
 "
         ),
     );
-    let wanted = std::env::var("HAUL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
-    let seed = std::env::var("HAUL_KILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    let mut dice = fastrand::Rng::with_seed(seed);
+    let wanted = kills(KILLS);
+    let (mut dice, seed) = dice();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
         let (from, stop) = (from.clone(), Arc::clone(&stop));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{sql, start, until};
 use crate::support::redis::{ask, cluster, connect, redis};
-use crate::support::{Project, postgres};
+use crate::support::{Project, dice, kills, postgres};
 
 type Documents = BTreeMap<i64, serde_json::Value>;
 
@@ -172,9 +172,8 @@ fn what_is_followed_arrives_whole_under_kills() {
     ) + &stage("items", "table: items, cursor: version, every: 10ms", "", "hash: \"item:{{ id }}\"")
         + &stage("moving", "changes: moving", "", "json: \"moving:{{ id }}\"");
     pipeline(&project, FOLLOW, &from, &to, &stages);
-    let wanted = std::env::var("HAUL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
-    let seed = std::env::var("HAUL_KILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    let mut dice = fastrand::Rng::with_seed(seed);
+    let wanted = kills(KILLS);
+    let (mut dice, seed) = dice();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
         let (from, stop) = (from.clone(), Arc::clone(&stop));

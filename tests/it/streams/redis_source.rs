@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{sql, start, until};
 use crate::support::redis::{ask, connect, redis};
-use crate::support::{Project, postgres};
+use crate::support::{Project, dice, kills, postgres};
 
 /// Kills the streams have to survive.
 const KILLS: usize = 40;
@@ -34,9 +34,8 @@ fn entries_and_items_arrive_once_under_kills() {
     let (from, to) = (redis().fresh_database(), postgres().fresh_database());
     let project = Project::new();
     pipeline(&project, FOLLOW, &from, &to, STAGES);
-    let wanted = std::env::var("HAUL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
-    let seed = std::env::var("HAUL_KILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    let mut dice = fastrand::Rng::with_seed(seed);
+    let wanted = kills(KILLS);
+    let (mut dice, seed) = dice();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
         let (from, stop) = (from.clone(), Arc::clone(&stop));

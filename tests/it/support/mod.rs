@@ -113,3 +113,19 @@ pub fn first_difference(expected: &str, actual: &str) -> Option<String> {
         }
     }
 }
+
+/// A number from the environment, which makes a test longer or repeats one.
+pub fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// How many kills a test deals: `HAUL_KILLS`, or what it does without.
+pub fn kills(usual: usize) -> usize {
+    setting("HAUL_KILLS").map_or(usual, |kills| kills as usize)
+}
+
+/// Dice for the moments of kills, and their seed, by which `HAUL_KILL_SEED` repeats them.
+pub fn dice() -> (fastrand::Rng, u64) {
+    let seed = setting("HAUL_KILL_SEED").unwrap_or_else(|| fastrand::u64(..));
+    (fastrand::Rng::with_seed(seed), seed)
+}

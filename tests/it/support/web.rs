@@ -89,6 +89,10 @@ fn serve(
     loop {
         line.clear();
         input.read_line(&mut line)?;
+        if !line.ends_with('\n') {
+            // Whoever asked was killed meanwhile: a part of a request is none.
+            return Ok(());
+        }
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
