@@ -113,7 +113,7 @@ fn write_input(text: &mut String, input: &InputPlan) -> std::fmt::Result {
 }
 
 fn write_output(text: &mut String, stage: &StagePlan, output: &OutputPlan) -> std::fmt::Result {
-    writeln!(text, "  to      {}: {}, verify {}", output.label, mode(output), verify(stage.flow().verify))?;
+    writeln!(text, "  to      {}: {}, verify {}", output.label, mode(output), verify(stage, output))?;
     writeln!(text, "          {}", output.target.guarantee)?;
     let incoming = &stage.schema.columns;
     let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
@@ -155,8 +155,9 @@ fn mode(output: &OutputPlan) -> String {
     }
 }
 
-fn verify(verify: Verify) -> &'static str {
-    match verify {
+fn verify(stage: &StagePlan, output: &OutputPlan) -> &'static str {
+    match stage.flow().verify {
+        _ if output.keeps_nothing() => "none",
         Verify::None => "none",
         Verify::Count => "count",
         Verify::Digest => "digest",
@@ -243,7 +244,7 @@ fn output_json(stage: &StagePlan, output: &OutputPlan) -> Value {
     json!({
         "target": output.label,
         "mode": mode(output),
-        "verify": verify(stage.flow().verify),
+        "verify": verify(stage, output),
         "guarantee": output.target.guarantee,
         "columns": columns,
         "ddl": output.target.ddl,

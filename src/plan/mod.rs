@@ -151,6 +151,11 @@ impl OutputPlan {
     pub fn changes_cache(&self) -> bool {
         matches!(self.output.sink, SinkSpec::Cache(_))
     }
+
+    /// Whether nothing that it writes can be read back, and so nothing be verified.
+    pub fn keeps_nothing(&self) -> bool {
+        matches!(self.output.sink, SinkSpec::Discard | SinkSpec::Cache(_) | SinkSpec::Http(_))
+    }
 }
 
 impl StagePlan {

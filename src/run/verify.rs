@@ -53,10 +53,6 @@ fn only_counts(output: &OutputPlan) -> bool {
     matches!(&output.output.sink, SinkSpec::Redis(sink) if sink.mode == RowMode::Append)
 }
 
-fn keeps_nothing(output: &OutputPlan) -> bool {
-    matches!(output.output.sink, SinkSpec::Discard | SinkSpec::Cache(_) | SinkSpec::Http(_))
-}
-
 /// The digest of what a sink holds of a load: staged rows, or the whole target.
 pub async fn read_back(plan: &StagePlan, output: &OutputPlan, load: &Load) -> Result<Digest, Failure> {
     let mut found = Digest::default();
@@ -83,7 +79,7 @@ pub async fn read_back(plan: &StagePlan, output: &OutputPlan, load: &Load) -> Re
 pub fn trusted(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Verdict {
     let total = run.total();
     match plan.flow().verify {
-        _ if keeps_nothing(output) => Verdict::NotChecked,
+        _ if output.keeps_nothing() => Verdict::NotChecked,
         Verify::None => Verdict::NotChecked,
         Verify::Count => Verdict::Counted { rows: total.rows },
         Verify::Digest if only_counts(output) => Verdict::Counted { rows: total.rows },
@@ -93,7 +89,7 @@ pub fn trusted(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Verdict 
 
 /// Compares the sum of the commits with what the sink holds. An upsert was compared in the transaction of each split.
 pub async fn output(plan: &StagePlan, output: &OutputPlan, run: &LoadRun) -> Result<Verdict, Failure> {
-    if keeps_nothing(output) || plan.flow().verify == Verify::None || upserts(output) {
+    if output.keeps_nothing() || plan.flow().verify == Verify::None || upserts(output) {
         return Ok(match plan.flow().verify {
             // Counting a table that also holds other rows would prove nothing.
             Verify::Count if upserts(output) && !only_counts(output) => Verdict::NotChecked,
