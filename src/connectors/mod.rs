@@ -90,9 +90,15 @@ pub struct SplitGoal {
 pub struct Splits {
     /// Together they cover every row exactly once.
     pub splits: Vec<Split>,
-    /// Set when the splits only mean the same rows while the source is unchanged (block ranges, files): a value that changes when
-    /// the source does. A resumed load compares it, and does not mix rows of two states of the source.
+    /// Changes with the source, when the splits mean the same rows only while it does not: a resumed load never mixes rows of two states.
     pub fingerprint: Option<String>,
+}
+
+impl Splits {
+    /// Of a source that cannot be cut: all of it, named by what people call it.
+    pub fn whole(label: String) -> Self {
+        Self { splits: vec![Split { id: "all".to_owned(), range: serde_json::Value::Null, label, rows: None }], fingerprint: None }
+    }
 }
 
 /// A place to read from. Cheap to make; holds no connection until it is used.

@@ -115,8 +115,7 @@ impl Reading for AnswerReading {
 
     async fn splits(&self, _: SplitGoal) -> Result<Splits, Failure> {
         let label = format!("GET {}", self.reader.spec.path);
-        let split = Split { id: "all".to_owned(), range: serde_json::Value::Null, label, rows: None };
-        Ok(Splits { splits: vec![split], fingerprint: None })
+        Ok(Splits::whole(label))
     }
 
     async fn fingerprint(&self) -> Result<Option<String>, Failure> {

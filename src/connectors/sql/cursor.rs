@@ -89,8 +89,7 @@ impl Reading for Following {
     }
 
     async fn splits(&self, _: SplitGoal) -> Result<Splits, Failure> {
-        let split = Split { id: "all".to_owned(), range: Value::Null, label: self.label.clone(), rows: None };
-        Ok(Splits { splits: vec![split], fingerprint: None })
+        Ok(Splits::whole(self.label.clone()))
     }
 
     async fn fingerprint(&self) -> Result<Option<String>, Failure> {

@@ -244,7 +244,7 @@ impl Reading for Following {
 
     async fn splits(&self, _: SplitGoal) -> Result<Splits, Failure> {
         let label = String::from_utf8_lossy(&self.followed.keys[0]).into_owned();
-        Ok(Splits { splits: vec![Split { id: "all".to_owned(), range: serde_json::Value::Null, label, rows: None }], fingerprint: None })
+        Ok(Splits::whole(label))
     }
 
     async fn fingerprint(&self) -> Result<Option<String>, Failure> {

@@ -161,7 +161,7 @@ impl Reading for Changes {
 
     async fn splits(&self, _: SplitGoal) -> Result<Splits, Failure> {
         let label = self.followed.label.clone();
-        Ok(Splits { splits: vec![Split { id: "all".to_owned(), range: serde_json::Value::Null, label, rows: None }], fingerprint: None })
+        Ok(Splits::whole(label))
     }
 
     async fn fingerprint(&self) -> Result<Option<String>, Failure> {
