@@ -12,6 +12,7 @@ use crate::define::pipeline::Schedule;
 use crate::define::{check_project, has_errors};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::load::project::{FILE, PIPELINES, pipeline_name, shown, yaml_files};
+use crate::load::stack::on_a_deep_stack;
 use crate::load::{Document, Project};
 use crate::plan::check;
 use crate::run::launch::{Facts, Found};
@@ -98,7 +99,7 @@ fn look(jobs: &[Job]) -> Vec<Looked> {
     let share = jobs.len().div_ceil(workers).max(LEAST_SHARE);
     std::thread::scope(|scope| {
         let check_share = |share: &[Job]| share.iter().map(Job::look).collect::<Vec<_>>();
-        let threads: Vec<_> = jobs.chunks(share).map(|share| scope.spawn(move || check_share(share))).collect();
+        let threads: Vec<_> = jobs.chunks(share).map(|share| scope.spawn(move || on_a_deep_stack(|| check_share(share)))).collect();
         let found = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         found.flatten().collect()
     })

@@ -129,5 +129,15 @@ pub fn last_key(pointer: &str) -> String {
 
 /// One step further down a JSON pointer.
 pub fn child(pointer: &str, key: &str) -> String {
-    format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+    let mut child = String::with_capacity(pointer.len() + 1 + key.len());
+    child.push_str(pointer);
+    child.push('/');
+    for char in key.chars() {
+        match char {
+            '~' => child.push_str("~0"),
+            '/' => child.push_str("~1"),
+            plain => child.push(plain),
+        }
+    }
+    child
 }

@@ -5,6 +5,7 @@ pub mod file;
 pub mod project;
 pub mod schema;
 pub mod shape;
+pub mod stack;
 mod syntax;
 pub mod template;
 pub mod yaml;

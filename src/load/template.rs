@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
@@ -143,7 +143,9 @@ pub fn is_template(text: &str) -> bool {
 
 /// Checks a template without any value: its syntax, its words, and where in SQL its expressions stand.
 pub fn check(text: &str, target: Target) -> Result<Uses, Problem> {
-    let environment = environment(target, &Arc::default());
+    static CHECKING: [OnceLock<Environment<'static>>; 2] = [const { OnceLock::new() }; 2];
+    // Only what is known differs, not what is written: one environment serves every dialect.
+    let environment = CHECKING[usize::from(matches!(target, Target::Sql(_)))].get_or_init(|| environment(target, &Arc::default()));
     let template = environment.template_from_str(text).map_err(|error| syntax_problem(text, &error))?;
     let pieces = tags::pieces(text);
     words::check_words(text, target, &pieces)?;

@@ -12,6 +12,7 @@ use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use serde_saphyr::{Error, Location, NonFiniteFloatPolicy, Spanned};
 
 use super::document::{Document, Place, child};
+use super::stack::on_a_deep_stack;
 use super::syntax;
 use crate::diagnostic::{Diagnostic, SourceText};
 
@@ -22,21 +23,13 @@ pub const MAX_DEPTH: usize = 64;
 /// The most keys, values and collections in one file, each use of an alias counted.
 pub const MAX_NODES: usize = 100_000;
 
-/// The stack of the thread that parses.
-const STACK_BYTES: usize = 16 << 20;
-
 /// Parses one file. Anchors, aliases and merge keys are resolved; every duplicate key and every template without quotes is reported.
 pub fn parse(source: &Arc<SourceText>) -> Result<Document, Vec<Diagnostic>> {
     if source.text.len() > MAX_BYTES {
         let message = format!("the file has {} bytes; a pipeline may have {MAX_BYTES}", source.text.len());
         return Err(vec![Diagnostic::error("file-too-large", message).label(source, 0..0, "").help("split it into several pipelines")]);
     }
-    // The parser recurses, and takes up to 40 KiB of stack a level: more than a thread's usual 2 MiB at the greatest depth.
-    let on_a_deep_stack = std::thread::Builder::new().stack_size(STACK_BYTES);
-    std::thread::scope(|scope| match on_a_deep_stack.spawn_scoped(scope, || parse_here(source)) {
-        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-        Err(_) => parse_here(source),
-    })
+    on_a_deep_stack(|| parse_here(source))
 }
 
 fn parse_here(source: &Arc<SourceText>) -> Result<Document, Vec<Diagnostic>> {
@@ -45,7 +38,7 @@ fn parse_here(source: &Arc<SourceText>) -> Result<Document, Vec<Diagnostic>> {
         Err(error) => return Err(vec![explain(source, &error)]),
     };
     let mut walk = Walk { source, places: HashMap::new(), problems: Vec::new() };
-    let value = walk.node(root, None, "");
+    let value = walk.node(root, None, String::new());
     if walk.places.len() > MAX_NODES {
         walk.problems.push(too_many_nodes().label(source, 0..0, ""));
     }
@@ -212,21 +205,22 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn node(&mut self, node: Spanned<Node>, key: Option<Range<usize>>, pointer: &str) -> Value {
+    fn node(&mut self, node: Spanned<Node>, key: Option<Range<usize>>, pointer: String) -> Value {
         let text = &self.source.text;
         let mut place = Place { key, value: bytes(text, node.referenced), defined: bytes(text, node.defined) };
         if !matches!(node.value, Node::Leaf(_)) && place.value == place.defined {
             place.value = collection(text, &place);
         }
-        self.places.insert(pointer.to_owned(), place);
-        match node.value {
+        let value = match node.value {
             Node::Leaf(value) => value,
             Node::List(items) => {
-                let item = |(index, item): (usize, Spanned<Node>)| self.below(pointer, &index.to_string(), item, None);
+                let item = |(index, item): (usize, Spanned<Node>)| self.node(item, None, child(&pointer, &index.to_string()));
                 Value::Array(items.into_iter().enumerate().map(item).collect())
             }
-            Node::Mapping(entries) => self.mapping(entries, pointer),
-        }
+            Node::Mapping(entries) => self.mapping(entries, &pointer),
+        };
+        self.places.insert(pointer, place);
+        value
     }
 
     fn mapping(&mut self, entries: Vec<(Spanned<Key>, Spanned<Node>)>, pointer: &str) -> Value {
@@ -248,14 +242,10 @@ impl Walk<'_> {
                 self.problems.push(problem.help("remove one of the two, or rename it"));
                 continue;
             }
-            let value = self.below(pointer, &name, value, Some(at));
+            let value = self.node(value, Some(at), child(pointer, &name));
             object.insert(name, value);
         }
         Value::Object(object)
-    }
-
-    fn below(&mut self, pointer: &str, key: &str, node: Spanned<Node>, span: Option<Range<usize>>) -> Value {
-        self.node(node, span, &child(pointer, key))
     }
 }
 

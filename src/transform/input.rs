@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::array::{ArrayRef, UInt64Array};
 use arrow::compute::take_record_batch;
@@ -17,6 +17,8 @@ use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::datasource::TableType;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::spill_file::SpillFile;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -34,7 +36,7 @@ use crate::failure::Failure;
 /// Chunks of rejects that may wait for the reader of the result.
 const WAITING: usize = 16;
 
-/// One input of a query. It can be read once; after [`Input::keep`], any number of times, from a spill file.
+/// One input of a query. It can be read once; any number of times after [`Input::keep`], from a spill file, or when [`Input::hold`] holds it.
 pub(super) struct Input {
     reader: Arc<Reader>,
 }
@@ -42,11 +44,17 @@ pub(super) struct Input {
 struct Reader {
     columns: Schema,
     seen: SchemaRef,
-    numbered: bool,
-    stream: Mutex<Option<(BatchStream, AsideSender)>>,
+    rows: Mutex<Option<Batches>>,
     runtime: Option<Arc<RuntimeEnv>>,
+    held: OnceLock<Held>,
     keep: AtomicBool,
     kept: OnceCell<Arc<dyn SpillFile>>,
+}
+
+/// All rows of an input, and their share of the query's memory.
+struct Held {
+    batches: Vec<RecordBatch>,
+    _memory: MemoryReservation,
 }
 
 impl fmt::Debug for Input {
@@ -69,20 +77,44 @@ impl Input {
 
     /// A table that gives the rows of a stream.
     pub(super) fn new(table: &Table, stream: BatchStream, aside: AsideSender, runtime: Arc<RuntimeEnv>) -> Self {
-        Self::of(table, Some((stream, aside)), Some(runtime))
+        Self::of(table, Some(arriving(table, stream, aside)), Some(runtime))
     }
 
-    fn of(table: &Table, stream: Option<(BatchStream, AsideSender)>, runtime: Option<Arc<RuntimeEnv>>) -> Self {
+    fn of(table: &Table, rows: Option<Batches>, runtime: Option<Arc<RuntimeEnv>>) -> Self {
         let reader = Reader {
             columns: table.schema.clone(),
             seen: table.seen().to_arrow(),
-            numbered: table.numbered.is_some(),
-            stream: Mutex::new(stream),
+            rows: Mutex::new(rows),
             runtime,
+            held: OnceLock::new(),
             keep: AtomicBool::new(false),
             kept: OnceCell::new(),
         };
         Self { reader: Arc::new(reader) }
+    }
+
+    /// Reads up to so many bytes ahead, and holds the rows in memory when that is all of them.
+    pub(super) async fn hold(&self, bytes: usize) -> Result<()> {
+        let Some(runtime) = &self.reader.runtime else { return Ok(()) };
+        let memory = MemoryConsumer::new("small input").register(&runtime.memory_pool);
+        let mut rows = self.reader.once();
+        let mut batches = Vec::new();
+        while let Some(batch) = rows.try_next().await? {
+            let more = batch.get_array_memory_size();
+            batches.push(batch);
+            if memory.size() + more > bytes || memory.try_grow(more).is_err() {
+                let all = futures::stream::iter(batches.into_iter().map(Ok)).chain(rows).boxed();
+                *self.reader.rows.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+                return Ok(());
+            }
+        }
+        let _ = self.reader.held.set(Held { batches, _memory: memory });
+        Ok(())
+    }
+
+    /// Whether all rows are held in memory.
+    pub(super) fn held(&self) -> bool {
+        self.reader.held.get().is_some()
     }
 
     /// Says that the query reads the table more than once: its rows are then written to a spill file first.
@@ -108,6 +140,13 @@ impl TableProvider for Input {
         _: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(held) = self.reader.held.get() {
+            return Ok(MemorySourceConfig::try_new_exec(
+                std::slice::from_ref(&held.batches),
+                self.reader.seen.clone(),
+                projection.cloned(),
+            )?);
+        }
         let partition: Arc<dyn PartitionStream> = Arc::new(Partition(self.reader.clone()));
         let exec = StreamingTableExec::try_new(self.reader.seen.clone(), vec![partition], projection, None, false, limit)?;
         Ok(Arc::new(exec))
@@ -138,29 +177,11 @@ type Batches = futures::stream::BoxStream<'static, Result<RecordBatch>>;
 impl Reader {
     /// The rows of the input itself; a second call gives an error.
     fn once(&self) -> Batches {
-        let taken = self.stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((stream, aside)) = taken else {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).take();
+        rows.unwrap_or_else(|| {
             let error = DataFusionError::Internal("an input of a query is read twice".to_owned());
-            return futures::stream::once(async { Err(error) }).boxed();
-        };
-        let (columns, seen, numbered) = (self.columns.clone(), self.seen.clone(), self.numbered);
-        let arrived = AtomicU64::new(0);
-        let batches = stream.then(move |chunk| {
-            let (columns, seen, aside) = (columns.clone(), seen.clone(), aside.clone());
-            let first = arrived.fetch_add(chunk.as_ref().map_or(0, |chunk| chunk.batch.num_rows() as u64), Ordering::Relaxed);
-            async move {
-                let made = match chunk {
-                    Ok(chunk) => aside.pass(chunk).await.and_then(|batch| normalize(&batch, &columns)),
-                    Err(failure) => Err(failure),
-                };
-                match made {
-                    Ok(batch) if numbered => number(&batch, seen, first),
-                    Ok(batch) => Ok(batch),
-                    Err(failure) => Err(aside.fail(failure)),
-                }
-            }
-        });
-        batches.boxed()
+            futures::stream::once(async { Err(error) }).boxed()
+        })
     }
 
     /// The rows from the spill file, which the first call writes.
@@ -213,6 +234,28 @@ pub(super) fn cut(stream: BatchStream, bytes: usize) -> BatchStream {
 
 fn path(file: &Arc<dyn SpillFile>) -> Result<&Path> {
     file.path().ok_or_else(|| DataFusionError::Internal("a spill file has no path".to_owned()))
+}
+
+/// The rows of a stream, as the query sees them.
+fn arriving(table: &Table, stream: BatchStream, aside: AsideSender) -> Batches {
+    let (columns, seen, numbered) = (table.schema.clone(), table.seen().to_arrow(), table.numbered.is_some());
+    let arrived = AtomicU64::new(0);
+    let batches = stream.then(move |chunk| {
+        let (columns, seen, aside) = (columns.clone(), seen.clone(), aside.clone());
+        let first = arrived.fetch_add(chunk.as_ref().map_or(0, |chunk| chunk.batch.num_rows() as u64), Ordering::Relaxed);
+        async move {
+            let made = match chunk {
+                Ok(chunk) => aside.pass(chunk).await.and_then(|batch| normalize(&batch, &columns)),
+                Err(failure) => Err(failure),
+            };
+            match made {
+                Ok(batch) if numbered => number(&batch, seen, first),
+                Ok(batch) => Ok(batch),
+                Err(failure) => Err(aside.fail(failure)),
+            }
+        }
+    });
+    batches.boxed()
 }
 
 fn number(batch: &RecordBatch, seen: SchemaRef, first: u64) -> Result<RecordBatch> {

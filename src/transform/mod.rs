@@ -13,6 +13,7 @@ mod compile;
 mod dedupe;
 mod expression;
 mod input;
+mod join;
 mod lookup;
 mod memory;
 mod push;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, DataFusionError, ExprSchema};
-
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::{LogicalPlan, Volatility};
+use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Visit, Visitor};
 use futures::{StreamExt, TryStreamExt};
@@ -16,7 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::input::{Aside, Input, cut};
 use super::memory::HalfForSpilling;
 use super::sql::{self, Aliases, Fault, Names, Words};
-use super::{InputColumns, expression, rewrite, session, values};
+use super::{InputColumns, expression, join, rewrite, session, values};
 use crate::data::{BatchLimit, BatchStream, Column, Schema, Type, normalize};
 use crate::dialect::Dialect;
 use crate::failure::{Failure, FailureKind};
@@ -242,51 +243,45 @@ pub(super) fn runtime(memory_bytes: u64, spill: &Path) -> Result<Arc<RuntimeEnv>
 impl Query {
     /// Streams the result of the query over its inputs. What the inputs rejected is handed on as it comes.
     pub(super) fn run(&self, inputs: Vec<BatchStream>, memory_bytes: u64, limit: BatchLimit, runtime: Arc<RuntimeEnv>) -> BatchStream {
+        let memory = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
+        let context = session::running(runtime, memory, limit.rows);
+        let aside = Aside::new();
+        let input = |(table, stream)| Input::new(table, cut(stream, memory / session::PIECES), aside.sender(), context.runtime_env());
+        let inputs: Vec<Arc<Input>> = self.tables.iter().zip(inputs).map(input).map(Arc::new).collect();
         let query = self.clone();
-        let started = async move { query.start(inputs, memory_bytes, limit, runtime).await };
-        futures::stream::once(started).try_flatten().boxed()
+        let started = async move { query.start(&inputs, context, memory).await };
+        let schema = self.schema.clone();
+        let empty = arrow::record_batch::RecordBatch::new_empty(schema.to_arrow());
+        let batches = futures::stream::once(started).try_flatten().map(move |batch| {
+            let batch = normalize(&batch.map_err(|error| failure(error, memory_bytes))?, &schema)?;
+            let checked = batch.columns().iter().try_for_each(values::in_range);
+            checked.map(|()| batch).map_err(|reason| Failure::bad_rows(format!("the query failed on a value: {reason}")))
+        });
+        aside.join(batches.boxed(), empty)
     }
 
     async fn start(
         self,
-        inputs: Vec<BatchStream>,
-        memory_bytes: u64,
-        limit: BatchLimit,
-        runtime: Arc<RuntimeEnv>,
-    ) -> Result<BatchStream, Failure> {
-        let memory = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
-        let failed = |error| failure(error, memory_bytes);
-        let context = session::running(runtime, memory, limit.rows);
-        let aside = Aside::new();
-        let mut tables = Vec::new();
-        for (table, stream) in self.tables.iter().zip(inputs) {
-            let input = Arc::new(Input::new(table, cut(stream, memory / session::PIECES), aside.sender(), context.runtime_env()));
+        inputs: &[Arc<Input>],
+        context: SessionContext,
+        memory: usize,
+    ) -> Result<SendableRecordBatchStream, DataFusionError> {
+        join::hold_small(inputs, memory).await?;
+        for (table, input) in self.tables.iter().zip(inputs) {
             for name in &table.names {
-                context.register_table(quoted_table(name), input.clone()).map_err(failed)?;
+                context.register_table(quoted_table(name), input.clone())?;
             }
-            tables.push(input);
         }
-        let plan = context.state().statement_to_plan(Statement::Statement(Box::new(self.statement))).await.map_err(failed)?;
-        let plan = context.state().optimize(&plan).map_err(failed)?;
-        let names: Vec<Vec<String>> = self.tables.into_iter().map(|table| table.names).collect();
-        for (input, names) in tables.iter().zip(names) {
-            if scans(&plan, &names) > 1 {
+        let state = context.state();
+        let plan = state.statement_to_plan(Statement::Statement(Box::new(self.statement))).await?;
+        let plan = state.optimize(&plan)?;
+        for (table, input) in self.tables.iter().zip(inputs) {
+            if !input.held() && scans(&plan, &table.names) > 1 {
                 input.keep();
             }
         }
-        let physical = context.state().create_physical_plan(&plan).await.map_err(failed)?;
-        let result = datafusion::physical_plan::execute_stream(physical, context.task_ctx()).map_err(failed)?;
-        let schema = self.schema;
-        let empty = arrow::record_batch::RecordBatch::new_empty(schema.to_arrow());
-        let batches = result.map(move |batch| match batch {
-            Ok(batch) => {
-                let batch = normalize(&batch, &schema)?;
-                let checked = batch.columns().iter().try_for_each(values::in_range);
-                checked.map(|()| batch).map_err(|reason| Failure::bad_rows(format!("the query failed on a value: {reason}")))
-            }
-            Err(error) => Err(failure(error, memory_bytes)),
-        });
-        Ok(aside.join(batches.boxed(), empty))
+        let physical = join::plan(state, &plan, inputs).await?;
+        datafusion::physical_plan::execute_stream(physical, context.task_ctx())
     }
 }
 

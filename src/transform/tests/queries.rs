@@ -138,6 +138,44 @@ async fn what_does_not_fit_in_memory_spills() {
     assert!(shown.contains("| 50000 | 49999 |"), "{shown}");
 }
 
+/// Whatever the size of its sides, a join gives the same rows; one with a small side keeps the large one out of memory and off the disk.
+#[tokio::test]
+async fn joins_with_a_small_side_are_those_without() {
+    let schema =
+        Schema { columns: vec![Column::new("id", Type::Int(64)), Column::new("key", Type::Int(64)), Column::new("text", Type::Text)] };
+    let table = |name: &str| InputColumns { name: name.to_owned(), schema: schema.clone() };
+    let joins = [
+        "a join b on a.id = b.key",
+        "a left join b on a.id = b.key",
+        "b left join a on a.id = b.key and a.id > 100",
+        "a full join b on a.id = b.key and b.id >= 100",
+        "a join b on a.key = b.key left join b as c on a.id = c.id",
+    ];
+    for join in joins {
+        let sql = format!("select a.id, a.text, b.id as other, b.text as more from {join}");
+        let compiled = compile(&[table("a"), table("b")], &[query(&sql)], None, &Tables::new())
+            .await
+            .unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let mut seen = Vec::new();
+        // In a mebibyte not even a thousand rows are small: both sides are sorted then.
+        for (memory, spills) in [(8 << 20, false), (1 << 20, true)] {
+            let spill = tempfile::tempdir().expect("a folder");
+            let mut run = compiled.run(vec![facts(30_000), facts(1_000)], memory, BatchLimit::default(), spill.path()).expect("a stream");
+            let (mut found, mut most) = (Vec::new(), 0);
+            while let Some(chunk) = run.try_next().await.expect("rows") {
+                most = most.max(bytes_below(spill.path()));
+                let shown = pretty_format_batches(&[chunk.batch]).expect("a table").to_string();
+                found.extend(shown.lines().skip(3).filter(|line| line.starts_with("| ")).map(|line| line.replace(' ', "")));
+            }
+            assert_eq!(most > 0, spills, "{join}: {most} bytes were spilled");
+            found.sort();
+            seen.push(found);
+        }
+        assert!(seen[0].len() > 500, "{join} gives {} rows", seen[0].len());
+        assert!(seen[0] == seen[1], "{join} gives other rows when a side is small");
+    }
+}
+
 fn bytes_below(folder: &std::path::Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection as Sqlite, ErrorCode, InterruptHandle, OpenFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::poll::SqlitePoll;
 use super::sink::SqliteSink;
@@ -19,6 +20,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The page cache of one connection, in KiB.
 const CACHE_KIB: i64 = 16 * 1024;
 
+/// Bytes of rows that may wait in memory for their turn to be written, over all writers of a database.
+const WAITING: usize = 32 << 20;
+
 /// Device and number of a file; `None` when it does not exist.
 type FileIdentity = Option<(u64, u64)>;
 
@@ -29,6 +33,8 @@ pub struct Database {
     max_connections: usize,
     /// Held while this process writes to the file, so that its own writers wait in turn instead of polling SQLite's lock.
     writing: Arc<tokio::sync::Mutex<()>>,
+    /// Room for rows that wait for their turn, in bytes.
+    room: Arc<Semaphore>,
     /// The writer that is not in use. Closing the last connection would copy the whole write-ahead log into the file.
     idle: Mutex<Option<(FileIdentity, Sqlite)>>,
 }
@@ -59,6 +65,7 @@ impl Database {
             path: base.join(path),
             max_connections: connection.max_connections.max(1) as usize,
             writing: Arc::default(),
+            room: Arc::new(Semaphore::new(WAITING)),
             idle: Mutex::default(),
         }))
     }
@@ -86,6 +93,11 @@ impl Database {
     pub(super) fn readers(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.max_connections.min(cores).min(8)
+    }
+
+    /// Room in memory for rows that wait for their turn; `None` when the other rows leave too little.
+    pub(super) fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.room.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 
     /// Waits for the turn to write within this process.

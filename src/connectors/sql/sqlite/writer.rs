@@ -1,7 +1,7 @@
 //! Writes one split. Rows are gathered without touching the target, and are committed with their mark in one transaction.
 //!
-//! The first rows wait in memory; when they are more than a stated amount, they go to a table in the connection's own temporary file, which
-//! needs no lock. An upsert gathers there from the start, because that table keeps the last row of each key.
+//! The first rows wait in memory; when all writers of the database hold more than a stated amount, they go to a table in the connection's own
+//! temporary file, which needs no lock. An upsert gathers there from the start, because that table keeps the last row of each key.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection as Sqlite, Transaction};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::compare::Comparison;
 use super::connection::{Database, Interrupt, blocking, blocking_open};
@@ -19,9 +20,6 @@ use super::target::{Publish, Shape, quote, quoted_list};
 use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
 use crate::define::pipeline::{SqlSink, Verify, WriteMode};
 use crate::failure::{Failure, FailureKind};
-
-/// Bytes of a split that wait in memory before it moves to a temporary file.
-const MEMORY: usize = 32 << 20;
 
 /// The table in the temporary file.
 const GATHERED: &str = "temp.haul_gathered";
@@ -38,7 +36,8 @@ pub(super) struct SqliteWriter {
     /// The split's mark in the target, as far as this writer knows.
     from: Option<Mark>,
     waiting: Vec<RecordBatch>,
-    waiting_bytes: usize,
+    /// The room in memory of what waits.
+    room: Option<OwnedSemaphorePermit>,
     /// All bytes that arrived.
     bytes: u64,
     /// The connection with the temporary table, once there is one.
@@ -47,7 +46,7 @@ pub(super) struct SqliteWriter {
 
 impl SqliteWriter {
     pub(super) fn new(database: Arc<Database>, spec: Arc<SqlSink>, load: Load, split: String, from: Option<Mark>) -> Self {
-        Self { database, spec, load, split, from, waiting: Vec::new(), waiting_bytes: 0, bytes: 0, gathered: None }
+        Self { database, spec, load, split, from, waiting: Vec::new(), room: None, bytes: 0, gathered: None }
     }
 
     fn upserts(&self) -> bool {
@@ -71,7 +70,7 @@ impl SqliteWriter {
             }
         };
         let waiting = std::mem::take(&mut self.waiting);
-        self.waiting_bytes = 0;
+        let room = self.room.take();
         let (connection, ()) = blocking(connection, move |connection, interrupt| {
             let shape = shape_now(&database, connection, &spec, &load.schema)?;
             // A transaction that only writes the temporary file takes no lock on the database.
@@ -80,6 +79,7 @@ impl SqliteWriter {
             for batch in &waiting {
                 writing.insert(&transaction, GATHERED, batch, !shape.key.is_empty())?;
             }
+            drop(room);
             transaction.commit().map_err(|error| database.failure(error))
         })
         .await?;
@@ -93,10 +93,14 @@ impl Writer for SqliteWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
         let bytes = batch.get_array_memory_size();
         self.bytes += bytes as u64;
-        self.waiting_bytes += bytes;
         self.waiting.push(batch);
-        if self.upserts() || self.gathered.is_some() || self.waiting_bytes > MEMORY {
-            self.gather().await?;
+        let waits = !self.upserts() && self.gathered.is_none();
+        match waits.then(|| self.database.room(bytes)).flatten() {
+            Some(more) => match &mut self.room {
+                Some(room) => room.merge(more),
+                none => *none = Some(more),
+            },
+            None => self.gather().await?,
         }
         Ok(())
     }
@@ -137,10 +141,10 @@ impl SqliteWriter {
             waiting: std::mem::take(&mut self.waiting),
             gathered,
         };
-        self.waiting_bytes = 0;
+        let room = self.room.take();
         let bytes = std::mem::take(&mut self.bytes);
         let (connection, rows) = blocking(connection, move |connection, interrupt| {
-            let _turn = turn;
+            let _held = (turn, room);
             work.run(connection, interrupt)
         })
         .await?;
