@@ -25,6 +25,7 @@ pub mod files;
 pub mod generate;
 pub mod http;
 pub mod redis;
+mod refused;
 mod registry;
 mod request;
 pub mod sql;
@@ -344,8 +345,12 @@ pub trait Writer: Send {
         Err(Failure::permanent("this sink has no raw form"))
     }
 
-    /// Sends what is buffered to the target, and gives the rows that the target has refused since the last call. Called before each checkpoint and
-    /// each commit, whose mark does not count them. Most targets take all rows of a batch or none, and never give any.
+    /// Called before the first row of a stream, whose commits are small: what came since the last one is kept, so that rows which the target
+    /// refuses can be found and given by [`Writer::refused`]. Without it, and in targets that do not have it, such a row fails the write.
+    fn give_back(&mut self) {}
+
+    /// Sends what is buffered to the target, and gives the rows that the target has refused since the last call. Called right before each
+    /// checkpoint and each commit, whose mark does not count them.
     async fn refused(&mut self) -> Result<Vec<Reject>, Failure> {
         Ok(Vec::new())
     }

@@ -1,5 +1,6 @@
 //! Changes of rows, as batches carry them: behind the columns of the row stand two more, which say what happened to it.
 
+use arrow::array::AsArray;
 use arrow::record_batch::RecordBatch;
 
 /// The name of the column that says what happened: one of the words below.
@@ -25,4 +26,9 @@ pub const EMPTIED: &str = "e";
 pub fn is_changes(batch: &RecordBatch) -> bool {
     let fields = batch.schema_ref().fields();
     fields.len() >= 2 && fields[fields.len() - 2].name() == CHANGE && fields[fields.len() - 1].name() == KEPT
+}
+
+/// What happened to a row of a batch; `None` where batches are rows and no changes.
+pub fn of(batch: &RecordBatch, row: usize) -> Option<&str> {
+    is_changes(batch).then(|| batch.column(batch.num_columns() - 2).as_string_opt::<i32>().map(|words| words.value(row))).flatten()
 }

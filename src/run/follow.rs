@@ -32,6 +32,7 @@ pub async fn follow(context: &RunContext, stage: &Arc<StageRun>) -> Result<Done,
     };
     let attempt = Attempt::new(&stage.counters);
     let output = Output::open(stage, &attempt, &split.id).await?;
+    output.take_up_rejects().await?;
     let from = output.goes_on_from();
     if let Some(position) = &from {
         // The last process may have been killed between its commit and this word.

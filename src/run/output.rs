@@ -16,6 +16,7 @@ use crate::connectors::{Mark, Writer};
 use crate::data::{Chunk, Digest, Lag, Position, RawChunk, Reject, RowHasher};
 use crate::define::pipeline::Verify;
 use crate::failure::Failure;
+use crate::plan::OutputPlan;
 
 /// Batches between two checkpoints of a batch stage, by their largest size: what a crash may cost, and how rare commits are.
 const BATCHES_PER_CHECKPOINT: usize = 16;
@@ -87,15 +88,23 @@ struct Route<'a> {
     load: &'a LoadRun,
     label: &'a str,
     writer: Box<dyn Writer>,
-    /// Rows that the target itself refused in this attempt.
-    refused: u64,
+    /// What of the split is here, rows that the target itself refused not counted.
+    written: Digest,
 }
 
 impl Route<'_> {
-    /// The mark of this output: without the rows that it refused.
-    fn mark(&self, mark: &Mark) -> Mark {
-        let rows = mark.rows.saturating_sub(self.refused);
-        Mark { rows, digest: Digest { rows, ..mark.digest }, ..mark.clone() }
+    /// Brings everything to the target, and takes what that refuses to the other bad rows. Gives the number of those.
+    async fn settle(&mut self, slip: &mut RejectSlip) -> Result<u64, Failure> {
+        let rejects = self.writer.refused().await.map_err(|failure| failure.during(format!("writing {}", self.label)))?;
+        slip.refused(self.load.load.key.output, &rejects).await?;
+        Ok(rejects.len() as u64)
+    }
+
+    /// What is committed with everything that came `since` the last mark but for what was refused.
+    fn mark(&self, split: &str, since: Digest, refused: u64, rejects: u64, position: Option<Position>) -> Mark {
+        let mut digest = self.written + since;
+        digest.rows = digest.rows.saturating_sub(refused);
+        Mark { split: split.to_owned(), rows: digest.rows, digest, rejects, position }
     }
 }
 
@@ -104,34 +113,44 @@ struct Since {
     watch: Stopwatch,
     digest: Digest,
     came: u64,
+    /// Rows that were refused before they came to an output.
+    rejects: u64,
     bytes: u64,
     weight: usize,
 }
 
 impl Since {
     fn now() -> Self {
-        Self { watch: Stopwatch::start(), digest: Digest::default(), came: 0, bytes: 0, weight: 0 }
+        Self { watch: Stopwatch::start(), digest: Digest::default(), came: 0, rejects: 0, bytes: 0, weight: 0 }
     }
 }
 
 impl<'a> Output<'a> {
     /// Opens a writer for each output that lacks the split, or the rest of it.
     pub async fn open(stage: &'a StageRun, attempt: &'a Attempt, split: &str) -> Result<Self, Failure> {
-        let mut writers = Vec::new();
-        let mut before = None;
-        for (output, load) in stage.plan.outputs.iter().zip(&stage.loads) {
-            if !load.has(split) {
-                before = load.marked(split);
-                let writer = output.sink.writer(&load.load, split, before.as_ref()).await;
-                let writer = writer.map_err(|failure| failure.during(format!("writing {}", output.label)))?;
-                writers.push(Route { load, label: output.label.as_str(), writer, refused: 0 });
-            }
-        }
+        let mut lacking: Vec<(&OutputPlan, &LoadRun)> =
+            stage.plan.outputs.iter().zip(&stage.loads).filter(|(_, load)| !load.has(split)).collect();
         // A cache must not show what its database does not hold yet: it is committed last.
-        writers.sort_by_key(|route| stage.plan.outputs.get(route.load.load.key.output).is_some_and(|output| output.changes_cache()));
+        lacking.sort_by_key(|(output, _)| output.changes_cache());
+        let before = lacking.last().and_then(|(_, load)| load.marked(split));
+        let written = before.as_ref().map(|mark| mark.digest).unwrap_or_default();
+        let mut writers = Vec::with_capacity(lacking.len());
+        for (output, load) in lacking {
+            let writer = output.sink.writer(&load.load, split, load.marked(split).as_ref()).await;
+            let mut writer = writer.map_err(|failure| failure.during(format!("writing {}", output.label)))?;
+            if stage.plan.streams() {
+                writer.give_back();
+            }
+            writers.push(Route { load, label: output.label.as_str(), writer, written });
+        }
         let checkpoints = matches!(stage.plan.outputs.as_slice(), [only] if only.target.checkpoints);
-        let slip = stage.rejects.slip(split, before.as_ref().map_or(0, |mark| mark.rows + mark.rejects))?;
+        let slip = stage.rejects.slip(split, counted(before.as_ref()));
         Ok(Self { stage, attempt, split: split.to_owned(), writers, checkpoints, slip, before, since: Since::now(), bytes: 0 })
+    }
+
+    /// Leaves of the bad rows that an earlier worker kept only those it had committed.
+    pub async fn take_up_rejects(&mut self) -> Result<(), Failure> {
+        self.stage.rejects.take_up(&self.split, counted(self.before.as_ref()), self.stage.plan.outputs.len()).await
     }
 
     /// Where the read goes on, when a beginning of the split is committed.
@@ -158,6 +177,7 @@ impl<'a> Output<'a> {
             Piece::Rows { batch, digest, rejects, position, came, bytes, .. } => {
                 self.slip.take(&rejects).await?;
                 self.attempt.refused(rejects.len() as u64);
+                self.since.rejects += rejects.len() as u64;
                 self.took(digest, came, bytes, batch.get_array_memory_size());
                 if batch.num_rows() > 0 {
                     let writes = self.writers.iter_mut().map(|Route { label, writer, .. }| {
@@ -202,44 +222,29 @@ impl<'a> Output<'a> {
         self.checkpoints && full
     }
 
-    /// Takes what the targets refused to the other bad rows.
-    async fn settle(&mut self) -> Result<(), Failure> {
-        for Route { label, writer, refused, .. } in &mut self.writers {
-            let rejects = writer.refused().await.map_err(|failure| failure.during(format!("writing {label}")))?;
-            self.slip.take(&rejects).await?;
-            self.attempt.refused(rejects.len() as u64);
-            *refused += rejects.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// What the split's mark says after this commit.
-    fn mark(&self, position: Option<Position>) -> Mark {
-        let (digest, rejects) = self.before.as_ref().map_or((Digest::default(), 0), |mark| (mark.digest, mark.rejects));
-        let digest = digest + self.since.digest;
-        Mark { split: self.split.clone(), rows: digest.rows, digest, rejects: rejects + self.slip.count(), position }
-    }
-
     /// Commits what was written up to a position, and goes on. Bad rows are kept first, as in [`Output::commit`].
     pub async fn checkpoint(&mut self, position: Position) -> Result<(), Failure> {
-        self.settle().await?;
-        let mark = self.mark(Some(position));
-        let rejects = self.slip.count();
-        let slip = std::mem::replace(&mut self.slip, self.stage.rejects.slip(&self.split, mark.rows + mark.rejects)?);
-        slip.commit().await?;
+        let since = std::mem::replace(&mut self.since, Since::now());
+        let before = self.before.take().map_or(0, |mark| mark.rejects);
+        self.slip.keep().await?;
         for route in &mut self.writers {
-            let mark = route.mark(&mark);
+            let refused = route.settle(&mut self.slip).await?;
+            let mark = route.mark(&self.split, since.digest, refused, before + self.slip.count(), Some(position.clone()));
             let committed = route.writer.checkpoint(mark.clone()).await;
             let committed = committed.map_err(|failure| failure.during(format!("committing {}", route.label)))?;
             self.stage.written_bytes.fetch_add(committed.bytes, Ordering::Relaxed);
-            route.load.mark(mark);
+            route.written = mark.digest;
+            route.load.mark(mark.clone());
+            self.before = Some(mark);
         }
-        let since = std::mem::replace(&mut self.since, Since::now());
+        let rejects = self.slip.count();
+        let slip = self.stage.rejects.slip(&self.split, counted(self.before.as_ref()));
+        std::mem::replace(&mut self.slip, slip).commit();
         if rejects > 0 && self.stage.plan.streams() {
             self.stage.rejects.publish(true).await?;
         }
+        self.attempt.refused(rejects - since.rejects);
         self.attempt.keep_part(since.came, since.bytes, since.digest.rows, rejects);
-        self.before = Some(mark);
         Ok(())
     }
 
@@ -249,20 +254,30 @@ impl<'a> Output<'a> {
         Done { rows, bytes: self.bytes, rejects }
     }
 
-    /// Bad rows are kept first: a crash in between leaves a part that the next attempt replaces. Outputs commit one after the other; after a
-    /// crash in between, the next attempt writes only those that lack the split.
+    /// Bad rows are kept first: a crash in between leaves a part that the next attempt replaces. Outputs commit one after the other, each as
+    /// soon as all is there, so that none waits for another's open transaction; after a crash in between, the next attempt writes only those
+    /// that lack the split.
     pub async fn commit(mut self) -> Result<Done, Failure> {
-        self.settle().await?;
-        let mark = self.mark(None);
-        self.slip.commit().await?;
-        for route in self.writers {
-            let mark = route.mark(&mark);
-            let committed = route.writer.commit(mark.clone()).await;
-            let committed = committed.map_err(|failure| failure.during(format!("committing {}", route.label)))?;
+        let before = self.before.as_ref().map_or(0, |mark| mark.rejects);
+        self.slip.keep().await?;
+        let mut done = Done { bytes: self.bytes, ..Done::default() };
+        for mut route in self.writers {
+            let refused = route.settle(&mut self.slip).await?;
+            let mark = route.mark(&self.split, self.since.digest, refused, before + self.slip.count(), None);
+            let Route { load, label, writer, .. } = route;
+            let committed = writer.commit(mark.clone()).await.map_err(|failure| failure.during(format!("committing {label}")))?;
             self.stage.written_bytes.fetch_add(committed.bytes, Ordering::Relaxed);
-            route.load.mark(mark);
+            (done.rows, done.rejects) = (mark.rows, mark.rejects);
+            load.mark(mark);
         }
+        self.attempt.refused(self.slip.count() - self.since.rejects);
+        self.slip.commit();
         self.attempt.keep();
-        Ok(Done { rows: mark.rows, bytes: self.bytes, rejects: mark.rejects })
+        Ok(done)
     }
+}
+
+/// How many rows of a split are accounted for.
+fn counted(mark: Option<&Mark>) -> u64 {
+    mark.map_or(0, |mark| mark.rows + mark.rejects)
 }

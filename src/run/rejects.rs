@@ -18,6 +18,9 @@ pub struct RejectBudget {
 /// The bad rows of one attempt. Dropping it without [`RejectSlip::commit`] gives their share of the budget back.
 pub struct RejectSlip {
     budget: Arc<RejectBudget>,
+    split: String,
+    /// The name under which its rows are kept aside.
+    part: String,
     writer: Option<RejectWriter>,
     count: u64,
     committed: bool,
@@ -31,10 +34,22 @@ impl RejectBudget {
     }
 
     /// For one attempt at one split, or at what is left of it after its first `before` rows: those that were refused there are kept.
-    pub fn slip(self: &Arc<Self>, split: &str, before: u64) -> Result<RejectSlip, Failure> {
-        let part = if before == 0 { split.to_owned() } else { format!("{split}_{before:020}") };
-        let writer = self.log.as_ref().map(|log| log.writer(&part)).transpose()?;
-        Ok(RejectSlip { budget: Arc::clone(self), writer, count: 0, committed: false })
+    pub fn slip(self: &Arc<Self>, split: &str, before: u64) -> RejectSlip {
+        let part = part(split, before);
+        let writer = self.log.as_ref().map(|log| log.writer(&part, split));
+        RejectSlip { budget: Arc::clone(self), split: split.to_owned(), part, writer, count: 0, committed: false }
+    }
+
+    /// Begins where an earlier worker on a stream has stopped: rows that it kept without committing their marks are dropped, those whose marks are
+    /// committed go to the file.
+    pub async fn take_up(&self, split: &str, before: u64, outputs: usize) -> Result<(), Failure> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let part = part(split, before);
+        log.writer(&part, split).commit().await?;
+        for output in 0..outputs {
+            log.writer(&of_output(&part, output), split).commit().await?;
+        }
+        log.publish(true).await
     }
 
     /// Puts the parts together into the file the pipeline names, behind what is there when it `grows`.
@@ -46,14 +61,41 @@ impl RejectBudget {
     }
 }
 
+/// The name of what is kept aside of a split behind its first `before` rows.
+fn part(split: &str, before: u64) -> String {
+    if before == 0 { split.to_owned() } else { format!("{split}_{before:020}") }
+}
+
+/// The same of what one output refused.
+fn of_output(part: &str, output: usize) -> String {
+    format!("{part}_{output}")
+}
+
 impl RejectSlip {
     /// Takes bad rows, or fails when there is no room for them.
     pub async fn take(&mut self, rejects: &[Reject]) -> Result<(), Failure> {
+        self.charge(rejects)?;
+        match &mut self.writer {
+            Some(writer) => writer.write(rejects).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes and keeps the rows that one output refused. Repeating it for the same rows replaces what an earlier attempt kept.
+    pub async fn refused(&mut self, output: usize, rejects: &[Reject]) -> Result<(), Failure> {
+        self.charge(rejects)?;
+        let Some(log) = &self.budget.log else { return Ok(()) };
+        let mut writer = log.writer(&of_output(&self.part, output), &self.split);
+        writer.write(rejects).await?;
+        writer.commit().await
+    }
+
+    fn charge(&mut self, rejects: &[Reject]) -> Result<(), Failure> {
         let Some(first) = rejects.first() else { return Ok(()) };
-        let Some(writer) = &mut self.writer else {
+        if self.budget.log.is_none() {
             return Err(Failure::bad_rows(format!("{}: {}", first.origin, first.reason))
                 .help("correct the row, or let bad rows go to a file: `rejects: { to: { files: …, path: … }, at_most: … }`"));
-        };
+        }
         let count = rejects.len() as u64;
         let taken = self.budget.taken.fetch_add(count, Ordering::Relaxed) + count;
         self.count += count;
@@ -61,7 +103,7 @@ impl RejectSlip {
             let message = format!("more than {} bad rows; the last was {}: {}", self.budget.at_most, first.origin, first.reason);
             return Err(Failure::bad_rows(message).help("correct the rows, or raise `rejects.at_most`"));
         }
-        writer.write(rejects).await
+        Ok(())
     }
 
     /// How many rows it took.
@@ -69,13 +111,17 @@ impl RejectSlip {
         self.count
     }
 
-    /// Keeps the rows. Repeating it for the same rows replaces what an earlier attempt kept.
-    pub async fn commit(mut self) -> Result<(), Failure> {
-        if let Some(writer) = self.writer.take() {
-            writer.commit().await?;
+    /// Keeps the rows that were taken. Repeating it for the same rows replaces what an earlier attempt kept.
+    pub async fn keep(&mut self) -> Result<(), Failure> {
+        match self.writer.take() {
+            Some(writer) => writer.commit().await,
+            None => Ok(()),
         }
+    }
+
+    /// The marks that count these rows are committed.
+    pub fn commit(mut self) {
         self.committed = true;
-        Ok(())
     }
 }
 

@@ -1,10 +1,10 @@
 //! The file that gets a stage's bad rows: one JSON object a line, with `origin`, `reason`, `row` and `split`.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::codec::{read_failed, write_failed};
 use super::paths::{self, WORK_FOLDER};
@@ -24,9 +24,10 @@ pub struct RejectLog {
     tidied: Arc<Mutex<bool>>,
 }
 
-/// The bad rows of one split. Dropping it without [`RejectWriter::commit`] leaves nothing.
+/// Bad rows of one split. Dropping it without [`RejectWriter::commit`] leaves nothing.
 pub struct RejectWriter {
     log: RejectLog,
+    path: String,
     split: String,
     pending: Option<Box<dyn Pending>>,
 }
@@ -45,17 +46,14 @@ impl RejectLog {
         Ok(Self { store, path, work, tidied: Arc::default() })
     }
 
-    /// A writer for the bad rows of one split.
-    pub fn writer(&self, split: &str) -> Result<RejectWriter, Failure> {
-        Ok(RejectWriter { log: self.clone(), split: split.to_owned(), pending: None })
+    /// A writer for bad rows of one split, which are kept aside under the name of the part.
+    pub fn writer(&self, part: &str, split: &str) -> RejectWriter {
+        let path = join(&self.work, &format!("{}.rejects", part::name(part)));
+        RejectWriter { log: self.clone(), path, split: split.to_owned(), pending: None }
     }
 
-    fn part(&self, split: &str) -> String {
-        join(&self.work, &format!("{}.rejects", part::name(split)))
-    }
-
-    /// Says that the parts are in the file already, and are only left to be removed.
-    fn done(&self) -> String {
+    /// Holds the hash of the file that the parts are about to become. Once it is there, they are only left to be removed.
+    fn intended(&self) -> String {
         join(&self.work, "published")
     }
 
@@ -64,10 +62,21 @@ impl RejectLog {
         let mut tidied = self.tidied.lock().await;
         if !*tidied {
             let log = self.clone();
-            stream::blocking(move || if log.store.stat(&log.done())?.is_some() { log.remove_parts() } else { Ok(()) }).await?;
+            stream::blocking(move || if log.is_published()? { log.remove_parts() } else { Ok(()) }).await?;
             *tidied = true;
         }
         Ok(())
+    }
+
+    fn is_published(&self) -> Result<bool, Failure> {
+        if self.store.stat(&self.intended())?.is_none() || self.store.stat(&self.path)?.is_none() {
+            return Ok(false);
+        }
+        let mut intended = String::new();
+        self.store.open(&self.intended())?.read_to_string(&mut intended).map_err(|error| read_failed(&self.intended(), error))?;
+        let mut hashed = Hashed::new(io::sink());
+        io::copy(&mut self.store.open(&self.path)?, &mut hashed).map_err(|error| read_failed(&self.path, error))?;
+        Ok(hashed.digest() == intended)
     }
 
     /// Removes what an abandoned load kept aside: its rows are not those of the load that begins.
@@ -77,8 +86,7 @@ impl RejectLog {
     }
 
     /// Puts the committed parts together, in split order, into the file: behind what it holds when it `grows`, as a stream's does, else in its
-    /// place. Nothing is made when there are no parts. May be repeated, and goes on where a killed one stopped; a file that grows may then
-    /// hold the last rows twice.
+    /// place. Nothing is made when there are no parts. May be repeated, and goes on where a killed one stopped.
     pub async fn publish(&self, grows: bool) -> Result<(), Failure> {
         self.tidy().await?;
         let log = self.clone();
@@ -91,9 +99,6 @@ impl RejectLog {
                     parts.insert(0, log.path.clone());
                 }
                 log.join(&parts)?;
-                let mut done = log.store.create(&log.done())?;
-                done.write_all(b"1").map_err(|error| write_failed(&log.path, error))?;
-                done.finish()?;
             }
             log.remove_parts()
         })
@@ -102,25 +107,57 @@ impl RejectLog {
 
     fn join(&self, parts: &[String]) -> Result<(), Failure> {
         let whole = join(&self.work, "whole");
-        let mut file = self.store.create(&whole)?;
+        let mut file = Hashed::new(self.store.create(&whole)?);
         for path in parts {
             let mut content = self.store.open(path)?;
             io::copy(&mut content, &mut file).map_err(|error| read_failed(path, error))?;
         }
-        file.finish()?;
+        let digest = file.digest();
+        file.inner.finish()?;
+        let mut intended = self.store.create(&self.intended())?;
+        intended.write_all(digest.as_bytes()).map_err(|error| write_failed(&self.path, error))?;
+        intended.finish()?;
         self.store.rename(&whole, &self.path)
     }
 
-    /// Removes the work folder, the word that the parts are done for last.
+    /// Removes the work folder, the word that the parts are in the file last.
     fn remove_parts(&self) -> Result<(), Failure> {
         for file in self.store.list(&self.work, 0)? {
-            if file.path != self.done() {
+            if file.path != self.intended() {
                 self.store.remove(&file.path)?;
             }
         }
-        self.store.remove(&self.done())?;
+        self.store.remove(&self.intended())?;
         self.store.remove_folder(&self.work)?;
         self.store.remove_empty_folder(parent(&self.work).0)
+    }
+}
+
+/// Hashes what is written.
+struct Hashed<W> {
+    inner: W,
+    hash: Xxh3,
+}
+
+impl<W> Hashed<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, hash: Xxh3::new() }
+    }
+
+    fn digest(&self) -> String {
+        format!("{:032x}", self.hash.digest128())
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 
@@ -142,7 +179,7 @@ impl RejectWriter {
             }
             text.extend_from_slice(b"}\n");
         }
-        let (log, path) = (self.log.clone(), self.log.part(&self.split));
+        let (log, path) = (self.log.clone(), self.path.clone());
         let pending = self.pending.take();
         let pending = stream::blocking(move || {
             let mut pending = match pending {
@@ -156,13 +193,13 @@ impl RejectWriter {
         Ok(())
     }
 
-    /// Keeps the rows aside, whole. Repeating it for a split replaces what an earlier attempt kept; without rows, nothing is kept.
+    /// Keeps the rows aside, whole. Repeating it for a part replaces what an earlier attempt kept; without rows, nothing is kept.
     pub async fn commit(self) -> Result<(), Failure> {
         self.log.tidy().await?;
-        let Self { log, split, pending } = self;
+        let Self { log, path, pending, .. } = self;
         stream::blocking(move || match pending {
             Some(pending) => pending.finish(),
-            None => log.store.remove(&log.part(&split)),
+            None => log.store.remove(&path),
         })
         .await
     }

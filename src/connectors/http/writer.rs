@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::api::{Api, Sent};
 use super::record::{Record, Standing};
 use crate::connectors::files::JsonObjects;
+use crate::connectors::refused::Halves;
 use crate::connectors::{Committed, Load, Mark, Writer};
 use crate::data::text::Printer;
 use crate::data::{Reject, Schema};
@@ -130,22 +131,19 @@ impl RequestWriter {
     /// Sends what waits.
     async fn send(&mut self) -> Result<(), Failure> {
         let waiting = std::mem::take(&mut self.waiting);
-        let mut parts: Vec<Range<usize>> = std::iter::once(0..waiting.ends.len()).collect();
-        while let Some(part) = parts.pop().filter(|part| !part.is_empty()) {
-            match self.request(&waiting, part.clone()).await? {
-                None => {
-                    self.taken.rows += part.len() as u64;
-                    self.taken.bytes += (waiting.ends[part.end - 1] - part.start.checked_sub(1).map_or(0, |row| waiting.ends[row])) as u64;
-                }
-                Some(failure) if part.len() == 1 => self.refused.push(Reject {
+        let mut halves = Halves::of(waiting.ends.len());
+        while let Some(part) = halves.next() {
+            let Some(failure) = self.request(&waiting, part.clone()).await? else {
+                self.taken.rows += part.len() as u64;
+                self.taken.bytes += (waiting.ends[part.end - 1] - part.start.checked_sub(1).map_or(0, |row| waiting.ends[row])) as u64;
+                continue;
+            };
+            if !halves.cut(&part, |_| false) {
+                self.refused.push(Reject {
                     origin: format!("row {} of split {}", self.sent + part.start as u64 + 1, self.split),
                     reason: failure.to_string(),
                     row: String::from_utf8_lossy(waiting.row(part.start)).into_owned(),
-                }),
-                Some(_) => {
-                    let middle = part.start + part.len() / 2;
-                    parts.extend([middle..part.end, part.start..middle]);
-                }
+                });
             }
         }
         self.sent += waiting.ends.len() as u64;

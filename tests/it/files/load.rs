@@ -208,13 +208,13 @@ async fn rejects_are_put_together_once() {
     let root = folder.root();
     let reject = |line: u64| Reject { origin: format!("x.csv:{line}"), reason: "bad".to_owned(), row: "a,\"b\"\n".to_owned() };
     let log = root.rejects("bad/rows.ndjson").expect("a path");
-    let mut dropped = log.writer("0002").expect("a writer");
+    let mut dropped = log.writer("0002", "0002");
     dropped.write(&[reject(9)]).await.expect("rows");
     drop(dropped);
     log.publish(false).await.expect("nothing");
     assert!(folder.all().is_empty(), "{:?}", folder.all());
     for (split, lines) in [("0001", vec![3]), ("0000", vec![7]), ("0000", vec![1, 2])] {
-        let mut writer = log.writer(split).expect("a writer");
+        let mut writer = log.writer(split, split);
         for line in lines {
             writer.write(&[reject(line)]).await.expect("rows");
         }
@@ -231,10 +231,10 @@ async fn rejects_are_put_together_once() {
     assert_eq!(folder.all(), ["bad/rows.ndjson"]);
     // A split whose retry has no bad rows keeps none.
     let log = root.rejects("other.ndjson").expect("a path");
-    let mut writer = log.writer("0000").expect("a writer");
+    let mut writer = log.writer("0000", "0000");
     writer.write(&[reject(1)]).await.expect("rows");
     writer.commit().await.expect("kept");
-    log.writer("0000").expect("a writer").commit().await.expect("kept");
+    log.writer("0000", "0000").commit().await.expect("kept");
     log.publish(false).await.expect("nothing");
     assert_eq!(folder.all(), ["bad/rows.ndjson"]);
     assert!(root.rejects("../x").is_err());

@@ -7,6 +7,7 @@ use crate::support::{Project, postgres};
 
 mod changes;
 mod kill;
+mod poison;
 mod poll;
 mod redis;
 mod redis_source;

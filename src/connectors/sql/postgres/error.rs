@@ -46,6 +46,8 @@ fn kind_of(code: &str) -> FailureKind {
         "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04" => FailureKind::Transient,
         // Lock not available, object in use, snapshot too old.
         "55P03" | "55006" | "72000" => FailureKind::Transient,
+        // A trigger of the target's refuses the row, or its view does.
+        "P0001" | "44000" => FailureKind::BadRows,
         _ => match code.get(..2) {
             // Connection exceptions; serialization failures and deadlocks.
             Some("08" | "40") => FailureKind::Transient,
@@ -104,7 +106,7 @@ mod tests {
     fn only_what_may_pass_is_transient() {
         let transient = ["08006", "40001", "40P01", "53300", "57P01", "57P03", "55P03", "25P03"];
         let permanent = ["28P01", "3D000", "42P01", "42501", "42601", "53100", "58030", "XX000", "0A000", "25006", ""];
-        let bad_rows = ["22003", "22021", "22001", "23505", "23502", "23514"];
+        let bad_rows = ["22003", "22021", "22001", "23505", "23502", "23514", "44000", "P0001"];
         for (codes, kind) in
             [(&transient[..], FailureKind::Transient), (&permanent[..], FailureKind::Permanent), (&bad_rows[..], FailureKind::BadRows)]
         {

@@ -21,6 +21,7 @@ mod poll;
 mod publish;
 mod read;
 mod session;
+mod sift;
 mod sink;
 mod source;
 mod splits;

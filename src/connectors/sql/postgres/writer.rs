@@ -14,12 +14,13 @@ use super::error::failure;
 use super::fit::Form;
 use super::marks::Ledger;
 use super::session::{Session, Use};
+use super::sift::{AT_ONCE, Kept};
 use super::sink::PgSink;
 use super::target::{Copied, copied};
 use super::tuples::{HEADER, TRAILER};
 use super::upsert::{self, Incoming};
 use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
-use crate::data::{Digest, RawChunk, RowHasher, Schema, change};
+use crate::data::{Digest, RawChunk, Reject, RowHasher, Schema, change};
 use crate::define::pipeline::{Verify, WriteMode};
 use crate::failure::{Failure, FailureKind};
 
@@ -30,24 +31,29 @@ const AHEAD: usize = 2;
 
 /// Writes one split. Connects when the first rows come.
 pub(super) struct PgWriter {
-    sink: PgSink,
-    load: Load,
+    pub(super) sink: PgSink,
+    pub(super) load: Load,
     split: String,
     /// The split's mark in the target, as far as this writer knows.
     from: Option<Mark>,
-    open: Option<Open>,
+    pub(super) open: Option<Open>,
     hasher: RowHasher,
+    /// In streams: what came since the last commit.
+    pub(super) kept: Option<Kept>,
 }
 
 /// A split that is being written.
-struct Open {
+pub(super) struct Open {
     ledger: Ledger,
+    pub(super) table: Table,
+    /// The names of the columns that are written, quoted.
+    pub(super) names: Vec<String>,
     /// What an upsert needs to know of its target and its temporary table.
     upsert: Option<Incoming>,
-    columns: Vec<(usize, Form)>,
-    state: Copy,
+    pub(super) columns: Vec<(usize, Form)>,
+    pub(super) state: Copy,
     /// The mark, when this split turns out to be written already; what comes in is then dropped.
-    done: Option<Mark>,
+    pub(super) done: Option<Mark>,
     frame: Vec<u8>,
     rows: u64,
     bytes: u64,
@@ -56,10 +62,12 @@ struct Open {
     raw: bool,
     /// Rows are changes, with two columns behind their own.
     changes: bool,
+    /// Rows in the target, once all that came is there and only the commit is missing.
+    pub(super) arrived: Option<u64>,
 }
 
 /// The connection: at rest, or in a COPY that a task of its own feeds, since a COPY borrows its connection for as long as it lasts.
-enum Copy {
+pub(super) enum Copy {
     Resting(Session),
     Copying { frames: mpsc::Sender<Bytes>, task: AbortOnDropHandle<Result<(Session, u64), Failure>> },
     Broken,
@@ -67,7 +75,7 @@ enum Copy {
 
 impl PgWriter {
     pub(super) fn new(sink: PgSink, load: Load, split: String, from: Option<Mark>) -> Self {
-        Self { sink, load, split, from, open: None, hasher: RowHasher::default() }
+        Self { sink, load, split, from, open: None, hasher: RowHasher::default(), kept: None }
     }
 
     /// Begins the transaction and the COPY.
@@ -80,10 +88,32 @@ impl PgWriter {
     }
 
     async fn start(&self, changes: bool) -> Result<Open, Failure> {
+        let mut open = self.enter(changes).await?;
+        if open.done.is_some() {
+            return Ok(open);
+        }
+        let mut session = open.rested()?;
+        session.run("begin").await?;
+        let (incoming, into) = self.copy_into(&mut session, &open).await?;
+        open.upsert = incoming;
+        open.digest = (open.upsert.is_some() && self.load.verify == Verify::Digest).then(Digest::default);
+        let (frames, receive) = mpsc::channel(AHEAD);
+        let task = AbortOnDropHandle::new(tokio::spawn(copy_in(session, into, receive)));
+        open.state = Copy::Copying { frames, task };
+        open.frame.extend_from_slice(HEADER);
+        Ok(open)
+    }
+
+    /// Looks at the target and at the split's mark, and changes nothing.
+    pub(super) async fn enter(&self, changes: bool) -> Result<Open, Failure> {
         let mut session = self.sink.pool.session(Use::Write).await?;
         let ledger = self.sink.ledger(&mut session).await?;
         let table = self.sink.written_to(&mut session, &self.load).await?;
-        let Copied { forms: columns, names } = copied(&table, &self.load.schema)?;
+        let Copied { forms: mut columns, names } = copied(&table, &self.load.schema)?;
+        if changes {
+            let behind = self.load.schema.columns.len();
+            columns.extend([(behind, Form::Bytes), (behind + 1, Form::Bytes)]);
+        }
         // Seen early; what counts is the look under lock before the commit.
         if ledger.look(&mut session, &self.load.key).await?.is_none_or(|row| row.epoch != self.load.epoch as i64) {
             return Err(fenced());
@@ -93,11 +123,13 @@ impl PgWriter {
         if done.is_none() && found != self.from {
             return Err(moved_on(&self.split));
         }
-        let mut open = Open {
+        Ok(Open {
             ledger,
+            table,
+            names,
             upsert: None,
             columns,
-            state: Copy::Broken,
+            state: Copy::Resting(session),
             done,
             frame: Vec::new(),
             rows: 0,
@@ -105,35 +137,22 @@ impl PgWriter {
             digest: None,
             raw: false,
             changes,
-        };
-        if open.done.is_some() {
-            open.state = Copy::Resting(session);
-            return Ok(open);
-        }
-        session.run("begin").await?;
-        let into = self.copy_into(&mut session, &table, names, &mut open).await?;
-        let (frames, receive) = mpsc::channel(AHEAD);
-        let task = AbortOnDropHandle::new(tokio::spawn(copy_in(session, format!("copy {into} from stdin (format binary)"), receive)));
-        open.state = Copy::Copying { frames, task };
-        open.frame.extend_from_slice(HEADER);
-        Ok(open)
+            arrived: None,
+        })
     }
 
-    /// What stands behind COPY; for an upsert the temporary table, which is made here.
-    async fn copy_into(&self, session: &mut Session, table: &Table, names: Vec<String>, open: &mut Open) -> Result<String, Failure> {
-        let mut columns = names.join(", ");
+    /// The COPY, into the target or, for an upsert, into a temporary table, which is made here.
+    pub(super) async fn copy_into(&self, session: &mut Session, open: &Open) -> Result<(Option<Incoming>, String), Failure> {
+        let (table, mut columns) = (&open.table, open.names.join(", "));
+        let copy = |into: &str, columns: &str| format!("copy {into} ({columns}) from stdin (format binary)");
         let WriteMode::Upsert { key } = &self.sink.spec.mode else {
-            return Ok(format!("{} ({columns})", quoted(&[table.schema.clone(), table.name.clone()])?));
+            return Ok((None, copy(&quoted(&[table.schema.clone(), table.name.clone()])?, &columns)));
         };
-        let incoming = Incoming::create(session, table, names, key, open.changes).await?;
+        let incoming = Incoming::create(session, table, open.names.clone(), key, open.changes).await?;
         if open.changes {
-            let behind = self.load.schema.columns.len();
-            open.columns.extend([(behind, Form::Bytes), (behind + 1, Form::Bytes)]);
             columns.extend(EXTRA.map(|name| format!(", {name}")));
         }
-        open.digest = (self.load.verify == Verify::Digest).then(Digest::default);
-        open.upsert = Some(incoming);
-        Ok(format!("{} ({columns})", upsert::TABLE))
+        Ok((Some(incoming), copy(upsert::TABLE, &columns)))
     }
 
     /// The columns that are written, as a schema of their own.
@@ -181,9 +200,30 @@ impl Open {
                 self.state = resting;
                 Ok(0)
             }
-            Copy::Broken => Err(Failure::transient("the connection was lost while rows were written")),
+            Copy::Broken => Err(lost()),
         }
     }
+
+    /// The connection, between two COPYs.
+    pub(super) fn rested(&mut self) -> Result<Session, Failure> {
+        match std::mem::replace(&mut self.state, Copy::Broken) {
+            Copy::Resting(session) => Ok(session),
+            Copy::Copying { .. } | Copy::Broken => Err(lost()),
+        }
+    }
+
+    /// Takes what is in the temporary table to the target.
+    pub(super) async fn merge(&self, session: &mut Session, incoming: &Incoming) -> Result<u64, Failure> {
+        if !self.changes {
+            return incoming.merge(session).await;
+        }
+        let own = self.columns.len() - EXTRA.len();
+        incoming.changes(self.columns[..own].iter().map(|(place, _)| *place)).apply(session).await
+    }
+}
+
+fn lost() -> Failure {
+    Failure::transient("the connection was lost while rows were written")
 }
 
 async fn copy_in(mut session: Session, copy: String, mut frames: mpsc::Receiver<Bytes>) -> Result<(Session, u64), Failure> {
@@ -210,27 +250,23 @@ fn fenced() -> Failure {
 #[async_trait]
 impl Writer for PgWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
-        let changes = change::is_changes(&batch);
-        if changes && !matches!(self.sink.spec.mode, WriteMode::Upsert { .. }) {
-            return Err(Failure::permanent("changes can only be applied by a key").help("write `mode: upsert`"));
+        if self.kept.as_mut().is_some_and(|kept| kept.take(&batch)) {
+            return Ok(());
         }
-        self.begin(changes).await?;
-        let Some(open) = self.open.as_mut().filter(|open| open.done.is_none()) else { return Ok(()) };
-        let columns = std::mem::take(&mut open.columns);
-        if let Some(digest) = &mut open.digest {
-            let places: Vec<usize> = columns.iter().map(|(place, _)| *place).collect();
-            self.hasher.hashes(&batch, &places).for_each(|hash| digest.add_row(hash));
+        let sent = self.send(&batch).await;
+        self.or_kept(sent)
+    }
+
+    fn give_back(&mut self) {
+        self.kept = Some(Kept::default());
+    }
+
+    async fn refused(&mut self) -> Result<Vec<Reject>, Failure> {
+        if self.open.as_ref().is_some_and(|open| open.arrived.is_none()) && self.kept.is_some() {
+            let arrived = self.arrive().await;
+            self.or_kept(arrived)?;
         }
-        let arrays = prepared(&batch, &columns);
-        let mut encoder = Encoder::new(&batch, &arrays, &columns)?;
-        while encoder.fill(&mut open.frame, FRAME)? {
-            open.flush(false).await?;
-        }
-        open.flush(false).await?;
-        drop(encoder);
-        open.columns = columns;
-        open.rows += batch.num_rows() as u64;
-        Ok(())
+        self.sift().await
     }
 
     async fn write_raw(&mut self, chunk: RawChunk) -> Result<(), Failure> {
@@ -255,6 +291,7 @@ impl Writer for PgWriter {
 
     async fn checkpoint(&mut self, mark: Mark) -> Result<Committed, Failure> {
         let committed = self.put(&mark).await?;
+        self.kept = self.kept.take().map(|_| Kept::default());
         self.from = Some(mark);
         Ok(committed)
     }
@@ -265,43 +302,76 @@ impl Writer for PgWriter {
 }
 
 impl PgWriter {
-    /// Ends the COPY and commits its rows together with their mark.
-    async fn put(&mut self, mark: &Mark) -> Result<Committed, Failure> {
-        self.begin(false).await?;
-        let Some(mut open) = self.open.take() else { return Err(Failure::permanent("a writer was committed twice")) };
-        if let Some(done) = &open.done {
-            let rows = done.rows;
-            if let Copy::Resting(session) = open.state {
-                session.release();
-            }
-            return Ok(Committed { rows, bytes: 0 });
+    async fn send(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+        let changes = change::is_changes(batch);
+        if changes && !matches!(self.sink.spec.mode, WriteMode::Upsert { .. }) {
+            return Err(Failure::permanent("changes can only be applied by a key").help("write `mode: upsert`"));
         }
+        self.begin(changes).await?;
+        let Some(open) = self.open.as_mut().filter(|open| open.done.is_none()) else { return Ok(()) };
+        let columns = std::mem::take(&mut open.columns);
+        if let Some(digest) = &mut open.digest {
+            let places: Vec<usize> = columns.iter().map(|(place, _)| *place).collect();
+            self.hasher.hashes(batch, &places).for_each(|hash| digest.add_row(hash));
+        }
+        let arrays = prepared(batch, &columns);
+        let mut encoder = Encoder::new(batch, &arrays, &columns)?;
+        while encoder.fill(&mut open.frame, FRAME)? {
+            open.flush(false).await?;
+        }
+        open.flush(false).await?;
+        drop(encoder);
+        open.columns = columns;
+        open.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Ends the COPY and brings its rows to where they belong. Only the commit is missing then.
+    async fn arrive(&mut self) -> Result<(), Failure> {
+        let Some(open) = self.open.as_mut().filter(|open| open.done.is_none() && open.arrived.is_none()) else { return Ok(()) };
         open.frame.extend_from_slice(TRAILER);
         open.flush(true).await?;
         let copied = open.end_copy().await?;
         if copied != open.rows {
             return Err(Failure::permanent(format!("split {}: the server took {copied} rows of {}", self.split, open.rows)));
         }
-        let Copy::Resting(mut session) = std::mem::replace(&mut open.state, Copy::Broken) else {
-            return Err(Failure::transient("the connection was lost while rows were written"));
-        };
+        let mut session = open.rested()?;
+        let Some(open) = &self.open else { return Ok(()) };
         let rows = match &open.upsert {
             None => copied,
-            Some(incoming) if open.changes => {
-                let own = open.columns.len() - EXTRA.len();
-                incoming.changes(open.columns[..own].iter().map(|(place, _)| *place)).apply(&mut session).await?
-            }
             Some(incoming) => {
                 if let Some(digest) = open.digest {
                     incoming.verify_arrival(&mut session, &self.sink, &self.written(&open.columns), digest, open.raw).await?;
                 }
-                let rows = incoming.merge(&mut session).await?;
+                let rows = open.merge(&mut session, incoming).await?;
                 if open.digest.is_some() {
                     incoming.verify_merge(&mut session).await?;
                 }
                 rows
             }
         };
+        if self.kept.is_some() {
+            // What only the commit would refuse is refused here, where the row can still be found.
+            session.run(AT_ONCE).await?;
+        }
+        if let Some(open) = &mut self.open {
+            open.state = Copy::Resting(session);
+            open.arrived = Some(rows);
+        }
+        Ok(())
+    }
+
+    /// Commits the rows together with their mark.
+    async fn put(&mut self, mark: &Mark) -> Result<Committed, Failure> {
+        self.begin(false).await?;
+        self.arrive().await?;
+        let Some(mut open) = self.open.take() else { return Err(Failure::permanent("a writer was committed twice")) };
+        let mut session = open.rested()?;
+        if let Some(done) = &open.done {
+            session.release();
+            return Ok(Committed { rows: done.rows, bytes: 0 });
+        }
+        let rows = open.arrived.unwrap_or_default();
         open.ledger.share(&mut session, &self.load).await?;
         if open.ledger.mark(&mut session, &self.load, self.from.as_ref(), mark).await? {
             return self.settle(session, &open.ledger, mark, Committed { rows, bytes: open.bytes }).await;

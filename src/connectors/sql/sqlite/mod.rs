@@ -18,6 +18,7 @@ mod marks;
 mod poll;
 mod publish;
 mod reading;
+mod sift;
 mod sink;
 mod source;
 mod table;

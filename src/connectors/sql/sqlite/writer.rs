@@ -15,14 +15,19 @@ use super::compare::Comparison;
 use super::connection::{Database, Interrupt, blocking, blocking_open};
 use super::insert::Rows;
 use super::marks;
+use super::sift::{Sift, Sifted};
 use super::sink::{check_epoch, in_transaction, shape_now, staging_name};
 use super::target::{Publish, Shape, quote, quoted_list};
 use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
+use crate::data::Reject;
 use crate::define::pipeline::{SqlSink, Verify, WriteMode};
 use crate::failure::{Failure, FailureKind};
 
+/// Most bytes of a stream's commit that wait in memory to be sifted. What is larger is gathered, and not sifted.
+const MOST_KEPT: u64 = 32 << 20;
+
 /// The table in the temporary file.
-const GATHERED: &str = "temp.haul_gathered";
+pub(super) const GATHERED: &str = "temp.haul_gathered";
 
 /// The column of that table that holds a row's hash, in upserts whose rows are compared after they are written.
 pub(super) const HASH: &str = "haul_row_hash";
@@ -42,11 +47,27 @@ pub(super) struct SqliteWriter {
     bytes: u64,
     /// The connection with the temporary table, once there is one.
     gathered: Option<Sqlite>,
+    /// Rows that the target refuses are found and given back.
+    sifts: bool,
+    /// What waited is in the target, and only its commit is missing.
+    sifted: Option<Sifted>,
 }
 
 impl SqliteWriter {
     pub(super) fn new(database: Arc<Database>, spec: Arc<SqlSink>, load: Load, split: String, from: Option<Mark>) -> Self {
-        Self { database, spec, load, split, from, waiting: Vec::new(), room: None, bytes: 0, gathered: None }
+        Self {
+            database,
+            spec,
+            load,
+            split,
+            from,
+            waiting: Vec::new(),
+            room: None,
+            bytes: 0,
+            gathered: None,
+            sifts: false,
+            sifted: None,
+        }
     }
 
     fn upserts(&self) -> bool {
@@ -94,7 +115,10 @@ impl Writer for SqliteWriter {
         let bytes = batch.get_array_memory_size();
         self.bytes += bytes as u64;
         self.waiting.push(batch);
-        let waits = !self.upserts() && self.gathered.is_none();
+        if self.sifts && self.gathered.is_none() && self.bytes <= MOST_KEPT {
+            return Ok(());
+        }
+        let waits = !self.upserts() && self.gathered.is_none() && !self.sifts;
         match waits.then(|| self.database.room(bytes)).flatten() {
             Some(more) => match &mut self.room {
                 Some(room) => room.merge(more),
@@ -103,6 +127,25 @@ impl Writer for SqliteWriter {
             None => self.gather().await?,
         }
         Ok(())
+    }
+
+    fn give_back(&mut self) {
+        self.sifts = true;
+    }
+
+    async fn refused(&mut self) -> Result<Vec<Reject>, Failure> {
+        if !self.sifts || self.waiting.is_empty() || self.gathered.is_some() {
+            return Ok(Vec::new());
+        }
+        let turn = self.database.turn().await;
+        let database = self.database.clone();
+        let connection = blocking_open(move || database.writer()).await?;
+        let sift = Sift { database: self.database.clone(), spec: self.spec.clone(), load: self.load.clone(), waiting: std::mem::take(&mut self.waiting) };
+        let (split, from) = (self.split.clone(), self.from.clone());
+        let (connection, (rows, refused)) =
+            blocking(connection, move |connection, interrupt| sift.run(connection, interrupt, &split, from.as_ref())).await?;
+        self.sifted = Some(Sifted { connection, turn, rows });
+        Ok(refused)
     }
 
     async fn checkpoint(&mut self, mark: Mark) -> Result<Committed, Failure> {
@@ -122,6 +165,17 @@ impl SqliteWriter {
         if mark.split != self.split {
             return Err(Failure::permanent(format!("a mark of split `{}` came for split `{}`", mark.split, self.split)));
         }
+        if let Some(Sifted { connection, turn, rows }) = self.sifted.take() {
+            let work = self.commit_of(mark, false);
+            let bytes = std::mem::take(&mut self.bytes);
+            let (connection, rows) = blocking(connection, move |connection, _| {
+                let _turn = turn;
+                work.end(connection, rows)
+            })
+            .await?;
+            self.database.keep(connection);
+            return Ok(Committed { rows, bytes });
+        }
         let turn = self.database.turn().await;
         let database = self.database.clone();
         let gathered = self.gathered.is_some();
@@ -132,15 +186,7 @@ impl SqliteWriter {
                 blocking_open(move || database.writer()).await?
             }
         };
-        let work = Commit {
-            database: self.database.clone(),
-            spec: self.spec.clone(),
-            load: self.load.clone(),
-            from: self.from.clone(),
-            mark,
-            waiting: std::mem::take(&mut self.waiting),
-            gathered,
-        };
+        let work = self.commit_of(mark, gathered);
         let room = self.room.take();
         let bytes = std::mem::take(&mut self.bytes);
         let (connection, rows) = blocking(connection, move |connection, interrupt| {
@@ -152,6 +198,18 @@ impl SqliteWriter {
             database.keep(connection);
         }
         Ok(Committed { rows, bytes })
+    }
+
+    fn commit_of(&mut self, mark: Mark, gathered: bool) -> Commit {
+        Commit {
+            database: self.database.clone(),
+            spec: self.spec.clone(),
+            load: self.load.clone(),
+            from: self.from.clone(),
+            mark,
+            waiting: std::mem::take(&mut self.waiting),
+            gathered,
+        }
     }
 }
 
@@ -170,6 +228,19 @@ struct Commit {
 impl Commit {
     fn run(&self, connection: &mut Sqlite, interrupt: &Interrupt) -> Result<u64, Failure> {
         let result = in_transaction(&self.database, connection, |transaction| self.write(transaction, interrupt));
+        self.settle(result)
+    }
+
+    /// Ends the transaction that all rows but not their mark are in.
+    fn end(&self, connection: &Sqlite, rows: u64) -> Result<u64, Failure> {
+        let end = || {
+            marks::put(connection, &self.load.key, self.load.epoch, &self.mark)?;
+            connection.execute_batch("commit")
+        };
+        self.settle(end().map(|()| rows).map_err(|error| self.database.failure(error)))
+    }
+
+    fn settle(&self, result: Result<u64, Failure>) -> Result<u64, Failure> {
         match result {
             // Whether a commit that failed took place is told by the mark, on a fresh connection.
             Err(failure) if failure.kind == FailureKind::Permanent => match self.settled() {
@@ -244,7 +315,7 @@ impl Commit {
 }
 
 /// The temporary table of a split: columns as the target's, so that SQLite can copy whole rows; for an upsert, values as they arrive.
-fn create_gathered(shape: &Shape) -> String {
+pub(super) fn create_gathered(shape: &Shape) -> String {
     if shape.key.is_empty() {
         return shape.create_gathered(GATHERED);
     }
@@ -255,7 +326,7 @@ fn create_gathered(shape: &Shape) -> String {
 }
 
 /// The statement that moves gathered rows into the target, in the order they came.
-fn move_gathered(shape: &Shape, table: &str) -> String {
+pub(super) fn move_gathered(shape: &Shape, table: &str) -> String {
     let columns = shape.column_list();
     if shape.key.is_empty() {
         return format!("insert into {table} ({columns}) select {columns} from {GATHERED}");

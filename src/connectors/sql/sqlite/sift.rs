@@ -1,0 +1,115 @@
+//! Finds the rows of a stream that the target refuses: everything is written behind savepoints, and what is refused is cut in halves until the
+//! rows at fault stand alone. The transaction stays open for the mark.
+
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use rusqlite::Connection as Sqlite;
+use tokio::sync::OwnedMutexGuard;
+
+use super::connection::{Database, Interrupt};
+use super::insert::Rows;
+use super::marks;
+use super::sink::{check_epoch, shape_now};
+use super::target::{Shape, quote};
+use super::writer::{GATHERED, create_gathered, move_gathered};
+use crate::connectors::refused::{Halves, reject};
+use crate::connectors::{Load, Mark, moved_on};
+use crate::data::Reject;
+use crate::define::pipeline::{SqlSink, WriteMode};
+use crate::failure::{Failure, FailureKind};
+
+/// A transaction that lacks only its mark.
+pub(super) struct Sifted {
+    pub(super) connection: Sqlite,
+    /// The right to write, which ends with the transaction.
+    pub(super) turn: OwnedMutexGuard<()>,
+    pub(super) rows: u64,
+}
+
+/// What came since the last commit of a stream.
+pub(super) struct Sift {
+    pub(super) database: Arc<Database>,
+    pub(super) spec: Arc<SqlSink>,
+    pub(super) load: Load,
+    pub(super) waiting: Vec<RecordBatch>,
+}
+
+impl Sift {
+    /// Begins the transaction and writes. Gives the number of rows in the target, and those that it refuses.
+    pub(super) fn run(
+        &self,
+        connection: &Sqlite,
+        interrupt: &Interrupt,
+        split: &str,
+        from: Option<&Mark>,
+    ) -> Result<(u64, Vec<Reject>), Failure> {
+        self.execute(connection, "begin immediate")?;
+        check_epoch(&self.database, connection, &self.load)?;
+        let found = marks::mark(connection, &self.load.key, split).map_err(|error| self.database.failure(error))?;
+        if found.as_ref() != from {
+            return Err(moved_on(split));
+        }
+        let shape = shape_now(&self.database, connection, &self.spec, &self.load.schema)?;
+        if !shape.key.is_empty() {
+            self.execute(connection, &create_gathered(&shape))?;
+        }
+        let (mut rows, mut refused) = (0, Vec::new());
+        for batch in &self.waiting {
+            rows += self.batch(connection, interrupt, &shape, batch, &mut refused)?;
+        }
+        if !shape.key.is_empty() {
+            self.execute(connection, &format!("drop table {GATHERED}"))?;
+        }
+        Ok((rows, refused))
+    }
+
+    fn batch(
+        &self,
+        connection: &Sqlite,
+        interrupt: &Interrupt,
+        shape: &Shape,
+        batch: &RecordBatch,
+        refused: &mut Vec<Reject>,
+    ) -> Result<u64, Failure> {
+        let key = match &self.spec.mode {
+            WriteMode::Upsert { key } => key.as_slice(),
+            _ => self.spec.primary_key.as_deref().unwrap_or_default(),
+        };
+        let mut rows = 0;
+        let mut halves = Halves::of(batch.num_rows());
+        while let Some(part) = halves.next() {
+            self.execute(connection, "savepoint haul_part")?;
+            match self.part(connection, interrupt, shape, &batch.slice(part.start, part.len())) {
+                Ok(put) => rows += put,
+                Err(failure) if failure.kind == FailureKind::BadRows => {
+                    self.execute(connection, "rollback to haul_part")?;
+                    if !halves.cut(&part, |_| false) {
+                        refused.push(reject(&self.load.schema, key, batch, part.start, &failure));
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+            self.execute(connection, "release haul_part")?;
+        }
+        Ok(rows)
+    }
+
+    /// Writes some rows as if they were all.
+    fn part(&self, connection: &Sqlite, interrupt: &Interrupt, shape: &Shape, batch: &RecordBatch) -> Result<u64, Failure> {
+        let writing = Rows { database: &self.database, shape, schema: &self.load.schema, interrupt };
+        let table = quote(&shape.table);
+        if shape.key.is_empty() {
+            writing.insert(connection, &table, batch, false)?;
+            return Ok(batch.num_rows() as u64);
+        }
+        writing.insert(connection, GATHERED, batch, true)?;
+        let rows = connection.execute(&move_gathered(shape, &table), []).map_err(|error| self.database.failure(error))?;
+        self.execute(connection, &format!("delete from {GATHERED}"))?;
+        Ok(rows as u64)
+    }
+
+    fn execute(&self, connection: &Sqlite, sql: &str) -> Result<(), Failure> {
+        connection.execute_batch(sql).map_err(|error| self.database.failure(error))
+    }
+}
