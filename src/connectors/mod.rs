@@ -16,10 +16,12 @@ use crate::define::pipeline::Verify;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
 
+pub use compare::{Compared, Rows};
 pub use registry::{Connections, Unusable};
 pub use request::requested;
 
 mod ahead;
+mod compare;
 pub mod discard;
 pub mod files;
 pub mod generate;
@@ -137,6 +139,11 @@ pub trait Reading: Send + Sync {
     /// Reads one split, in batches within the request's limit: all of it, or what follows a position that an earlier read of the same split
     /// gave. A source that gives no positions is never handed one.
     async fn read(&self, split: &Split, from: Option<&Position>) -> Result<BatchStream, Failure>;
+
+    /// Whether a stream can say that it has handed on everything there was; see [`crate::data::Lag::caught_up`].
+    fn catches_up(&self) -> bool {
+        true
+    }
 
     /// Says that everything up to a position is committed and will never be asked for again. Only streams call it, after each commit.
     async fn acknowledge(&self, position: &Position) -> Result<(), Failure> {
@@ -355,6 +362,11 @@ pub trait Writer: Send {
         Ok(Vec::new())
     }
 
+    /// Bytes of the file that the next commit makes whole, about; `None` where that does not matter.
+    fn written_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Commits the rows taken since the last checkpoint together with a mark that holds a position, and goes on. Only called when
     /// [`Target::checkpoints`] says so. The answer means what that of `commit` does. When the target's mark of the split is not the one that
     /// the writer went on from, an attempt that was thought lost has moved it: nothing is written, and the failure is transient with
@@ -381,25 +393,4 @@ pub struct Committed {
 /// The failure of a writer whose split has another mark in the target than the one it went on from.
 pub fn moved_on(split: &str) -> Failure {
     Failure::transient(format!("an attempt that was thought lost has moved split {split} on")).view_lost()
-}
-
-/// The rows that a target should hold, for [`Sink::compare`].
-#[async_trait]
-pub trait Rows: Send + Sync {
-    /// All of them, from the beginning.
-    async fn all(&self) -> Result<BatchStream, Failure>;
-
-    /// Some of them as they are by now; see [`Reading::again`].
-    async fn again(&self, keys: &BinaryArray) -> Result<BatchStream, Failure>;
-}
-
-/// What a comparison found.
-#[derive(Clone, Debug)]
-pub struct Compared {
-    /// The rows that should be there.
-    pub digest: Digest,
-    /// Those that are, and others that should not be.
-    pub found_rows: u64,
-    /// The first differences, each with its key; empty when there is none.
-    pub differences: Vec<String>,
 }

@@ -177,7 +177,7 @@ fn one(reader: &mut Reader<'_>, document: &Document, name: &str, said: &file::Co
         }
     };
     let max_connections = said.max_connections.unwrap_or(MAX_CONNECTIONS);
-    let http = http::settings(reader, document, &at, said, engine)?;
+    let http = http::settings(reader, document, &at, said, (&url, engine))?;
     Some(Connection { name: name.to_owned(), engine, url: Secret::new(url), max_connections, http, at })
 }
 

@@ -1,17 +1,30 @@
 //! Outputs: where a stage writes, and where its bad rows go.
 
+use std::time::Duration;
+
 use super::connections::{Family, engine_of};
 use super::inputs::{Ending, csv_characters, csv_only, format, path, table_name};
 use super::pipeline::{
-    CacheMode, CacheSink, Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, RowMode, SchemaMode, SinkSpec, SqlSink,
+    CacheMode, CacheSink, Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, Roll, RowMode, SchemaMode, SinkSpec, SqlSink,
     WriteMode,
 };
 use super::reader::Reader;
+use super::stages::{at_least, positive};
 use super::steps::names;
 use super::{http, keys, redis};
 use crate::diagnostic::Diagnostic;
 use crate::load::file::{self, FilesMode, Format, OutputCompression, SqlMode};
+use crate::load::shape;
 use crate::load::template::is_template;
+
+/// Rows of a part of a stream's files when it does not say.
+const PART_ROWS: u64 = 1_000_000;
+/// Its bytes.
+const PART_BYTES: u64 = 128 << 20;
+/// The longest that its first row waits.
+const PART_EVERY: Duration = Duration::from_secs(300);
+/// The least bytes of a part.
+const LEAST_PART: u64 = 1 << 10;
 
 /// Reads one output of a stage that reads `keys`, or not. `None` when it cannot be understood, which has been reported.
 pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output, keys_come: bool) -> Option<Output> {
@@ -106,13 +119,33 @@ fn files(reader: &mut Reader<'_>, at: &str, said: &file::FilesOutput) -> Option<
         }
         Some(FilesMode::Replace) | None => WriteMode::Replace,
     };
+    let roll = said.roll.as_ref().map(|said| roll(reader, at, said));
+    let mode = if roll.is_some() { WriteMode::Append } else { mode };
+    if roll.is_some() && !path.ends_with('/') && !is_template(&path) && !reader.broken(&path_at) {
+        let message = "a stream writes part after part, and this is one file";
+        reader.error("files-roll", &path_at, message, "name a folder: end the path in `/`, and say the `format`");
+    }
+    if roll.is_some() && said.mode == Some(FilesMode::Replace) {
+        let message = "parts of a stream are added to a folder, and `replace` would remove those before";
+        reader.error("files-roll", &format!("{at}/mode"), message, "remove `mode`, or `roll`");
+    }
     let csv = csv_only(reader, at, said.csv.is_some(), format).then_some(said.csv.as_ref()).flatten();
     let format = match format {
         Some(Format::Csv) => FileFormat::Csv(csv_dialect(reader, at, csv, Ending::of(&path).tabs)),
         Some(Format::Parquet) => FileFormat::Parquet,
         Some(Format::Ndjson) | None => FileFormat::Ndjson,
     };
-    Some(FilesSink { connection, path, format, compression, mode })
+    Some(FilesSink { connection, path, format, compression, mode, roll })
+}
+
+fn roll(reader: &mut Reader<'_>, at: &str, said: &file::Roll) -> Roll {
+    positive(reader, &format!("{at}/roll/every"), said.every.as_ref());
+    at_least(reader, &format!("{at}/roll/bytes"), said.bytes.as_ref(), LEAST_PART, "1KiB");
+    Roll {
+        rows: said.rows.unwrap_or(PART_ROWS),
+        bytes: said.bytes.as_ref().and_then(shape::Size::read).unwrap_or(PART_BYTES),
+        every: said.every.as_ref().and_then(shape::Duration::read).unwrap_or(PART_EVERY),
+    }
 }
 
 fn compression(reader: &mut Reader<'_>, at: &str, said: Option<OutputCompression>, format: Option<Format>, path: &str) -> Compression {

@@ -269,7 +269,7 @@ pub(super) fn positive(reader: &mut Reader<'_>, at: &str, said: Option<&shape::D
     }
 }
 
-fn at_least(reader: &mut Reader<'_>, at: &str, said: Option<&shape::Size>, least: u64, word: &str) {
+pub(super) fn at_least(reader: &mut Reader<'_>, at: &str, said: Option<&shape::Size>, least: u64, word: &str) {
     if said.and_then(shape::Size::read).is_some_and(|size| size < least) {
         reader.error("out-of-range", at, "the size is too small to work with", format!("the least is {word}"));
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::connections::{Family, engine_of};
 use super::inputs::table_name;
 use super::pipeline::{
-    ChangesSource, Engine, Flow, HttpFollow, HttpSource, Kind, RedisFollow, RedisRowsSink, Retry, RowMode, RowShape, SinkSpec, SourceSpec,
-    SqlSink, WriteMode,
+    ChangesSource, Engine, FilesSink, Flow, HttpFollow, HttpSource, Kind, RedisFollow, RedisRowsSink, Retry, RowMode, RowShape, SinkSpec,
+    SourceSpec, SqlSink, WriteMode,
 };
 use super::reader::Reader;
 use super::stages::positive;
@@ -82,12 +82,19 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
         reader.error("stream-transform", &format!("{at}/transform"), message, help);
     }
     let count = flow.to.len();
+    // Caches come after everything else, wherever they stand.
+    let last_rows = flow.to.iter().rposition(|output| matches!(output.sink, SinkSpec::Sql(_) | SinkSpec::Redis(_)));
     for (place, output) in flow.to.iter_mut().enumerate() {
         let last = place + 1 == count;
         if let SinkSpec::Redis(rows) = &mut output.sink {
             rows.changes = changes;
         }
         let problem = match &output.sink {
+            SinkSpec::Sql(_) | SinkSpec::Redis(_) if changes && last_rows.is_some_and(|rows| place < rows) => Some((
+                "",
+                "after a crash the outputs before the last may get changes again, and values that an update did not send may be gone by then",
+                "write one stream for each output",
+            )),
             SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }) => None,
             SinkSpec::Sql(_) | SinkSpec::Http(_) | SinkSpec::Discard if changes => {
                 Some(("mode", "changes are applied by their key", "write `mode: upsert` with the table's key"))
@@ -100,9 +107,20 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
                 "after a crash the outputs before the last may get rows a second time, and `append` would keep both",
                 "move this output to the end of the list, or write `mode: upsert`",
             )),
-            SinkSpec::Files(_) => {
-                Some(("files", "a stream cannot write files yet", "write to a table, and let a batch stage write the files"))
+            SinkSpec::Files(_) if changes => Some((
+                "files",
+                "changes are applied by their key, and files have none",
+                "follow the table by a cursor: `table: …, cursor: …`",
+            )),
+            SinkSpec::Files(FilesSink { roll: None, .. }) => {
+                Some(("files", "a stream has no end at which a file would be whole", "say when a part is whole: `roll: { every: 1m }`"))
             }
+            SinkSpec::Files(_) if count > 1 => Some((
+                "roll",
+                "files are committed when a part is whole, and the other outputs would wait for that",
+                "write the files in a stream of their own",
+            )),
+            SinkSpec::Files(_) => None,
             SinkSpec::Redis(rows) if changes && !(rows.shape.one_row() && rows.mode == RowMode::Replace) => {
                 let help = "write a `hash` with `mode: replace`, a `json` or a `string`";
                 Some((rows.shape.word(), "changes are applied to keys that hold one row each, and nothing else", help))
@@ -117,7 +135,7 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
         };
         if let Some((key, message, help)) = problem {
             let pointer = format!("{}/{key}", output.at);
-            let pointer = if reader.document.get(&pointer).is_some() { pointer } else { output.at.clone() };
+            let pointer = if !key.is_empty() && reader.document.get(&pointer).is_some() { pointer } else { output.at.clone() };
             reader.error("stream-target", &pointer, message, help);
         }
     }
@@ -135,6 +153,13 @@ pub fn only_in_streams(reader: &mut Reader<'_>, flow: &Flow) {
         };
         let message = format!("`{key}` says how a stream goes on, and this stage reads its input once");
         reader.error_at_key("cursor-fields", &format!("{}/{key}", input.at), message, help);
+    }
+    for output in &flow.to {
+        if matches!(output.sink, SinkSpec::Files(FilesSink { roll: Some(_), .. })) {
+            let message = "`roll` says when a part of a stream is whole, and this stage has an end";
+            let help = "write `kind: stream`, or remove `roll`: a folder gets one part a split";
+            reader.error_at_key("files-roll", &format!("{}/roll", output.at), message, help);
+        }
     }
 }
 

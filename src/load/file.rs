@@ -124,6 +124,9 @@ pub struct Connection {
     /// address may always reach this machine.
     #[schemars(extend("default" = false))]
     pub allow_private: Option<bool>,
+    /// Of HTTP: whether NDJSON and CSV are read out of answers that say neither their length nor their end, and look the same when they were cut.
+    #[schemars(extend("default" = false))]
+    pub allow_unmeasured: Option<bool>,
     /// Of HTTP: the longest that a connection may take to come about.
     #[schemars(extend("default" = "10s"))]
     pub connect_timeout: Option<Duration>,

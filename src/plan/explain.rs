@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{InputPlan, Origin, OutputPlan, Plan, Sealed, SourcePlan, StagePlan};
 use crate::data::Grade;
-use crate::define::pipeline::{CacheMode, Kind, SinkSpec, SqlSink, Verify, WriteMode};
+use crate::define::pipeline::{CacheMode, FilesSink, Kind, SinkSpec, SqlSink, Verify, WriteMode, length_text};
 
 /// The plan for people.
 pub fn explain(plan: &Plan<Sealed>) -> String {
@@ -141,6 +141,9 @@ fn mode(output: &OutputPlan) -> String {
         SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key }, .. }) => format!("upsert by {}", key.join(", ")),
         SinkSpec::Sql(SqlSink { mode: WriteMode::Append, .. }) => "append".to_owned(),
         SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => "replace".to_owned(),
+        SinkSpec::Files(FilesSink { roll: Some(roll), .. }) => {
+            format!("parts of {} rows, {} or {}", thousands(roll.rows), size(roll.bytes), length_text(roll.every))
+        }
         SinkSpec::Files(sink) => if sink.mode == WriteMode::Append { "append" } else { "replace" }.to_owned(),
         SinkSpec::RedisKeys(sink) => format!("copy, {}", sink.conflict.word()),
         SinkSpec::Redis(sink) => sink.mode.word().to_owned(),

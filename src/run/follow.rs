@@ -16,7 +16,7 @@ use super::unit::{Done, finished, forward};
 use crate::clock;
 use crate::connectors::Reading;
 use crate::data::{Lag, Position};
-use crate::define::pipeline::Kind;
+use crate::define::pipeline::{Kind, Roll, SinkSpec};
 use crate::failure::Failure;
 
 /// How often a position is committed that moves without rows.
@@ -30,8 +30,15 @@ pub async fn follow(context: &RunContext, stage: &Arc<StageRun>) -> Result<Done,
     let (Some(reading), Some(split)) = (stage.reading(0), stage.splits.first().cloned()) else {
         return Err(Failure::permanent("a stream has no source"));
     };
+    if context.until_caught_up && !reading.catches_up() {
+        let message = format!(
+            "{} never says that it has sent everything, so nothing tells when the stream has caught up",
+            stage.plan.inputs[0].label
+        );
+        return Err(Failure::permanent(message).help("leave `--until` out, and end the run by a signal"));
+    }
     let attempt = Attempt::new(&stage.counters);
-    let output = Output::open(stage, &attempt, &split.id).await?;
+    let mut output = Output::open(stage, &attempt, &split.id).await?;
     output.take_up_rejects().await?;
     let from = output.goes_on_from();
     if let Some(position) = &from {
@@ -47,7 +54,8 @@ pub async fn follow(context: &RunContext, stage: &Arc<StageRun>) -> Result<Done,
             read.await.map_err(|failure| failure.during(format!("following {}", stage.plan.inputs[0].label)))
         }))
     };
-    let mut stream = Stream { reading, output, stage, every, committed: from, reached: None, due: None };
+    let ends = ends(stage, every);
+    let mut stream = Stream { reading, output, stage, ends, committed: from, reached: None, due: None, holds_rows: false };
     match stream.run(context, pieces).await? {
         End::CaughtUp => Ok(stream.output.done()),
         End::Stopped => Err(Failure::cancelled()),
@@ -69,12 +77,24 @@ struct Stream<'a> {
     reading: Arc<dyn Reading>,
     output: Output<'a>,
     stage: &'a StageRun,
-    every: Duration,
+    ends: Roll,
     committed: Option<Position>,
     /// Where everything that was written brings the stream; `None` in the middle of what belongs together.
     reached: Option<Position>,
     /// When what was written must be committed.
     due: Option<Instant>,
+    /// Whether that is because of rows.
+    holds_rows: bool,
+}
+
+/// When a commit is due: with what a batch of the stage holds, or with a whole part of its files.
+fn ends(stage: &StageRun, every: Duration) -> Roll {
+    let rolls = stage.plan.outputs.iter().find_map(|output| match &output.output.sink {
+        SinkSpec::Files(sink) => sink.roll.clone(),
+        _ => None,
+    });
+    let limit = stage.plan.flow().batch;
+    rolls.unwrap_or(Roll { rows: limit.rows as u64, bytes: limit.bytes as u64, every })
 }
 
 impl Stream<'_> {
@@ -112,12 +132,13 @@ impl Stream<'_> {
             tell(&self.stage.counters, lag);
         }
         let (rows, weight) = self.output.waiting();
-        let limit = self.stage.plan.flow().batch;
-        if rows >= limit.rows as u64 || weight >= limit.bytes {
+        if rows >= self.ends.rows || weight >= self.ends.bytes {
             self.commit().await?;
         } else if rows > 0 {
-            let latest = clock::instant() + self.every;
-            self.due = Some(self.due.map_or(latest, |due| due.min(latest)));
+            if !self.holds_rows {
+                self.holds_rows = true;
+                self.due = Some(clock::instant() + self.ends.every);
+            }
         } else if self.reached != self.committed && self.due.is_none() {
             self.due = Some(clock::instant() + WITHOUT_ROWS);
         }
@@ -127,7 +148,7 @@ impl Stream<'_> {
     /// Commits everything up to the position reached, if there is one: what lies behind it waits for the next.
     async fn commit(&mut self) -> Result<(), Failure> {
         let Some(position) = self.reached.clone() else { return Ok(()) };
-        self.due = None;
+        (self.due, self.holds_rows) = (None, false);
         if self.output.waiting().0 == 0 && self.committed.as_ref() == Some(&position) {
             return Ok(());
         }

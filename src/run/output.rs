@@ -210,8 +210,9 @@ impl<'a> Output<'a> {
     }
 
     /// Rows and their weight in bytes since the last commit.
-    pub fn waiting(&self) -> (u64, usize) {
-        (self.since.came + self.slip.count(), self.since.weight)
+    pub fn waiting(&self) -> (u64, u64) {
+        let file = self.writers.iter().find_map(|route| route.writer.written_bytes());
+        (self.since.came + self.slip.count(), file.unwrap_or(self.since.weight as u64))
     }
 
     fn is_due(&self) -> bool {

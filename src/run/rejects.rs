@@ -91,7 +91,7 @@ impl RejectSlip {
     }
 
     fn charge(&mut self, rejects: &[Reject]) -> Result<(), Failure> {
-        let Some(first) = rejects.first() else { return Ok(()) };
+        let (Some(first), Some(last)) = (rejects.first(), rejects.last()) else { return Ok(()) };
         if self.budget.log.is_none() {
             return Err(Failure::bad_rows(format!("{}: {}", first.origin, first.reason))
                 .help("correct the row, or let bad rows go to a file: `rejects: { to: { files: …, path: … }, at_most: … }`"));
@@ -100,7 +100,7 @@ impl RejectSlip {
         let taken = self.budget.taken.fetch_add(count, Ordering::Relaxed) + count;
         self.count += count;
         if taken > self.budget.at_most {
-            let message = format!("more than {} bad rows; the last was {}: {}", self.budget.at_most, first.origin, first.reason);
+            let message = format!("more than {} bad rows; the last was {}: {}", self.budget.at_most, last.origin, last.reason);
             return Err(Failure::bad_rows(message).help("correct the rows, or raise `rejects.at_most`"));
         }
         Ok(())

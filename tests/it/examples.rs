@@ -74,6 +74,7 @@ fn every_example_has_a_test() {
         "redis_cache",
         "redis_migration",
         "redis_rows",
+        "rolling_files",
     ];
     assert_eq!(names, expected, "write a test for the new one below");
 }
@@ -252,6 +253,23 @@ fn follow_orders() {
     let mut again = project.command(&["run", "follow_orders", "--until", "caught-up"]);
     assert!(again.envs(environment).status().expect("haul can be started").success());
     assert_eq!(sums(), support::postgres().sql(&source, expected));
+}
+
+#[test]
+fn rolling_files() {
+    let source = support::postgres().fresh_database();
+    support::postgres().sql(&source, SHOP);
+    let project = project();
+    let environment = [("SOURCE_URL", source.as_str())];
+    check_in(&project, "rolling_files", &environment, &["--until", "caught-up"]);
+    let parts = || std::fs::read_dir(project.path("target/lake/orders")).expect("the folder").count();
+    assert!(project.path("target/lake/orders/part-000000000001.parquet").exists());
+    let before = parts();
+    support::postgres()
+        .sql(&source, "insert into orders select (jsonb_populate_record(o, '{\"o_orderkey\": 99000001}')).* from orders o limit 1");
+    let mut again = project.command(&["run", "rolling_files", "--until", "caught-up"]);
+    assert!(again.envs(environment).status().expect("haul can be started").success());
+    assert_eq!(parts(), before + 1);
 }
 
 #[test]

@@ -71,6 +71,7 @@ pub(super) struct Hashed {
     file: Box<dyn Pending>,
     seal: Seal,
     hash: Xxh3,
+    count: Arc<AtomicU64>,
 }
 
 /// The size and hash of a finished file.
@@ -85,7 +86,12 @@ pub(super) struct Seal {
 impl Hashed {
     /// Nothing is written yet.
     pub(super) fn new(file: Box<dyn Pending>) -> Self {
-        Self { file, seal: Seal::default(), hash: Xxh3::new() }
+        Self::counted(file, Arc::default())
+    }
+
+    /// The same; the count goes up as bytes are written.
+    pub(super) fn counted(file: Box<dyn Pending>, count: Arc<AtomicU64>) -> Self {
+        Self { file, seal: Seal::default(), hash: Xxh3::new(), count }
     }
 
     /// Makes the file durable.
@@ -100,6 +106,7 @@ impl Write for Hashed {
         let length = self.file.write(bytes)?;
         self.hash.update(&bytes[..length]);
         self.seal.bytes += length as u64;
+        self.count.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
     }
 

@@ -5,7 +5,7 @@
 //! - `source`, `look`, `reading`, `cuts`: which files, what columns, which splits. `csv`, `ndjson`, `parquet`: the formats, both ways. `rows`,
 //!   `lines`: what text formats share. `encoding`, `codec`: characters and compression.
 //! - `sink`, `part`, `state`, `publish`, `manifest`: how rows get into files once. `grades`: what becomes of types.
-//! - `rejects`: the file of bad rows.
+//! - `roll`: part after part of a stream. `rejects`: the file of bad rows.
 //!
 //! Everything that blocks runs on blocking threads. Nothing is ever written under its final name before it is whole.
 
@@ -24,6 +24,7 @@ mod paths;
 mod publish;
 mod reading;
 mod rejects;
+mod roll;
 mod root;
 mod sink;
 mod source;

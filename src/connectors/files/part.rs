@@ -1,5 +1,8 @@
 //! Batches → one file of any format, and back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -46,6 +49,14 @@ impl Encoder {
             Self::Csv(writer) => writer.write(batch),
             Self::Ndjson(writer) => writer.write(batch),
             Self::Parquet(writer) => writer.write(batch),
+        }
+    }
+
+    /// Bytes that are taken and not handed on yet, where they may be many.
+    fn waiting(&self) -> usize {
+        match self {
+            Self::Csv(_) | Self::Ndjson(_) => 0,
+            Self::Parquet(writer) => writer.waiting(),
         }
     }
 
@@ -118,6 +129,16 @@ pub(super) struct PartWriter {
     batches: Option<mpsc::Sender<Option<RecordBatch>>>,
     task: JoinHandle<Result<Option<Seal>, Failure>>,
     rows: u64,
+    size: Arc<Size>,
+}
+
+/// How large a part has become.
+#[derive(Default)]
+struct Size {
+    /// Bytes in the file.
+    written: Arc<AtomicU64>,
+    /// Bytes on the way to it.
+    waiting: AtomicU64,
 }
 
 impl PartWriter {
@@ -128,12 +149,24 @@ impl PartWriter {
         let header = target.is_folder() || split == "all" || split.bytes().all(|byte| byte == b'0');
         let (sender, receiver) = mpsc::channel(QUEUE);
         let (own, path, schema) = (target.clone(), work.file(&file), load.schema.clone());
-        let task = tokio::task::spawn_blocking(move || encode(&own, &path, &schema, header, receiver));
-        Self { target, work, load: load.clone(), split: split.to_owned(), file, header, batches: Some(sender), task, rows: 0 }
+        let size = Arc::<Size>::default();
+        let counted = Arc::clone(&size);
+        let task = tokio::task::spawn_blocking(move || encode(&own, &path, &schema, header, receiver, &counted));
+        Self { target, work, load: load.clone(), split: split.to_owned(), file, header, batches: Some(sender), task, rows: 0, size }
+    }
+
+    /// Its name in the work folder.
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// About how many bytes it has by now.
+    pub(super) fn bytes(&self) -> u64 {
+        self.size.written.load(Ordering::Relaxed) + self.size.waiting.load(Ordering::Relaxed)
     }
 
     /// Ends the part; its seal.
-    async fn finish(&mut self) -> Result<Seal, Failure> {
+    pub(super) async fn finish(&mut self) -> Result<Seal, Failure> {
         if let Some(sender) = self.batches.take() {
             // A channel that only closes is a writer that was dropped. One that is closed already has failed, which the task tells.
             let _ = sender.send(None).await;
@@ -150,12 +183,16 @@ fn encode(
     schema: &Schema,
     header: bool,
     mut batches: mpsc::Receiver<Option<RecordBatch>>,
+    size: &Size,
 ) -> Result<Option<Seal>, Failure> {
-    let file = Hashed::new(target.store.create(path)?);
+    let file = Hashed::counted(target.store.create(path)?, Arc::clone(&size.written));
     let mut encoder = Encoder::new(&target.spec, schema, path, file, header)?;
     while let Some(word) = batches.blocking_recv() {
         match word {
-            Some(batch) => encoder.write(&batch)?,
+            Some(batch) => {
+                encoder.write(&batch)?;
+                size.waiting.store(encoder.waiting() as u64, Ordering::Relaxed);
+            }
             None => return encoder.finish(path).map(Some),
         }
     }

@@ -9,6 +9,7 @@ use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::{Host, Url};
 
 use super::rejects::RejectLog;
+use super::roll::RollSink;
 use super::sink::FileSink;
 use super::source::FileSource;
 use super::store::{Local, Object, Store, parent};
@@ -59,7 +60,8 @@ impl Root {
 
     /// What a stage writes.
     pub fn sink(&self, sink: &FilesSink) -> Arc<dyn Sink> {
-        Arc::new(FileSink::new(Arc::clone(&self.store), sink.clone()))
+        let sink = FileSink::new(Arc::clone(&self.store), sink.clone());
+        if sink.target.spec.roll.is_some() { Arc::new(RollSink { target: sink.target }) } else { Arc::new(sink) }
     }
 
     /// The NDJSON file that gets a stage's bad rows. A path that may not be named is a permanent failure.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::part::{self, PartWriter};
 use super::state::{LoadRecord, Stage, Work};
 use super::store::Store;
-use super::{encoding, grades, manifest, paths, publish, stream};
+use super::{encoding, grades, manifest, paths, publish, roll, stream};
 use crate::connectors::{Claim, FoundLoad, Load, LoadKey, Mark, Sink, Target as Answer, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{FileFormat, FilesSink, WriteMode};
@@ -41,6 +41,9 @@ impl Target {
 
     fn guarantee(&self) -> String {
         let how = self.store.promise();
+        if self.spec.roll.is_some() {
+            return format!("effectively once: parts {how}, each seen when it is whole; part and position in one record");
+        }
         match (self.is_folder(), self.spec.mode == WriteMode::Append, self.renames_folders) {
             (false, ..) => format!("effectively once: one file, {how}"),
             (true, false, true) => format!("effectively once: parts {how}; the folder is swapped, readers see one load or none"),
@@ -54,7 +57,7 @@ impl Target {
 
 /// One file, or a folder of parts.
 pub(super) struct FileSink {
-    target: Target,
+    pub(super) target: Target,
 }
 
 impl FileSink {
@@ -185,7 +188,8 @@ fn keep_whole_parts(store: &dyn Store, work: &Work, load: &mut LoadRecord) -> Re
     Ok(())
 }
 
-fn plan(target: &Target, incoming: &Schema) -> Result<Result<Answer, Vec<TargetProblem>>, Failure> {
+/// What a target becomes, or everything that is wrong with it.
+pub(super) fn plan(target: &Target, incoming: &Schema) -> Result<Result<Answer, Vec<TargetProblem>>, Failure> {
     let spec = &target.spec;
     let mut problems = Vec::new();
     let mut problem =
@@ -227,7 +231,8 @@ fn plan(target: &Target, incoming: &Schema) -> Result<Result<Answer, Vec<TargetP
             );
         }
     }
-    let exists = match there(target) {
+    let rolls = spec.roll.is_some();
+    let exists = match if rolls { roll::there(target) } else { there(target) } {
         Ok(exists) => exists,
         Err(failure) if failure.kind == FailureKind::Permanent => {
             problem("target-path", "path", failure.to_string(), failure.help.as_deref().unwrap_or("choose another path"));
@@ -243,9 +248,9 @@ fn plan(target: &Target, incoming: &Schema) -> Result<Result<Answer, Vec<TargetP
         ddl: Vec::new(),
         exists,
         wire: None,
-        writers: WRITERS,
+        writers: if rolls { 1 } else { WRITERS },
         whole: false,
-        checkpoints: false,
+        checkpoints: rolls,
         guarantee: target.guarantee(),
         reads_as: grades::reads_as(incoming, &spec.format),
     }))
@@ -334,6 +339,7 @@ mod tests {
                 format: FileFormat::Parquet,
                 compression: Compression::Zstd,
                 mode,
+                roll: None,
             };
             let (schema, all) = batch(0..100);
             for run in 0..runs {

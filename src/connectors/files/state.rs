@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::codec::Seal;
 use super::paths::WORK_FOLDER;
+use super::roll::Rolled;
 use super::store::{Store, join, parent};
 use crate::connectors::{Load, LoadKey, Mark};
 use crate::failure::{Failure, FailureKind};
@@ -23,6 +24,9 @@ pub(super) struct Record {
     pub epoch: u64,
     /// The last load that was prepared.
     pub load: Option<LoadRecord>,
+    /// Of a stream that writes part after part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled: Option<Rolled>,
 }
 
 /// One load.
@@ -196,7 +200,7 @@ impl Work {
     }
 
     fn parse(&self, bytes: Option<&[u8]>) -> Result<Record, Failure> {
-        let Some(bytes) = bytes else { return Ok(Record { version: VERSION, epoch: 0, load: None }) };
+        let Some(bytes) = bytes else { return Ok(Record { version: VERSION, epoch: 0, load: None, rolled: None }) };
         let broken = |what: String| {
             Failure::permanent(format!("the record `{}` {what}", self.record()))
                 .help("restore it, or remove its folder to load from the start")

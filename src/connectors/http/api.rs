@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION, TRANSFER_ENCODING};
 use reqwest::redirect::Policy;
-use reqwest::{Body, Client, Method, Request, Response};
+use reqwest::{Body, Client, Method, Request, Response, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::Url;
@@ -36,6 +36,7 @@ pub struct Api {
     /// What must never show.
     secrets: Vec<String>,
     idle: Duration,
+    allow_unmeasured: bool,
     permits: Arc<Semaphore>,
     most: usize,
 }
@@ -51,6 +52,7 @@ pub(super) enum Sent {
 /// An answer of a good status, whose body is still to be read. It holds one of the connection's places.
 pub(super) struct Answer {
     response: Response,
+    allow_unmeasured: bool,
     idle: Duration,
     _permit: OwnedSemaphorePermit,
 }
@@ -88,7 +90,8 @@ impl Api {
         let (credentials, secrets) = credentials(connection, &client, &base)?;
         let most = connection.max_connections as usize;
         let permits = Arc::new(Semaphore::new(most));
-        Ok(Self { base, client, guard, credentials, secrets, idle: settings.idle_timeout, permits, most })
+        let (idle, allow_unmeasured) = (settings.idle_timeout, settings.allow_unmeasured);
+        Ok(Self { base, client, guard, credentials, secrets, idle, allow_unmeasured, permits, most })
     }
 
     /// Which addresses may be asked.
@@ -139,7 +142,8 @@ impl Api {
             let response = self.send(request).await?;
             let status = response.status();
             if status.is_success() {
-                return Ok(Answer { response, idle: self.idle, _permit: permit });
+                let allow_unmeasured = self.allow_unmeasured;
+                return Ok(Answer { response, allow_unmeasured, idle: self.idle, _permit: permit });
             }
             let location = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
             match location.filter(|_| matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)) {
@@ -222,6 +226,21 @@ impl Answer {
     /// Its headers.
     pub(super) fn headers(&self) -> &HeaderMap {
         self.response.headers()
+    }
+
+    /// Whether it says its length or its end. The others end with their connection, and a cut looks the same.
+    pub(super) fn is_measured(&self) -> bool {
+        let headers = self.response.headers();
+        self.response.version() >= Version::HTTP_2 || headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
+    }
+
+    /// Whether rows may be read one by one out of an answer that does not say so.
+    pub(super) fn may_be_read(&self) -> Result<(), Failure> {
+        if self.is_measured() || self.allow_unmeasured {
+            return Ok(());
+        }
+        Err(Failure::permanent("the answer says neither its length nor its end, so that one which was cut would look whole")
+            .help("let the server send `Content-Length` or chunks, or compress; or set `allow_unmeasured: true` on the connection"))
     }
 
     /// Where it came from, in the end.

@@ -31,13 +31,24 @@ pub(super) fn body() -> (mpsc::Sender<Piece>, Body) {
     (sender, Body { pieces, piece: Bytes::new() })
 }
 
-/// Receives a body until its end, its failure, or until nobody wants more.
-pub(super) async fn receive(answer: &mut Answer, to: mpsc::Sender<Piece>) {
-    while let Some(piece) = answer.next().await.transpose() {
+/// Receives a body until its end, its failure, or until nobody wants more. The first piece came already.
+pub(super) async fn receive(first: Option<Bytes>, answer: &mut Answer, to: mpsc::Sender<Piece>) {
+    let mut next = first.map(Ok);
+    while let Some(piece) = next {
         let failed = piece.is_err();
         if to.send(piece).await.is_err() || failed {
             return;
         }
+        next = answer.next().await.transpose();
+    }
+}
+
+/// What a body is compressed with, by its first bytes.
+pub(super) fn compression(start: &[u8]) -> Compression {
+    match start {
+        start if start.starts_with(GZIP) => Compression::Gzip,
+        start if start.starts_with(ZSTD) => Compression::Zstd,
+        _ => Compression::Plain,
     }
 }
 
@@ -64,11 +75,7 @@ impl Body {
     pub(super) fn content(mut self) -> io::Result<Content> {
         let mut start = Vec::with_capacity(ZSTD.len());
         self.by_ref().take(ZSTD.len() as u64).read_to_end(&mut start)?;
-        let how = match &start {
-            start if start.starts_with(GZIP) => Compression::Gzip,
-            start if start.starts_with(ZSTD) => Compression::Zstd,
-            _ => Compression::Plain,
-        };
+        let how = compression(&start);
         let (content, count) = decompress(Box::new(Read::chain(Cursor::new(start), self)), how)?;
         Ok((Box::new(Whole(content)), count))
     }

@@ -54,6 +54,11 @@ impl Reading for Following {
         Ok(None)
     }
 
+    /// Events and messages have no end, and nothing says that there are no more for now.
+    fn catches_up(&self) -> bool {
+        !matches!(self.follow, HttpFollow::Events | HttpFollow::WebSocket)
+    }
+
     /// Never ends by itself.
     async fn read(&self, _: &Split, from: Option<&Position>) -> Result<BatchStream, Failure> {
         let (api, reader, follow, from) = (Arc::clone(&self.api), Arc::clone(&self.reader), self.follow.clone(), from.cloned());
@@ -115,8 +120,20 @@ async fn listen(api: &Api, reader: &Reader, pages: Pages<'_>, events: bool, to: 
     let mut frames = Frames::new(events);
     let mut rows = FeedRows::new(reader, pages);
     loop {
-        let piece = answer.next().await.and_then(|piece| piece.ok_or_else(|| Failure::transient("the server ended the feed")));
-        let piece = piece.map_err(|failure| failure.retry_after(frames.retry))?;
+        let piece = answer.next().await.map_err(|failure| failure.retry_after(frames.retry))?;
+        let Some(piece) = piece else {
+            if !events {
+                if answer.is_measured() {
+                    // The last line of a whole answer needs no end.
+                    frames.push(b"\n")?;
+                }
+                while let Some(item) = frames.next() {
+                    rows.take(item, to).await?;
+                }
+                rows.caught_up(to).await?;
+            }
+            return Err(Failure::transient("the server ended the feed").retry_after(frames.retry));
+        };
         frames.push(&piece)?;
         while let Some(item) = frames.next() {
             rows.take(item, to).await?;
@@ -128,6 +145,7 @@ async fn listen(api: &Api, reader: &Reader, pages: Pages<'_>, events: bool, to: 
 /// The rows of a feed, gathered in chunks with the place behind them.
 struct FeedRows<'a> {
     out: RowsOut,
+    schema: &'a Schema,
     wanted: Vec<Wanted>,
     pages: Pages<'a>,
     /// The member of a row that is its cursor.
@@ -145,7 +163,16 @@ impl<'a> FeedRows<'a> {
             _ => None,
         };
         let out = RowsOut::new(&reader.schema, &reader.guessed, Vec::new(), reader.limit);
-        Self { out, wanted: Wanted::of(&reader.schema, &reader.guessed, false), pages, cursor, label: &spec.path, count: 0, bytes: 0 }
+        Self {
+            out,
+            schema: &reader.schema,
+            wanted: Wanted::of(&reader.schema, &reader.guessed, false),
+            pages,
+            cursor,
+            label: &spec.path,
+            count: 0,
+            bytes: 0,
+        }
     }
 
     async fn take(&mut self, item: Item, to: &Ahead) -> Result<(), Failure> {
@@ -157,6 +184,17 @@ impl<'a> FeedRows<'a> {
             self.pages.place = Place::Cursor(cursor);
         }
         if self.out.is_full() { self.give(to).await } else { Ok(()) }
+    }
+
+    /// Hands on what was gathered, and says that it is all there was.
+    async fn caught_up(&mut self, to: &Ahead) -> Result<(), Failure> {
+        let mut chunk = match self.out.take(std::mem::take(&mut self.bytes))? {
+            Some(chunk) => chunk,
+            None => Chunk::of(RecordBatch::new_empty(self.schema.to_arrow())),
+        };
+        chunk.position = Some(self.pages.position()?);
+        chunk.lag = Some(Lag { caught_up: true, ..Lag::default() });
+        to.give(chunk).await
     }
 
     /// Hands on what was gathered.

@@ -9,14 +9,14 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::api::Api;
-use super::body::{Body, body, receive};
+use super::body::{Body, body, compression, receive};
 use super::follow::{Following, promise};
 use super::page::{Reader, Sample};
 use super::pages::Pages;
 use crate::connectors::ahead::{Ahead, ahead};
 use crate::connectors::{Description, ReadRequest, Reading, Source, Split, SplitGoal, Splits, requested};
 use crate::data::{BatchStream, Chunk, Position, Schema};
-use crate::define::pipeline::{HttpBody, HttpSource, PaginateBy};
+use crate::define::pipeline::{Compression, HttpBody, HttpSource, PaginateBy};
 use crate::failure::Failure;
 
 impl Api {
@@ -162,9 +162,15 @@ pub(super) async fn fetch<T: Send + 'static>(
         None => format!("GET {}", spec.path),
         Some(place) => format!("GET {} {place}", spec.path),
     };
+    let first = answer.next().await.map_err(|failure| failure.during(&label))?;
+    // JSON tells its end by itself, and so does what is compressed.
+    let tells = matches!(spec.body, HttpBody::Json(_)) || first.as_ref().is_none_or(|piece| compression(piece) != Compression::Plain);
+    if !tells {
+        answer.may_be_read().map_err(|failure| failure.during(&label))?;
+    }
     let (sender, body) = body();
     let work = tokio::task::spawn_blocking(move || work(&label, body));
-    receive(&mut answer, sender).await;
+    receive(first, &mut answer, sender).await;
     match work.await {
         Ok(done) => Ok((origin, done?)),
         Err(error) if error.is_cancelled() => Err(Failure::cancelled()),

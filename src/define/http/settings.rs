@@ -1,7 +1,10 @@
 //! What connections of HTTP say besides their URL.
 
+use url::{Host, Url};
+
 use crate::define::pipeline::{Engine, HttpAuth, HttpSettings};
 use crate::define::reader::Reader;
+use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::load::document::child;
 use crate::load::file;
@@ -17,12 +20,13 @@ pub fn settings(
     document: &Document,
     at: &str,
     said: &file::Connection,
-    engine: Option<Engine>,
+    (url, engine): (&str, Option<Engine>),
 ) -> Option<HttpSettings> {
     let keys = [
         ("auth", said.auth.is_some()),
         ("headers", said.headers.is_some()),
         ("allow_private", said.allow_private.is_some()),
+        ("allow_unmeasured", said.allow_unmeasured.is_some()),
         ("connect_timeout", said.connect_timeout.is_some()),
         ("idle_timeout", said.idle_timeout.is_some()),
     ];
@@ -63,14 +67,34 @@ pub fn settings(
             reader.error_of(document, "out-of-range", &format!("{at}/{key}"), message, "write a longer time, or remove the key");
         }
     }
+    if let Some(host) = public_host(url).filter(|_| said.auth.is_some() && said.allow_private != Some(true)) {
+        let problem =
+            Diagnostic::warning("http-plain", format!("`auth` goes to {host} as it is, for everybody on the way to read and use"));
+        let problem = document.at_key(problem, &format!("{at}/auth"), "");
+        reader.problems.push(problem.help("write `https:` in the URL; `allow_private: true` says that the way is your own network"));
+    }
     let length = |said: &Option<Duration>, default| said.as_ref().and_then(Duration::read).unwrap_or(default);
     Some(HttpSettings {
         auth,
         headers,
         allow_private: said.allow_private.unwrap_or(default.allow_private),
+        allow_unmeasured: said.allow_unmeasured.unwrap_or(default.allow_unmeasured),
         connect_timeout: length(&said.connect_timeout, default.connect_timeout),
         idle_timeout: length(&said.idle_timeout, default.idle_timeout),
     })
+}
+
+/// The host of an `http:` URL that is not known to be near. A template may hide it.
+fn public_host(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok().filter(|url| url.scheme() == "http")?;
+    let near = match url.host()? {
+        Host::Domain(name) => {
+            name == "localhost" || [".localhost", ".local", ".internal"].iter().any(|end| name.ends_with(end)) || name.contains('{')
+        }
+        Host::Ipv4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        Host::Ipv6(address) => address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local(),
+    };
+    (!near).then(|| url.host_str().unwrap_or_default().to_owned())
 }
 
 fn auth(reader: &mut Reader<'_>, document: &Document, at: &str, said: &file::Auth) -> Option<HttpAuth> {

@@ -16,6 +16,8 @@ pub struct HttpSettings {
     pub headers: Vec<(String, Secret<String>)>,
     /// Whether addresses that are not public may be asked.
     pub allow_private: bool,
+    /// Whether rows are read out of answers that say neither their length nor their end.
+    pub allow_unmeasured: bool,
     /// The longest that a connection may take to come about.
     pub connect_timeout: Duration,
     /// The longest that an answer may send nothing.
@@ -28,6 +30,7 @@ impl Default for HttpSettings {
             auth: None,
             headers: Vec::new(),
             allow_private: false,
+            allow_unmeasured: false,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
         }

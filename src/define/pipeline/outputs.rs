@@ -1,5 +1,7 @@
 //! What stages write.
 
+use std::time::Duration;
+
 use super::{At, Compression, FileFormat, HttpSink, KeysSink, RedisRowsSink};
 
 /// One output of a stage.
@@ -82,6 +84,19 @@ pub struct FilesSink {
     pub compression: Compression,
     /// `Replace` (default) or `Append` (new parts in a folder).
     pub mode: WriteMode,
+    /// Of a stream: when a part is whole, and the next begins.
+    pub roll: Option<Roll>,
+}
+
+/// When a part of a stream's files is whole. Whichever comes first ends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roll {
+    /// It has so many rows.
+    pub rows: u64,
+    /// It has about so many bytes, as they lie in the file.
+    pub bytes: u64,
+    /// Its first row has waited so long.
+    pub every: Duration,
 }
 
 /// How rows meet what is already in the target.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{CacheOutput, Format, HttpOutput, RedisOutput};
-use crate::load::shape::families;
+use crate::load::shape::{Duration, Size, families};
 
 /// How files to write are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -125,8 +125,26 @@ pub struct FilesOutput {
     /// How rows meet what is there.
     #[schemars(extend("default" = "replace"))]
     pub mode: Option<FilesMode>,
+    /// In a stream: when a part is whole and seen, and the next one begins.
+    #[schemars(extend("examples" = [{ "rows": 100000, "every": "1m" }]))]
+    pub roll: Option<Roll>,
     /// Columns whose values may lose something on the way, because you say so.
     pub allow_lossy: Option<Vec<String>>,
+}
+
+/// When a part of a stream's files is whole. Whichever comes first ends it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Roll {
+    /// It has so many rows.
+    #[schemars(range(min = 1, max = 1000000000000u64), extend("default" = 1000000))]
+    pub rows: Option<u64>,
+    /// It has about so many bytes, as they lie in the file.
+    #[schemars(extend("default" = "128MiB"))]
+    pub bytes: Option<Size>,
+    /// Its first row has waited so long.
+    #[schemars(extend("default" = "5m"))]
+    pub every: Option<Duration>,
 }
 
 /// How rows meet the files that are there.

@@ -129,7 +129,7 @@ fn files(path: &'static str, format: FileFormat, compression: Compression) -> Sy
         FileFormat::Ndjson => |ty| *ty == Type::Json,
         FileFormat::Csv(_) => |_| false,
     };
-    let sink = FilesSink { connection: "c".to_owned(), path: path.to_owned(), format, compression, mode: WriteMode::Replace };
+    let sink = FilesSink { connection: "c".to_owned(), path: path.to_owned(), format, compression, mode: WriteMode::Replace, roll: None };
     System {
         sink: Box::new(move |mode| root.sink(&FilesSink { mode: mode.clone(), ..sink.clone() })),
         source: Box::new(move |schema| {

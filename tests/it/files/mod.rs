@@ -128,5 +128,12 @@ fn to(path: &str) -> FilesSink {
     } else {
         Compression::Plain
     };
-    FilesSink { connection: "data".to_owned(), path: path.to_owned(), format: format_of(path), compression, mode: WriteMode::Replace }
+    FilesSink {
+        connection: "data".to_owned(),
+        path: path.to_owned(),
+        format: format_of(path),
+        compression,
+        mode: WriteMode::Replace,
+        roll: None,
+    }
 }

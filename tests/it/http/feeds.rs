@@ -210,3 +210,23 @@ fn a_silent_feed_is_asked_for_again() {
     stop(&project, haul);
     assert!(web.asked().len() >= 3);
 }
+
+/// An answer that ends held everything there was; its last line may lack its end. Events and messages never say so.
+#[test]
+fn a_feed_has_caught_up_when_its_answer_ends() {
+    let web = Web::start(|asked, out| {
+        let after = asked.number_of("after", 0);
+        let rows: Vec<String> = (after + 1..=30).map(row).collect();
+        answer(out, 200, &[], rows.join("\n"))
+    });
+    let project = follow(&web.url(), "path: /rows, follow: ndjson, paginate: { by: cursor, param: after, column: id }");
+    for _ in 0..2 {
+        project.haul(&["run", "p", "--until", "caught-up"]).expect(0);
+        assert_eq!(rows(&project.path("target.db"), "a"), each_once(30));
+    }
+    for kind in ["sse", "websocket"] {
+        let project = follow(&web.url(), &format!("path: /rows, follow: {kind}"));
+        let said = project.haul(&["run", "p", "--until", "caught-up"]).expect(1);
+        assert!((said.stdout + &said.stderr).contains("never says that it has sent everything"), "{kind}");
+    }
+}

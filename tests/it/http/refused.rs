@@ -1,10 +1,11 @@
 //! What is refused: answers that mean nothing, servers without end, and hosts that may not be asked.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 
 use super::project;
-use crate::support::web::{Asked, Web, answer, json};
+use crate::support::web::{Asked, Web, answer, head, json};
 
 fn strange(asked: &Asked, out: &mut TcpStream) -> std::io::Result<()> {
     match asked.path.as_str() {
@@ -21,6 +22,14 @@ fn strange(asked: &Asked, out: &mut TcpStream) -> std::io::Result<()> {
             answer(out, 302, &[("Location", &format!("http://127.0.0.1:{}/ok", asked.header("host").split(':').nth(1).unwrap_or("")))], "")
         }
         "/ok" => json(out, r#"[{"id": 1}]"#),
+        "/bare" => {
+            head(out, 200, &[])?;
+            out.write_all(b"{\"id\": 1}\n{\"id\": 2}\n")
+        }
+        "/bare_json" => {
+            head(out, 200, &[])?;
+            out.write_all(b"[{\"id\": 1}]")
+        }
         "/silent" => {
             std::thread::sleep(std::time::Duration::from_secs(5));
             Ok(())
@@ -61,6 +70,18 @@ fn answers_that_mean_nothing_are_told_with_the_way_out() {
     check(&url, "path: /file", 2, &["`file:`, which is not followed"]);
     check(&format!("{url}, idle_timeout: 100ms"), "path: /silent", 3, &["no answer came within 100ms"]);
     check("url: \"http://127.0.0.1:1\"", "path: /", 3, &["no server answers there"]);
+}
+
+/// NDJSON that was cut behind a line looks whole, unless its answer says how long it is.
+#[test]
+fn rows_are_not_read_out_of_answers_that_do_not_say_where_they_end() {
+    let web = Web::start(strange);
+    let url = format!("url: \"{}\"", web.url());
+    let refused = ["says neither its length nor its end", "allow_unmeasured: true"];
+    check(&url, "path: /bare, format: ndjson", 2, &refused);
+    check(&url, "path: /bare, format: csv", 2, &refused);
+    check(&format!("{url}, allow_unmeasured: true"), "path: /bare, format: ndjson", 0, &["id"]);
+    check(&url, "path: /bare_json", 0, &["id"]);
 }
 
 #[test]

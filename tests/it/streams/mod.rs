@@ -9,8 +9,10 @@ mod changes;
 mod kill;
 mod poison;
 mod poll;
+mod post;
 mod redis;
 mod redis_source;
+mod roll;
 
 /// The longest anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);

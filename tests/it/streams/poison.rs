@@ -51,7 +51,10 @@ fn catch_up(project: &Project, code: i32) -> String {
 #[test]
 fn postgresql_gives_back_each_row_that_breaks_a_rule() {
     let (from, to) = (postgres().fresh_database(), postgres().fresh_database());
-    sql(&from, "create table items (id int primary key, n int, parent int); insert into items select i, i, 1 from generate_series(1, 1000) i");
+    sql(
+        &from,
+        "create table items (id int primary key, n int, parent int); insert into items select i, i, 1 from generate_series(1, 1000) i",
+    );
     sql(
         &to,
         "create table parents (id int primary key); insert into parents values (1);
@@ -60,7 +63,10 @@ fn postgresql_gives_back_each_row_that_breaks_a_rule() {
          create function no() returns trigger language plpgsql as $$ begin raise exception 'never %', new.n; end $$;
          create trigger no before insert on items for each row when (new.n = 777) execute function no()",
     );
-    sql(&from, "update items set n = 3 where id = 4; update items set parent = 2 where id in (1, 1000); update items set n = 777 where id = 200");
+    sql(
+        &from,
+        "update items set n = 3 where id = 4; update items set parent = 2 where id in (1, 1000); update items set n = 777 where id = 200",
+    );
     let project = Project::new();
     pipeline(&project, &from, &to, "table: items, cursor: id, every: 50ms", "mode: append", 6);
     catch_up(&project, 0);
@@ -110,12 +116,18 @@ fn refused_changes_of_rows_are_put_aside() {
     pipeline(&project, &from, &to, "changes: items", "mode: upsert, key: [id]", 10);
     catch_up(&project, 0);
     assert_eq!(origins(&project), ["id=13"]);
-    sql(&from, "begin; update items set n = 13 where id = 7; update items set n = 70 where id = 8; update items set id = 1000 where id = 9;
-                delete from items where id = 10; insert into items values (60, 60), (61, 13); commit");
+    sql(
+        &from,
+        "begin; update items set n = 13 where id = 7; update items set n = 70 where id = 8; update items set id = 1000 where id = 9;
+                delete from items where id = 10; insert into items values (60, 60), (61, 13); commit",
+    );
     catch_up(&project, 0);
     assert_eq!(origins(&project)[1..], ["id=7", "the removal of id=9", "id=1000", "id=61"]);
     assert_eq!(sql(&to, "select count(*) from items"), "49");
-    assert_eq!(sql(&to, "select string_agg(id || ':' || n, ' ' order by id) from items where id in (7, 8, 9, 10, 60, 61)"), "7:7 8:70 9:9 60:60");
+    assert_eq!(
+        sql(&to, "select string_agg(id || ':' || n, ' ' order by id) from items where id in (7, 8, 9, 10, 60, 61)"),
+        "7:7 8:70 9:9 60:60"
+    );
     project.haul(&["drop", "poison"]).expect(0);
 }
 

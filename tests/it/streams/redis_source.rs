@@ -99,6 +99,37 @@ fn entries_and_items_arrive_once_under_kills() {
     assert_eq!(ask::<Vec<String>>(&mut redis, &["KEYS", "haul:{*"]), Vec::<String>::new());
 }
 
+/// An idle server is not asked again and again: it says by itself when something is new.
+#[test]
+fn the_server_is_waited_for_when_nothing_is_new() {
+    const FOLLOW: &str = "idle";
+    let (from, to) = (redis().fresh_database(), postgres().fresh_database());
+    let project = Project::new();
+    pipeline(&project, FOLLOW, &from, &to, STAGES);
+    let mut redis = connect(&from);
+    let own = format!("db={} ", from.rsplit('/').next().expect("a database"));
+    let mut haul = start(&project, FOLLOW);
+    for round in 1..=3 {
+        for command in ["cmd=xread ", "cmd=blmove "] {
+            until(&project, command, || {
+                let clients: String = ask(&mut connect(&from), &["CLIENT", "LIST"]);
+                clients.lines().any(|client| client.contains(&own) && client.contains(command) && client.contains("flags=b"))
+            });
+        }
+        ask::<String>(&mut redis, &["XADD", "orders", "*", "n", "1", "note", "new"]);
+        ask::<i64>(&mut redis, &["RPUSH", "queue", "new"]);
+        for table in ["entries", "items"] {
+            until(&project, "the rows", || {
+                sql(&to, &format!("select to_regclass('{table}') is not null")) == "t"
+                    && sql(&to, &format!("select count(*) from {table}")) == round.to_string()
+            });
+        }
+    }
+    super::signal(&haul, "-TERM");
+    assert_eq!(haul.wait().expect("haul ends").code(), Some(143), "{}", project.read("log.txt"));
+    assert_eq!(sql(&to, "select string_agg(index::text, ' ' order by index) from items"), "0 1 2");
+}
+
 #[test]
 fn entries_that_were_missed_are_told() {
     const FOLLOW: &str = "missed";

@@ -61,6 +61,11 @@ impl<W: Write + Send> ParquetWriter<W> {
         self.writer.write(&stored).map_err(|error| failed(&self.path, error))
     }
 
+    /// About how many bytes the row group will have that is not written yet.
+    pub(in crate::connectors::files) fn waiting(&self) -> usize {
+        self.writer.in_progress_size()
+    }
+
     /// Writes the footer.
     pub(in crate::connectors::files) fn end(self) -> Result<W, Failure> {
         self.writer.into_inner().map_err(|error| failed(&self.path, error))

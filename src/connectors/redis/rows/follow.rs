@@ -5,6 +5,7 @@
 //! with the count of those that were taken for good before them: what is not committed when haul is killed is found there again.
 
 mod place;
+mod scripts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,22 +14,28 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use redis::Value;
 use tokio::sync::{OnceCell, mpsc};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::place::{Place, Said, behind, number_of};
+use self::scripts::{DONE, GIVE_BACK, LEFT, TAKE};
 use super::decode::{Head, Item, Rows};
 use super::layout::Layout;
 use super::{layout, sample};
 use crate::connectors::redis::marks::tag_of;
 use crate::connectors::redis::reply::{bytes, good, integer, items};
-use crate::connectors::redis::{Command, Server, Version, slot};
+use crate::connectors::redis::{Command, Lease, Server, Version, slot};
 use crate::connectors::{Description, ReadRequest, Reading, Source, Split, SplitGoal, Splits, requested};
 use crate::data::{BatchLimit, BatchStream, Chunk, Lag, Position, Schema};
 use crate::define::pipeline::{RESERVED, RedisFollow, RowShape};
 use crate::failure::Failure;
 
-/// The wait between two questions when nothing is new.
-const IDLE: Duration = Duration::from_millis(20);
+/// The wait between two questions when nothing is new, and no connection is free on which the server could say when there is.
+const IDLE: Duration = Duration::from_millis(100);
+/// The longest that the server is waited for on a connection of the reader's own.
+const BLOCK: Duration = Duration::from_secs(1);
+/// The first version that moves an item aside as soon as there is one.
+const MOVES: Version = Version(6, 2, 0);
 /// Entries or items that one question asks for: the first, and at most.
 const FIRST: usize = 64;
 const AT_ONCE: usize = 1000;
@@ -36,40 +43,6 @@ const AT_ONCE: usize = 1000;
 const AHEAD: usize = 2;
 /// The first version that counts the entries that a stream has ever had.
 const COUNTS: Version = Version(7, 0, 0);
-
-/// `KEYS`: the list, the items moved aside, the count of those before them. `ARGV`: how many more to move. Gives the count, and the items that
-/// were moved aside before or now.
-const TAKE: &str = "
-    local before = redis.call('LLEN', KEYS[2])
-    local new = redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1)
-    if #new > 0 then
-        redis.call('RPUSH', KEYS[2], unpack(new))
-        redis.call('LTRIM', KEYS[1], #new, -1)
-    end
-    return {tonumber(redis.call('GET', KEYS[3]) or '0') + before, new}";
-
-/// As [`TAKE`], for the items that an earlier process has moved aside.
-const LEFT: &str = "return {tonumber(redis.call('GET', KEYS[3]) or '0'), redis.call('LRANGE', KEYS[2], 0, -1)}";
-
-/// `KEYS`: the items moved aside, the count of those before them. `ARGV`: up to which number everything is committed.
-const DONE: &str = "
-    local count = tonumber(redis.call('GET', KEYS[2]) or '0')
-    local more = tonumber(ARGV[1]) - count
-    if more <= 0 then return 0 end
-    redis.call('LTRIM', KEYS[1], more, -1)
-    redis.call('SET', KEYS[2], ARGV[1])
-    return more";
-
-/// `KEYS`: the list, the items moved aside, the count. Puts back what is not committed, and forgets the count.
-const GIVE_BACK: &str = "
-    local left = redis.call('LLEN', KEYS[2])
-    while true do
-        local item = redis.call('RPOP', KEYS[2])
-        if not item then break end
-        redis.call('LPUSH', KEYS[1], item)
-    end
-    redis.call('DEL', KEYS[3])
-    return left";
 
 /// What every part of following a key needs.
 struct Followed {
@@ -180,6 +153,26 @@ impl Followed {
         Ok((self.server.facts().await?.version >= COUNTS).then(|| Command::new("XINFO STREAM").key(&self.keys[0])))
     }
 
+    /// A connection to wait on, when one is free.
+    async fn lend(&self) -> Option<Lease> {
+        let lend = async {
+            let topology = self.server.topology().await.ok()?;
+            self.server.lend(&topology.master(slot(&self.keys[0]))?.address).await.ok()
+        };
+        timeout(BLOCK, lend).await.ok().flatten()
+    }
+
+    /// Is answered as soon as something comes behind a place. An item of a list is moved aside by that.
+    async fn wakes(&self, at: &Place) -> Option<Command> {
+        let [key, aside, _] = &self.keys;
+        if self.spec.rows.shape == RowShape::Stream {
+            let block = Command::new("XREAD BLOCK").arg(BLOCK.as_millis() as u64);
+            return Some(block.arg("COUNT").arg(1).arg("STREAMS").key(key).arg(at.id.as_str()));
+        }
+        let moves = self.server.facts().await.ok()?.version >= MOVES;
+        moves.then(|| Command::new("BLMOVE").key(key).key(aside).arg("LEFT").arg("RIGHT").arg(BLOCK.as_secs()))
+    }
+
     /// Fails when entries behind a place were removed before they were read.
     fn check(&self, at: &Place, said: Value) -> Result<(), Failure> {
         let Said { removed, first } = Said::read(said)?;
@@ -220,12 +213,17 @@ impl Followed {
         let found = items(taken.next().unwrap_or_default())?;
         let more = left || found.len() == most;
         for item in found {
-            let value = bytes(item)?.unwrap_or_default();
-            rows.push(head, Item { value: &value, index: i64::try_from(at.count).unwrap_or(i64::MAX), ..Item::default() });
-            rows.count(value.len());
-            at.count += 1;
+            self.push(rows, at, &bytes(item)?.unwrap_or_default());
         }
         Ok(more)
+    }
+
+    /// Takes an item of a list that was moved aside.
+    fn push(&self, rows: &mut Rows, at: &mut Place, value: &[u8]) {
+        let head = Head { key: &self.keys[0], parts: &[], expires_ms: None };
+        rows.push(head, Item { value, index: i64::try_from(at.count).unwrap_or(i64::MAX), ..Item::default() });
+        rows.count(value.len());
+        at.count += 1;
     }
 }
 
@@ -267,6 +265,7 @@ impl Reading for Following {
             most,
             limit: self.limit,
             send,
+            lease: None,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(reader.run()));
         Ok(Box::pin(futures::stream::unfold((receive, task), |(mut receive, task)| async move {
@@ -306,16 +305,19 @@ struct Reader {
     most: usize,
     limit: BatchLimit,
     send: mpsc::Sender<Result<Chunk, Failure>>,
+    /// A connection of its own, on which the server says that something is new.
+    lease: Option<Lease>,
 }
 
 impl Reader {
     async fn run(mut self) {
+        let closed = self.send.clone();
         loop {
             match self.page().await {
                 Ok(true) => {}
                 Ok(false) => tokio::select! {
-                    () = tokio::time::sleep(IDLE) => {}
-                    () = self.send.closed() => return,
+                    () = closed.closed() => return,
+                    () = self.wait() => {}
                 },
                 Err(failure) => {
                     // Nobody waits for the failure when the queue is closed.
@@ -326,6 +328,28 @@ impl Reader {
             if self.send.is_closed() {
                 return;
             }
+        }
+    }
+
+    /// Waits until something is new, or a while. What goes wrong here, the next question tells.
+    async fn wait(&mut self) {
+        let lease = match self.lease.take() {
+            Some(lease) => Some(lease),
+            None => self.followed.lend().await,
+        };
+        let (Some(mut lease), Some(command)) = (lease, self.followed.wakes(&self.at).await) else {
+            return tokio::time::sleep(IDLE).await;
+        };
+        match lease.send(&[command]).await.map(|mut replies| replies.pop().map(good)) {
+            Ok(Some(Ok(reply))) => {
+                self.lease = Some(lease);
+                if self.followed.spec.rows.shape == RowShape::List
+                    && let Ok(Some(item)) = bytes(reply)
+                {
+                    self.followed.push(&mut self.rows, &mut self.at, &item);
+                }
+            }
+            _ => tokio::time::sleep(IDLE).await,
         }
     }
 

@@ -5,12 +5,14 @@
 //! connection outlives its use inside a transaction.
 //!
 //! `session` makes connections; `catalog` and `types` ask what the server knows. `tuples`, `numeric`, `values` and `decode` turn the wire
-//! into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`; `poll` follows a cursor, `changes` the log. Writing is `sink`,
-//! `target` (the plan), `marks` (the ledger), `writer`, `upsert`, `apply` (changes), and at the end `publish` and `swap`.
+//! into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`; `poll` follows a cursor,
+//! `changes` the log. Writing is `sink`, `target` (the plan), `marks` (the ledger), `writer` over `copying`, `upsert`, `apply` (changes), `sift`
+//! (what is refused), and at the end `publish` and `swap`.
 
 mod apply;
 mod catalog;
 mod changes;
+mod copying;
 mod decode;
 mod encode;
 mod error;

@@ -3,12 +3,13 @@
 
 use arrow::record_batch::RecordBatch;
 
+use super::copying::Copy;
 use super::encode::{Encoder, prepared};
 use super::error::failure;
 use super::session::Session;
 use super::tuples::{HEADER, TRAILER};
 use super::upsert;
-use super::writer::{Copy, Open, PgWriter};
+use super::writer::{Open, PgWriter};
 use crate::connectors::refused::{Halves, reject};
 use crate::data::{Reject, change};
 use crate::define::pipeline::WriteMode;

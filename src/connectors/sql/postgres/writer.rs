@@ -9,8 +9,8 @@ use arrow::record_batch::RecordBatch;
 
 use super::apply::EXTRA;
 use super::catalog::{Table, quoted};
+use super::copying::{AHEAD, Copy, copy_in, lost};
 use super::encode::{Encoder, prepared};
-use super::error::failure;
 use super::fit::Form;
 use super::marks::Ledger;
 use super::session::{Session, Use};
@@ -26,8 +26,6 @@ use crate::failure::{Failure, FailureKind};
 
 /// Frames sent to the server hold at least so many bytes, but for the last: small ones cost a system call each.
 const FRAME: usize = 128 << 10;
-/// Frames that may wait for the connection, besides the one being sent.
-const AHEAD: usize = 2;
 
 /// Writes one split. Connects when the first rows come.
 pub(super) struct PgWriter {
@@ -64,13 +62,6 @@ pub(super) struct Open {
     changes: bool,
     /// Rows in the target, once all that came is there and only the commit is missing.
     pub(super) arrived: Option<u64>,
-}
-
-/// The connection: at rest, or in a COPY that a task of its own feeds, since a COPY borrows its connection for as long as it lasts.
-pub(super) enum Copy {
-    Resting(Session),
-    Copying { frames: mpsc::Sender<Bytes>, task: AbortOnDropHandle<Result<(Session, u64), Failure>> },
-    Broken,
 }
 
 impl PgWriter {
@@ -220,27 +211,6 @@ impl Open {
         let own = self.columns.len() - EXTRA.len();
         incoming.changes(self.columns[..own].iter().map(|(place, _)| *place)).apply(session).await
     }
-}
-
-fn lost() -> Failure {
-    Failure::transient("the connection was lost while rows were written")
-}
-
-async fn copy_in(mut session: Session, copy: String, mut frames: mpsc::Receiver<Bytes>) -> Result<(Session, u64), Failure> {
-    let mut sink = session.raw().copy_in_raw(&copy).await.map_err(failure)?;
-    let mut trailing = [0; 2];
-    while let Some(frame) = frames.recv().await {
-        sink.send(&frame[..]).await.map_err(failure)?;
-        if let Some(last) = frame.last_chunk() {
-            trailing = *last;
-        }
-    }
-    // A writer that was dropped sends no trailer, and must leave no rows.
-    if trailing != TRAILER {
-        return Err(Failure::cancelled());
-    }
-    let rows = sink.finish().await.map_err(failure)?;
-    Ok((session, rows))
 }
 
 fn fenced() -> Failure {

@@ -4,7 +4,7 @@
 //! - `types` and `value` say what values become; `encode` and `decode` move them between Arrow and SQLite.
 //! - `table` looks at what the database holds. `source` and `reading` read it, `poll` follows a cursor.
 //! - `sink` begins loads and `marks` records them, `target` plans the shape of a table, `writer` commits splits (`insert`, `compare`),
-//!   `publish` makes a load visible.
+//!   `sift` finds rows that are refused, `publish` makes a load visible.
 //!
 //! SQLite has one writer at a time. Nothing here holds that place while it waits for rows: a writer gathers a split (in memory, then in its
 //! own temporary file) and takes the place only to commit it.

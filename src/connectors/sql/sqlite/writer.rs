@@ -55,19 +55,7 @@ pub(super) struct SqliteWriter {
 
 impl SqliteWriter {
     pub(super) fn new(database: Arc<Database>, spec: Arc<SqlSink>, load: Load, split: String, from: Option<Mark>) -> Self {
-        Self {
-            database,
-            spec,
-            load,
-            split,
-            from,
-            waiting: Vec::new(),
-            room: None,
-            bytes: 0,
-            gathered: None,
-            sifts: false,
-            sifted: None,
-        }
+        Self { database, spec, load, split, from, waiting: Vec::new(), room: None, bytes: 0, gathered: None, sifts: false, sifted: None }
     }
 
     fn upserts(&self) -> bool {
@@ -140,7 +128,12 @@ impl Writer for SqliteWriter {
         let turn = self.database.turn().await;
         let database = self.database.clone();
         let connection = blocking_open(move || database.writer()).await?;
-        let sift = Sift { database: self.database.clone(), spec: self.spec.clone(), load: self.load.clone(), waiting: std::mem::take(&mut self.waiting) };
+        let sift = Sift {
+            database: self.database.clone(),
+            spec: self.spec.clone(),
+            load: self.load.clone(),
+            waiting: std::mem::take(&mut self.waiting),
+        };
         let (split, from) = (self.split.clone(), self.from.clone());
         let (connection, (rows, refused)) =
             blocking(connection, move |connection, interrupt| sift.run(connection, interrupt, &split, from.as_ref())).await?;
