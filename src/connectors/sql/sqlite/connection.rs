@@ -85,7 +85,7 @@ impl Database {
         Arc::new(SqliteSink::new(self.clone(), sink.clone()))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::connectors) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -101,7 +101,7 @@ impl Database {
     }
 
     /// Waits for the turn to write within this process.
-    pub(super) async fn turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
+    pub(in crate::connectors) async fn turn(&self) -> tokio::sync::OwnedMutexGuard<()> {
         self.writing.clone().lock_owned().await
     }
 
@@ -124,7 +124,7 @@ impl Database {
 
     /// A connection that changes nothing. It opens the file for writing all the same when it may, because a journal that a killed process
     /// left behind must be rolled back before anybody can read.
-    pub(super) fn open_reader(&self) -> Result<Sqlite, Failure> {
+    pub(in crate::connectors) fn open_reader(&self) -> Result<Sqlite, Failure> {
         if !self.path.exists() {
             return Err(Failure::permanent(format!("there is no database file at {}", self.path.display()))
                 .help(format!("check the URL of connection `{}`", self.name)));
@@ -135,7 +135,7 @@ impl Database {
     }
 
     /// The connection that wrote last, or a new one.
-    pub(super) fn writer(&self) -> Result<Sqlite, Failure> {
+    pub(in crate::connectors) fn writer(&self) -> Result<Sqlite, Failure> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A file that was removed or replaced would be written where nobody looks.
         match idle {
@@ -145,7 +145,7 @@ impl Database {
     }
 
     /// Keeps a writer for the next one who writes.
-    pub(super) fn keep(&self, connection: Sqlite) {
+    pub(in crate::connectors) fn keep(&self, connection: Sqlite) {
         if connection.is_autocommit() {
             *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some((self.identity(), connection));
         }
@@ -164,7 +164,7 @@ impl Database {
 
     /// A connection that writes. A file that does not exist yet is created, with a write-ahead log, so that readers and the writer do not
     /// wait for each other; the journal mode of an existing file is its owner's business.
-    pub(super) fn open_writer(&self) -> Result<Sqlite, Failure> {
+    pub(in crate::connectors) fn open_writer(&self) -> Result<Sqlite, Failure> {
         std::fs::create_dir_all(self.folder())
             .map_err(|error| Failure::permanent(format!("failed to create the folder {}", self.folder().display())).cause(error))?;
         let connection = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
@@ -193,7 +193,7 @@ impl Database {
     }
 
     /// What an error means for the run, and what to do about it.
-    pub(super) fn failure(&self, error: rusqlite::Error) -> Failure {
+    pub(in crate::connectors) fn failure(&self, error: rusqlite::Error) -> Failure {
         let file = self.path.display();
         let Some(code) = error.sqlite_error_code() else {
             let failure = Failure::permanent(format!("SQLite refused a statement on {file}"));
@@ -256,7 +256,7 @@ impl Database {
 
 /// Interrupts what a connection is doing when the future or stream that waits for it is dropped.
 #[derive(Clone)]
-pub(super) struct Interrupt(Arc<Mutex<Option<InterruptHandle>>>);
+pub(in crate::connectors) struct Interrupt(Arc<Mutex<Option<InterruptHandle>>>);
 
 impl Interrupt {
     pub(super) fn new(connection: &Sqlite) -> Self {
@@ -292,7 +292,7 @@ impl Drop for OnDrop {
 
 /// Runs blocking work on a connection on a thread of its own, and gives the connection back. Dropping the future interrupts the work;
 /// work of many statements looks at [`Interrupt::fired`] between them.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(in crate::connectors) async fn blocking<T: Send + 'static>(
     mut connection: Sqlite,
     work: impl FnOnce(&mut Sqlite, &Interrupt) -> Result<T, Failure> + Send + 'static,
 ) -> Result<(Sqlite, T), Failure> {
@@ -308,7 +308,9 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// Runs work that opens its own connection on a thread of its own.
-pub(super) async fn blocking_open<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(in crate::connectors) async fn blocking_open<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(ended)?
 }
 

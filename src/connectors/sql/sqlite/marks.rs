@@ -28,7 +28,7 @@ const CREATE: &str = "
 
 /// How far a load has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(in crate::connectors) enum State {
     /// Claimed, and nothing prepared for it yet.
     Claimed,
     /// Splits may be committed.
@@ -77,7 +77,7 @@ fn find(connection: &Sqlite, key: &LoadKey) -> Result<Option<LoadRow>> {
 }
 
 /// Creates the tables where they are missing, and gives those of an earlier version the column they lack.
-pub(super) fn create(connection: &Sqlite) -> Result<()> {
+pub(in crate::connectors) fn create(connection: &Sqlite) -> Result<()> {
     connection.execute_batch(CREATE)?;
     let positions = "select count(*) from pragma_table_info('haul_marks') where name = 'position'";
     if connection.query_row(positions, [], |row| row.get::<_, i64>(0))? == 0 {
@@ -87,7 +87,7 @@ pub(super) fn create(connection: &Sqlite) -> Result<()> {
 }
 
 /// Takes the load over, within the caller's transaction. `staged` says that rows are not visible before the load is published.
-pub(super) fn claim(connection: &Sqlite, key: &LoadKey, staged: bool) -> Result<Claim> {
+pub(in crate::connectors) fn claim(connection: &Sqlite, key: &LoadKey, staged: bool) -> Result<Claim> {
     let Some(row) = find(connection, key)? else {
         connection.execute(
             "insert into haul_loads values (?, ?, ?, ?, 1, ?, ?, null, ?, '')",
@@ -111,7 +111,7 @@ pub(super) fn claim(connection: &Sqlite, key: &LoadKey, staged: bool) -> Result<
 }
 
 /// Begins the load of a key anew, without marks.
-pub(super) fn begin(connection: &Sqlite, key: &LoadKey, note: &str) -> Result<()> {
+pub(in crate::connectors) fn begin(connection: &Sqlite, key: &LoadKey, note: &str) -> Result<()> {
     forget(connection, key)?;
     connection.execute(
         "update haul_loads set state = ?, run = ?, continued_by = null, plan_hash = ?, note = ?, format = ? where pipeline = ? and stage = ? and output = ?",
@@ -121,7 +121,7 @@ pub(super) fn begin(connection: &Sqlite, key: &LoadKey, note: &str) -> Result<()
 }
 
 /// Removes the marks of a key, and its load's claim to be gone on with.
-pub(super) fn forget(connection: &Sqlite, key: &LoadKey) -> Result<()> {
+pub(in crate::connectors) fn forget(connection: &Sqlite, key: &LoadKey) -> Result<()> {
     connection.execute(
         "delete from haul_marks where pipeline = ? and stage = ? and output = ?",
         params![key.pipeline, key.stage, key.output as i64],
@@ -129,7 +129,7 @@ pub(super) fn forget(connection: &Sqlite, key: &LoadKey) -> Result<()> {
     set_state(connection, key, State::Claimed)
 }
 
-pub(super) fn set_state(connection: &Sqlite, key: &LoadKey, state: State) -> Result<()> {
+pub(in crate::connectors) fn set_state(connection: &Sqlite, key: &LoadKey, state: State) -> Result<()> {
     connection.execute(
         "update haul_loads set state = ? where pipeline = ? and stage = ? and output = ?",
         params![state.as_str(), key.pipeline, key.stage, key.output as i64],
@@ -138,12 +138,12 @@ pub(super) fn set_state(connection: &Sqlite, key: &LoadKey, state: State) -> Res
 }
 
 /// The newest epoch of a key and whether its load is published; `None` when nobody ever claimed it.
-pub(super) fn epoch(connection: &Sqlite, key: &LoadKey) -> Result<Option<(u64, bool)>> {
+pub(in crate::connectors) fn epoch(connection: &Sqlite, key: &LoadKey) -> Result<Option<(u64, bool)>> {
     Ok(find(connection, key)?.map(|row| (row.epoch, row.state == State::Published.as_str())))
 }
 
 /// The mark of one split.
-pub(super) fn mark(connection: &Sqlite, key: &LoadKey, split: &str) -> Result<Option<Mark>> {
+pub(in crate::connectors) fn mark(connection: &Sqlite, key: &LoadKey, split: &str) -> Result<Option<Mark>> {
     Ok(marks(connection, key)?.into_iter().find(|mark| mark.split == split))
 }
 
@@ -163,7 +163,7 @@ fn marks(connection: &Sqlite, key: &LoadKey) -> Result<Vec<Mark>> {
 }
 
 /// Records what is written of a split, in the transaction that wrote it, in the place of its earlier mark.
-pub(super) fn put(connection: &Sqlite, key: &LoadKey, epoch: u64, mark: &Mark) -> Result<()> {
+pub(in crate::connectors) fn put(connection: &Sqlite, key: &LoadKey, epoch: u64, mark: &Mark) -> Result<()> {
     connection.execute(
         "insert or replace into haul_marks (pipeline, stage, output, split, epoch, \"rows\", digest, rejects, position)
          values (?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -3,7 +3,7 @@
 //! - [`Database`] opens the file and hands out sources and sinks.
 //! - `types` and `value` say what values become; `encode` and `decode` move them between Arrow and SQLite.
 //! - `table` looks at what the database holds. `source` and `reading` read it, `poll` follows a cursor.
-//! - `sink` begins loads and `marks` records them, `target` plans the shape of a table, `writer` commits splits (`insert`, `compare`),
+//! - `sink` begins loads and `marks` records them, `target` plans the shape of a table, `writer` commits splits (`once`, `insert`, `compare`),
 //!   `sift` finds rows that are refused, `publish` makes a load visible.
 //!
 //! SQLite has one writer at a time. Nothing here holds that place while it waits for rows: a writer gathers a split (in memory, then in its
@@ -14,7 +14,8 @@ mod connection;
 mod decode;
 mod encode;
 mod insert;
-mod marks;
+pub(in crate::connectors) mod marks;
+mod once;
 mod poll;
 mod publish;
 mod reading;
@@ -28,3 +29,6 @@ mod value;
 mod writer;
 
 pub use connection::Database;
+pub(in crate::connectors) use connection::{blocking, blocking_open};
+pub(in crate::connectors) use once::Once;
+pub(in crate::connectors) use sink::{check_epoch, in_transaction};

@@ -48,7 +48,7 @@ impl SqliteSink {
 }
 
 /// Begins a transaction that may write at once, and commits it when the work succeeds.
-pub(super) fn in_transaction<T>(
+pub(in crate::connectors) fn in_transaction<T>(
     database: &Database,
     connection: &mut Sqlite,
     work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
@@ -68,7 +68,7 @@ pub(super) fn staging_name(key: &LoadKey) -> String {
 }
 
 /// Refuses to go on when a newer worker has claimed the load. Says whether the load is published.
-pub(super) fn check_epoch(database: &Database, connection: &Sqlite, load: &Load) -> Result<bool, Failure> {
+pub(in crate::connectors) fn check_epoch(database: &Database, connection: &Sqlite, load: &Load) -> Result<bool, Failure> {
     let found = marks::epoch(connection, &load.key).map_err(|error| database.failure(error))?;
     let (newest, published) =
         found.ok_or_else(|| Failure::permanent(format!("the record of the load of stage `{}` is gone from its target", load.key.stage)))?;

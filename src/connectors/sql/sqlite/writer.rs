@@ -14,14 +14,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::compare::Comparison;
 use super::connection::{Database, Interrupt, blocking, blocking_open};
 use super::insert::Rows;
-use super::marks;
+use super::once::Once;
 use super::sift::{Sift, Sifted};
-use super::sink::{check_epoch, in_transaction, shape_now, staging_name};
+use super::sink::{shape_now, staging_name};
 use super::target::{Publish, Shape, quote, quoted_list};
-use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
+use crate::connectors::{Committed, Load, Mark, Writer};
 use crate::data::Reject;
 use crate::define::pipeline::{SqlSink, Verify, WriteMode};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 
 /// Most bytes of a stream's commit that wait in memory to be sifted. What is larger is gathered, and not sifted.
 const MOST_KEPT: u64 = 32 << 20;
@@ -159,11 +159,11 @@ impl SqliteWriter {
             return Err(Failure::permanent(format!("a mark of split `{}` came for split `{}`", mark.split, self.split)));
         }
         if let Some(Sifted { connection, turn, rows }) = self.sifted.take() {
-            let work = self.commit_of(mark, false);
+            let once = self.once(mark);
             let bytes = std::mem::take(&mut self.bytes);
             let (connection, rows) = blocking(connection, move |connection, _| {
                 let _turn = turn;
-                work.end(connection, rows)
+                once.end(connection, rows)
             })
             .await?;
             self.database.keep(connection);
@@ -179,12 +179,12 @@ impl SqliteWriter {
                 blocking_open(move || database.writer()).await?
             }
         };
-        let work = self.commit_of(mark, gathered);
+        let work = Commit { once: self.once(mark), spec: self.spec.clone(), waiting: std::mem::take(&mut self.waiting), gathered };
         let room = self.room.take();
         let bytes = std::mem::take(&mut self.bytes);
         let (connection, rows) = blocking(connection, move |connection, interrupt| {
             let _held = (turn, room);
-            work.run(connection, interrupt)
+            work.once.run(connection, |transaction| work.write(transaction, interrupt))
         })
         .await?;
         if !gathered {
@@ -193,101 +193,47 @@ impl SqliteWriter {
         Ok(Committed { rows, bytes })
     }
 
-    fn commit_of(&mut self, mark: Mark, gathered: bool) -> Commit {
-        Commit {
-            database: self.database.clone(),
-            spec: self.spec.clone(),
-            load: self.load.clone(),
-            from: self.from.clone(),
-            mark,
-            waiting: std::mem::take(&mut self.waiting),
-            gathered,
-        }
+    fn once(&self, mark: Mark) -> Once {
+        Once { database: self.database.clone(), load: self.load.clone(), from: self.from.clone(), mark }
     }
 }
 
 /// The last step of a split, or of a part of it.
 struct Commit {
-    database: Arc<Database>,
+    once: Once,
     spec: Arc<SqlSink>,
-    load: Load,
-    /// The mark that the rows go on from.
-    from: Option<Mark>,
-    mark: Mark,
     waiting: Vec<RecordBatch>,
     gathered: bool,
 }
 
 impl Commit {
-    fn run(&self, connection: &mut Sqlite, interrupt: &Interrupt) -> Result<u64, Failure> {
-        let result = in_transaction(&self.database, connection, |transaction| self.write(transaction, interrupt));
-        self.settle(result)
-    }
-
-    /// Ends the transaction that all rows but not their mark are in.
-    fn end(&self, connection: &Sqlite, rows: u64) -> Result<u64, Failure> {
-        let end = || {
-            marks::put(connection, &self.load.key, self.load.epoch, &self.mark)?;
-            connection.execute_batch("commit")
-        };
-        self.settle(end().map(|()| rows).map_err(|error| self.database.failure(error)))
-    }
-
-    fn settle(&self, result: Result<u64, Failure>) -> Result<u64, Failure> {
-        match result {
-            // Whether a commit that failed took place is told by the mark, on a fresh connection.
-            Err(failure) if failure.kind == FailureKind::Permanent => match self.settled() {
-                Some(rows) => Ok(rows),
-                None => Err(failure),
-            },
-            result => result,
-        }
-    }
-
-    fn settled(&self) -> Option<u64> {
-        let connection = self.database.open_reader().ok()?;
-        let found = marks::mark(&connection, &self.load.key, &self.mark.split).ok()??;
-        (found == self.mark).then_some(found.rows)
-    }
-
     fn write(&self, transaction: &Transaction<'_>, interrupt: &Interrupt) -> Result<u64, Failure> {
-        let failed = |error| self.database.failure(error);
-        let published = check_epoch(&self.database, transaction, &self.load)?;
-        let found = marks::mark(transaction, &self.load.key, &self.mark.split).map_err(failed)?;
-        if let Some(done) = found.as_ref().filter(|found| found.position.is_none() || **found == self.mark) {
-            return Ok(done.rows);
-        }
-        if found != self.from {
-            return Err(moved_on(&self.mark.split));
-        }
-        if published {
-            return Err(Failure::permanent(format!("the load of stage `{}` is published already", self.load.key.stage)));
-        }
-        let shape = shape_now(&self.database, transaction, &self.spec, &self.load.schema)?;
-        let table = if shape.publish == Publish::AtOnce { quote(&shape.table) } else { quote(&staging_name(&self.load.key)) };
+        let Once { database, load, .. } = &self.once;
+        let shape = shape_now(database, transaction, &self.spec, &load.schema)?;
+        let table = if shape.publish == Publish::AtOnce { quote(&shape.table) } else { quote(&staging_name(&load.key)) };
         let mut rows = 0;
         if self.gathered {
             rows += transaction.execute(&move_gathered(&shape, &table), []).map_err(|error| self.refused(error))? as u64;
-            if !shape.key.is_empty() && self.load.verify == Verify::Digest {
+            if !shape.key.is_empty() && load.verify == Verify::Digest {
                 self.compare(transaction, &shape)?;
             }
         }
-        let writing = Rows { database: &self.database, shape: &shape, schema: &self.load.schema, interrupt };
+        let writing = Rows { database, shape: &shape, schema: &load.schema, interrupt };
         for batch in &self.waiting {
             writing.insert(transaction, &table, batch, false)?;
             rows += batch.num_rows() as u64;
         }
-        marks::put(transaction, &self.load.key, self.load.epoch, &self.mark).map_err(failed)?;
         Ok(rows)
     }
 
     fn refused(&self, error: rusqlite::Error) -> Failure {
-        self.database.failure(error).during(format!("failed to write split `{}` to `{}`", self.mark.split, self.spec.table.join(".")))
+        let Once { database, mark, .. } = &self.once;
+        database.failure(error).during(format!("failed to write split `{}` to `{}`", mark.split, self.spec.table.join(".")))
     }
 
     /// Reads the rows that were upserted back by their keys, and compares each with the hash of what arrived.
     fn compare(&self, transaction: &Transaction<'_>, shape: &Shape) -> Result<(), Failure> {
-        let failed = |error| self.database.failure(error);
+        let failed = |error| self.once.database.failure(error);
         let columns: Vec<String> = shape.columns.iter().map(|column| format!("target.{}", column.quoted)).collect();
         let on: Vec<String> = shape.key.iter().map(|name| format!("target.{0} = arrived.{0}", quote(name))).collect();
         let query = format!(
@@ -298,7 +244,7 @@ impl Commit {
         );
         let mut statement = transaction.prepare(&query).map_err(failed)?;
         let mut found = statement.query([]).map_err(failed)?;
-        let mut comparison = Comparison::new(&self.load.schema, &shape.key);
+        let mut comparison = Comparison::new(&self.once.load.schema, &shape.key);
         while let Some(row) = found.next().map_err(failed)? {
             let hash: Vec<u8> = row.get(shape.columns.len()).map_err(failed)?;
             comparison.push(|place| row.get_ref(place).unwrap_or(ValueRef::Null), hash)?;
