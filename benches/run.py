@@ -20,6 +20,7 @@ import time
 
 import cache
 import cases
+import feeds
 import http_ingest
 import measure
 import redis
@@ -36,7 +37,7 @@ TABLES = {
 
 
 # Those that start what they need themselves.
-OTHERS = {**small.JOBS, **redis.JOBS, **cache.JOBS, **http_ingest.JOBS}
+OTHERS = {**small.JOBS, **redis.JOBS, **cache.JOBS, **http_ingest.JOBS, **feeds.JOBS}
 
 
 def main():

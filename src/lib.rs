@@ -7,6 +7,7 @@
 //! - [`serve`]: what a project does by itself.
 //! - [`schedule`]: what is due when. Pure: it reads no clock and starts nothing.
 //! - [`run`]: one dispatcher owns the state of a run; units (one segment of the DAG, or one split of it) are tasks that talk to it by messages.
+//! - [`feeds`]: what stages have written to feeds, served over HTTP. Knows no plans and no runs.
 //! - [`plan`]: checked definition → sealed plan. Only a sealed plan can be run.
 //! - [`cache`]: keyed rows that stages look up, and the sinks that fill them. Knows no plans and no runs.
 //! - [`connectors`]: the open set of systems. They know the contract in `connectors::mod`, and nothing of plans or runs.
@@ -29,6 +30,7 @@ pub mod define;
 pub mod diagnostic;
 pub mod dialect;
 pub mod failure;
+pub mod feeds;
 pub mod journal;
 pub mod load;
 pub mod plan;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::define;
 use crate::diagnostic::SourceText;
+use crate::feeds::{self, Feeds};
 use crate::journal::{DEFAULT_URL, Journal};
 use crate::load::Project;
 use crate::load::project::{FILE, PIPELINES, pipeline_name, shown};
@@ -66,6 +67,16 @@ pub(super) fn journal_url(project: &Project) -> Result<String, CliError> {
                 .help("`haul validate` shows the place"))
         }
     }
+}
+
+/// Serves the project's feeds.
+pub(super) async fn feeds(project: &Project) -> Result<Feeds, CliError> {
+    let server = define::feed_server(project, &|name| std::env::var(name).ok()).map_err(|problems| {
+        let first = problems.first().map_or("it has problems", |problem| &problem.message);
+        CliError::new(Exit::Definition, format!("{FILE} does not say how feeds are served: {first}"))
+            .help("`haul validate` shows the place")
+    })?;
+    Ok(feeds::start(&project.base, server).await?)
 }
 
 /// Opens the project's journal.

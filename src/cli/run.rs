@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::ready::{self, Which};
 use super::{CliError, Exit, Global, project, render, signals};
-use crate::define;
 use crate::define::pipeline::Overlap;
+use crate::define::{self, Project};
+use crate::feeds::Feeds;
 use crate::journal::{Journal, Lease, Outcome, RunState};
 use crate::plan::{Plan, Sealed};
 use crate::run::launch::{self, Facts, Found};
@@ -104,6 +105,7 @@ struct Going {
     leases: Vec<Lease>,
     overlap: Overlap,
     stop: signals::Stop,
+    project: Project,
 }
 
 impl Going {
@@ -115,7 +117,7 @@ impl Going {
             }
         };
         let turn = async { Ok(launch::turn(journal, &found.name, overlap, run, waits).await?) };
-        Ok(Self { leases: vec![stop.unless(turn).await?], overlap, stop })
+        Ok(Self { leases: vec![stop.unless(turn).await?], overlap, stop, project: found.project.clone() })
     }
 
     /// Whether it may go on with an earlier run: where runs may overlap, another process may be at it.
@@ -127,13 +129,29 @@ impl Going {
         Ok(lease.map(|lease| self.leases.push(lease)).is_ok())
     }
 
+    /// Serves the project's feeds while the run goes.
+    async fn feeds(&self, global: &Global) -> Result<Feeds, CliError> {
+        let feeds = project::feeds(&self.project).await?;
+        if !global.quiet {
+            render::say(&match feeds.address() {
+                Some(address) => format!("feeds are served on http://{address}/feeds/"),
+                None => "feeds are served by another process of this project".to_owned(),
+            });
+        }
+        Ok(feeds)
+    }
+
     async fn carry_out(self, global: &Global, journal: &Journal, plan: Plan<Sealed>, options: Options) -> Result<Exit, CliError> {
         let run = options.run.clone();
         let control = Control { drain: self.stop.drain.child_token(), abort: self.stop.abort.clone() };
+        let feeds = if plan.has_feeds() { Some(self.feeds(global).await?) } else { None };
         let _heed = (self.overlap == Overlap::CancelRunning).then(|| launch::heed(journal, &run, &control.drain));
         let (progress, handle) = run::start(plan, Arc::new(journal.clone()), options, control);
         render::progress::drive(progress, render::progress::Mode::of(global)).await;
         let report = handle.await.map_err(|error| CliError::new(Exit::Failed, format!("the run broke down: {error}")))??;
+        if let Some(feeds) = feeds {
+            feeds.close().await;
+        }
         journal.flush().await?;
         let (state, paint) = (journal.show(&run).await?, render::paint_out(global));
         match global {

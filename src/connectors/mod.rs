@@ -23,6 +23,7 @@ pub use request::requested;
 mod ahead;
 mod compare;
 pub mod discard;
+pub mod feed;
 pub mod files;
 pub mod generate;
 pub mod http;
@@ -326,8 +327,7 @@ pub trait Sink: Send + Sync {
         Ok(None)
     }
 
-    /// Compares the target with the rows it should hold, for sinks that compare where the data is. With [`Verify::Count`] the rows are only
-    /// looked for. `None`: the executor reads back and compares.
+    /// Compares the target with its rows where the data is; with [`Verify::Count`] they are only looked for. `None`: the executor does it.
     async fn compare(&self, load: &Load, rows: &dyn Rows) -> Result<Option<Compared>, Failure> {
         let _ = (load, rows);
         Ok(None)

@@ -8,7 +8,7 @@ use super::files::Root;
 use super::http::Api;
 use super::redis;
 use super::sql::{postgres::Server, sqlite::Database};
-use super::{Sink, Source, discard, generate};
+use super::{Sink, Source, discard, feed, generate};
 use crate::define::pipeline::{Connection, Engine, Pipeline, SinkSpec, SourceSpec};
 use crate::failure::Failure;
 use crate::transform::Problem;
@@ -92,6 +92,7 @@ impl Connections {
             SinkSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows_sink(rows)),
             SinkSpec::RedisKeys(keys) => Ok(self.redis(&keys.connection)?.keys_sink(keys)),
             SinkSpec::Http(sink) => Ok(self.http(&sink.connection)?.sink(sink, &self.base)),
+            SinkSpec::Feed(sink) => Ok(feed::sink(sink, &self.base)),
             SinkSpec::Discard => Ok(discard::sink()),
             SinkSpec::Cache(sink) => Err(Failure::permanent(format!("cache `{}` is no system to write to", sink.cache))),
         }

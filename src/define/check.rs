@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::conform::{self, Conformed};
 use super::pipeline::{Expr, Pipeline, SourceSpec};
 use super::reader::{Grammar, Mode, Reader};
-use super::{connections, graph, notify, overlap, params, schedule, stages, streams};
+use super::{connections, feeds, graph, notify, overlap, params, schedule, stages, streams};
 use crate::diagnostic::{Diagnostic, Severity, SourceText};
 use crate::load::{Document, Project, file, yaml};
 
@@ -53,6 +53,7 @@ pub fn check_project(project: &Project) -> Vec<Diagnostic> {
     let mut reader = Reader::of_project(document, &broken, Mode::Check);
     connections::check_project(&mut reader, &said);
     stages::check_settings(&mut reader, said.defaults.as_ref(), said.limits.as_ref());
+    feeds::check(&mut reader, said.feeds.as_ref());
     notify::check(&mut reader, said.notify.as_deref().unwrap_or_default());
     diagnostics.append(&mut reader.problems);
     in_file_order(&mut diagnostics, &document.source);

@@ -353,6 +353,10 @@ fn pattern_problem(pattern: &str, key: &str, value: &Value, error: &dyn Fn(&'sta
         _ if pattern.contains("[0-9]+") => {
             error("invalid-count", format!("{key} must be a whole number, or a template that gives one")).help("write digits only")
         }
+        "^[A-Za-z_][A-Za-z0-9_-]{0,62}$" => {
+            let problem = error("invalid-name", format!("`{text}` cannot name a feed"));
+            problem.help("names begin with a letter or `_`, and go on with at most 62 letters, digits, `_` and `-`")
+        }
         _ => {
             let problem = error("invalid-name", format!("`{text}` cannot name an input"));
             problem.help("names in SQL begin with a letter or `_`, and go on with letters, digits and `_`")

@@ -243,7 +243,7 @@ fn used_by<'a>(stage: Rows<'a>, used: &mut BTreeSet<&'a str>) {
             Output::Files(output) => used.extend(output.files.as_deref()),
             Output::Redis(output) => used.extend(output.redis.as_deref()),
             Output::Http(output) => used.extend(output.http.as_deref()),
-            Output::Discard(_) | Output::Cache(_) | Output::Unclear => {}
+            Output::Feed(_) | Output::Discard(_) | Output::Cache(_) | Output::Unclear => {}
         }
     }
     let rejects = stage.rejects.and_then(|rejects| rejects.to.as_ref());

@@ -30,6 +30,7 @@ impl SinkSpec {
             Self::RedisKeys(sink) => format!("{} keys", sink.connection),
             Self::Redis(sink) => format!("{} {}", sink.connection, sink.key),
             Self::Http(sink) => format!("{}{}", sink.connection, sink.path),
+            Self::Feed(sink) => format!("feed {}", sink.feed),
             Self::Discard => "discard".to_owned(),
             Self::Cache(sink) => format!("cache {}", sink.cache),
         }

@@ -8,6 +8,7 @@ mod check;
 pub mod codes;
 mod conform;
 mod connections;
+mod feeds;
 mod graph;
 mod http;
 mod inputs;
@@ -29,6 +30,7 @@ mod suggest;
 
 pub use crate::load::Project;
 pub use check::{Checked, check, check_project, has_errors, in_file_order};
+pub use feeds::{FeedServer, feed_server};
 pub use notify::{Notice, Request, requests};
 pub use reader::Grammar;
 pub use resolve::{Given, Resolved, RunFacts, resolve, state_url};

@@ -11,7 +11,7 @@ use super::pipeline::{
 use super::reader::Reader;
 use super::stages::{at_least, positive};
 use super::steps::names;
-use super::{http, keys, redis};
+use super::{feeds, http, keys, redis};
 use crate::diagnostic::Diagnostic;
 use crate::load::file::{self, FilesMode, Format, OutputCompression, SqlMode};
 use crate::load::shape;
@@ -36,6 +36,7 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output, keys_come: b
         }
         file::Output::Redis(said) => (SinkSpec::Redis(redis::output(reader, at, said)?), &said.allow_lossy),
         file::Output::Http(said) => (SinkSpec::Http(Box::new(http::output(reader, at, said)?)), &said.allow_lossy),
+        file::Output::Feed(said) => (SinkSpec::Feed(feeds::output(reader, at, said)?), &said.allow_lossy),
         file::Output::Discard(said) => {
             said.discard.as_ref()?;
             (SinkSpec::Discard, &said.allow_lossy)
@@ -240,12 +241,17 @@ pub fn same_targets(reader: &mut Reader<'_>, stages: &[super::pipeline::Stage]) 
 }
 
 fn target(output: &Output, stage: usize) -> Option<Target> {
+    if let SinkSpec::Feed(sink) = &output.sink {
+        let (connection, at) = ("feeds".to_owned(), format!("{}/feed", output.at));
+        // Two stages would number their events apart.
+        return Some(Target { connection, name: sink.feed.clone(), replaces: true, stage, at });
+    }
     let (connection, name, replaces, key) = match &output.sink {
         SinkSpec::Sql(sink) => (&sink.connection, sink.table.join("."), sink.mode == WriteMode::Replace, "table"),
         SinkSpec::Files(sink) => (&sink.connection, sink.path.clone(), sink.mode == WriteMode::Replace, "path"),
         SinkSpec::Redis(sink) => (&sink.connection, sink.key.to_string(), sink.mode == RowMode::Replace, sink.shape.word()),
         // Keys of two copies may well share a server; what one would overwrite, `conflict` decides.
-        SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Discard | SinkSpec::Cache(_) => return None,
+        SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Feed(_) | SinkSpec::Discard | SinkSpec::Cache(_) => return None,
     };
     Some(Target { connection: connection.clone(), name, replaces, stage, at: format!("{}/{key}", output.at) })
 }

@@ -37,6 +37,7 @@ fn shared(stage: &Stage) -> Vec<(String, &'static str)> {
             SinkSpec::Redis(_) => Some((output.at.clone(), "the load of keys")),
             SinkSpec::RedisKeys(_) => Some((output.at.clone(), "the copy of keys")),
             SinkSpec::Files(files) if !of_one_run(&files.path) => Some((format!("{}/path", output.at), "files")),
+            SinkSpec::Feed(_) => Some((output.at.clone(), "the feed")),
             SinkSpec::Http(_) => Some((output.at.clone(), "the record of what was sent")),
             SinkSpec::Files(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
         });

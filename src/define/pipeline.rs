@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::secret::Secret;
 
 mod cache;
+mod feed;
 mod http;
 mod inputs;
 mod keys;
@@ -19,6 +20,7 @@ mod schedule;
 mod steps;
 
 pub use cache::*;
+pub use feed::*;
 pub use http::*;
 pub use inputs::*;
 pub use keys::*;

@@ -131,6 +131,15 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
                 "move this output to the end of the list",
             )),
             SinkSpec::Redis(_) => None,
+            SinkSpec::Feed(sink) if changes && sink.key.is_empty() => {
+                Some(("feed", "changes name their rows by a key, and this feed has none", "add `key:` with the columns of the table's key"))
+            }
+            SinkSpec::Feed(_) if !last => Some((
+                "feed",
+                "after a crash the outputs before the last may get rows a second time, and a feed would number both",
+                "move this output to the end of the list",
+            )),
+            SinkSpec::Feed(_) => None,
             SinkSpec::Sql(_) | SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
         };
         if let Some((key, message, help)) = problem {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::shape::{Duration, Entries, OneOrMany, Scalar, Size};
 
 mod cache;
+mod feeds;
 mod http;
 mod inputs;
 mod notify;
@@ -19,6 +20,7 @@ mod steps;
 mod stream;
 
 pub use cache::*;
+pub use feeds::*;
 pub use http::*;
 pub use inputs::*;
 pub use notify::*;
@@ -62,6 +64,8 @@ pub struct Project {
     pub defaults: Option<Defaults>,
     /// What a run may use at the same time.
     pub limits: Option<Limits>,
+    /// How feeds are served, which stages write with `to: { feed: … }`.
+    pub feeds: Option<Feeds>,
     /// Who is told when runs fail and recover under `haul serve`.
     pub notify: Option<Vec<Notify>>,
     /// Where runs are recorded: `sqlite:` and a path beside this file, or `postgres://…`.

@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use super::file::{BatchStage, CacheStage, Kind, Mask, Stage, StreamStage};
 
 mod cache;
+mod expiry;
+mod names;
 
 pub use cache::*;
-
-mod expiry;
+pub use names::*;
 
 /// A mapping in file order.
 #[derive(Debug)]

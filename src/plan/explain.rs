@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{InputPlan, Origin, OutputPlan, Plan, Sealed, SourcePlan, StagePlan};
 use crate::data::Grade;
-use crate::define::pipeline::{CacheMode, FilesSink, Kind, SinkSpec, SqlSink, Verify, WriteMode, length_text};
+use crate::define::pipeline::{CacheMode, FeedKeep, FeedSink, FilesSink, Kind, SinkSpec, SqlSink, Verify, WriteMode, length_text};
 
 /// The plan for people.
 pub fn explain(plan: &Plan<Sealed>) -> String {
@@ -148,6 +148,7 @@ fn mode(output: &OutputPlan) -> String {
         SinkSpec::RedisKeys(sink) => format!("copy, {}", sink.conflict.word()),
         SinkSpec::Redis(sink) => sink.mode.word().to_owned(),
         SinkSpec::Http(sink) => sink.words(),
+        SinkSpec::Feed(sink) => feed(sink),
         SinkSpec::Discard => "discard".to_owned(),
         SinkSpec::Cache(sink) => match sink.mode {
             CacheMode::Fill => "fill",
@@ -156,6 +157,15 @@ fn mode(output: &OutputPlan) -> String {
         }
         .to_owned(),
     }
+}
+
+fn feed(sink: &FeedSink) -> String {
+    let how = if sink.key.is_empty() { "append".to_owned() } else { format!("put by {}", sink.key.join(", ")) };
+    let FeedKeep { rows, bytes, age } = sink.keep;
+    let days = age.as_secs() / 86_400;
+    let age = if days > 0 { format!("{days}d") } else { format!("{age:?}") };
+    let (rows, bytes, slow) = (thousands(rows), size(bytes), sink.slow.word());
+    format!("{how}, keeps {rows} events, {bytes}, {age}; slow clients: {slow} after {:?}", sink.slow_after)
 }
 
 fn verify(stage: &StagePlan, output: &OutputPlan) -> &'static str {

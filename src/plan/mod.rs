@@ -154,7 +154,7 @@ impl OutputPlan {
 
     /// Whether nothing that it writes can be read back, and so nothing be verified.
     pub fn keeps_nothing(&self) -> bool {
-        matches!(self.output.sink, SinkSpec::Discard | SinkSpec::Cache(_) | SinkSpec::Http(_))
+        matches!(self.output.sink, SinkSpec::Discard | SinkSpec::Cache(_) | SinkSpec::Http(_) | SinkSpec::Feed(_))
     }
 }
 
@@ -215,6 +215,11 @@ impl Plan<Open> {
 }
 
 impl Plan<Sealed> {
+    /// Whether any stage writes a feed.
+    pub fn has_feeds(&self) -> bool {
+        self.stages.iter().flat_map(|stage| &stage.outputs).any(|output| matches!(output.output.sink, SinkSpec::Feed(_)))
+    }
+
     /// Plans a stage again that reads what an earlier stage of this run has made by now.
     pub async fn refresh(&self, number: usize) -> Result<StagePlan, Refused> {
         build::refresh(self, number).await

@@ -34,6 +34,15 @@ impl Builder<'_> {
     fn can_apply(&mut self, key: &[String], outputs: &[OutputPlan]) {
         let sorted = |key: &[String]| key.iter().cloned().collect::<BTreeSet<String>>();
         for output in outputs {
+            if let SinkSpec::Feed(feed) = &output.output.sink {
+                if sorted(&feed.key) != sorted(key) {
+                    let message =
+                        format!("changes name their rows by ({}), and {} by ({})", key.join(", "), output.label, feed.key.join(", "));
+                    let problem = Diagnostic::error("stream-target", message).help(format!("write `key: [{}]`", key.join(", ")));
+                    self.problems.definition(&format!("{}/key", output.output.at), problem);
+                }
+                continue;
+            }
             if let SinkSpec::Redis(rows) = &output.output.sink {
                 let own: Vec<String> = rows.key.columns().map(str::to_owned).collect();
                 if sorted(&own) != sorted(key) {

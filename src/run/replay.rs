@@ -73,7 +73,7 @@ pub async fn compare(context: &RunContext, number: usize, place: usize) -> Resul
     let stage = &context.plan.stages[number];
     let output = &stage.outputs[place];
     // What a stream reads has no end that could be compared.
-    if stage.streams() || matches!(output.output.sink, SinkSpec::Discard | SinkSpec::Cache(_) | SinkSpec::Http(_)) {
+    if stage.streams() || matches!(output.output.sink, SinkSpec::Discard | SinkSpec::Cache(_) | SinkSpec::Http(_) | SinkSpec::Feed(_)) {
         return Ok(OutputReport { target: output.label.clone(), rows: 0, verdict: Verdict::NotChecked });
     }
     let load = Load { key: load_key(context, number, place), epoch: 0, schema: stage.schema.clone(), verify: Verify::Digest };
@@ -106,7 +106,9 @@ fn holds_other_rows(output: &OutputPlan) -> bool {
     match &output.output.sink {
         SinkSpec::Sql(sink) => sink.mode != WriteMode::Replace,
         SinkSpec::Redis(_) => true,
-        SinkSpec::Files(_) | SinkSpec::Cache(_) | SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Discard => false,
+        SinkSpec::Files(_) | SinkSpec::Cache(_) | SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Feed(_) | SinkSpec::Discard => {
+            false
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The leading daemon: one loop that owns the book of schedules, the definitions, and the runs that go.
 
 mod ends;
+mod feeds;
 mod files;
 mod streams;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
 
+use self::feeds::Served;
 use self::files::{Look, look};
 use self::streams::Streams;
 use super::definitions::Definitions;
@@ -59,6 +61,9 @@ struct Daemon {
     tasks: JoinSet<Answer>,
     going: HashMap<Id, (Tick, Control)>,
     streams: Streams,
+    feeds: Option<Served>,
+    /// Why feeds are not served.
+    feeds_failed: Option<String>,
     /// Runs whose end has been seen, with its time.
     ended: HashMap<String, i64>,
     ended_since_ms: i64,
@@ -84,6 +89,8 @@ pub(super) async fn lead(settings: Settings, journal: Journal, control: Control,
         tasks: JoinSet::new(),
         going: HashMap::new(),
         streams: Streams::default(),
+        feeds: None,
+        feeds_failed: None,
         ended: HashMap::new(),
         ended_since_ms: clock::now_ms(),
         told_until_ms: clock::now_ms(),
@@ -103,6 +110,7 @@ pub(super) async fn lead(settings: Settings, journal: Journal, control: Control,
     let result = daemon.work().await;
     // Nothing must go on behind the back of a daemon that is over.
     daemon.tasks.shutdown().await;
+    daemon.close_feeds().await;
     result
 }
 
@@ -157,6 +165,9 @@ impl Daemon {
             self.watch().await?;
             let pauses = self.journal.pauses().await?;
             self.book.pauses(&pauses);
+            if self.feeds_failed.is_some() {
+                self.keep_feeds().await;
+            }
             self.keep_streams(&pauses);
             self.look_for_ends().await?;
             self.tell_of_recoveries().await?;

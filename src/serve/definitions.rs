@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::define::pipeline::{Kind, Pipeline, Schedule};
+use crate::define::pipeline::{Kind, Output, Pipeline, Schedule, SinkSpec};
 use crate::define::{check_project, has_errors};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::failure::Failure;
@@ -33,6 +33,8 @@ pub struct Definition {
     pub schedule: Option<Schedule>,
     /// Whether it never ends and has no schedule: then a daemon keeps it going.
     pub kept: Option<Kept>,
+    /// Whether a stage of it writes a feed.
+    pub feeds: bool,
     /// What is wrong with it, and warnings.
     pub problems: Vec<Diagnostic>,
     /// Those of its own text alone.
@@ -107,13 +109,15 @@ impl Definition {
     fn check(name: &str, source: Arc<SourceText>, project: &Project) -> Self {
         let checked = check(name, &source, project);
         let kept = checked.pipeline.as_ref().and_then(Kept::of);
+        let feed = |output: &Output| matches!(output.sink, SinkSpec::Feed(_));
+        let feeds = checked.pipeline.iter().flat_map(|pipeline| &pipeline.stages).any(|stage| stage.flow.to.iter().any(feed));
         let schedule = checked.pipeline.and_then(|pipeline| pipeline.schedule);
-        Self { source, schedule, kept, problems: Vec::new(), own: checked.diagnostics, document: checked.document }
+        Self { source, schedule, kept, feeds, problems: Vec::new(), own: checked.diagnostics, document: checked.document }
     }
 
     fn unreadable(path: String, error: &std::io::Error) -> Self {
         let source = Arc::new(SourceText { path, text: String::new() });
         let problem = Diagnostic::error("file-encoding", format!("the file cannot be read: {error}")).label(&source, 0..0, "");
-        Self { source, schedule: None, kept: None, problems: Vec::new(), own: vec![problem], document: None }
+        Self { source, schedule: None, kept: None, feeds: false, problems: Vec::new(), own: vec![problem], document: None }
     }
 }

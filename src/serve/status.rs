@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::feeds::Meter;
 use crate::journal::{Event, Outcome, TickState, What};
 use crate::run::progress::{StageCounters, UNKNOWN};
 
@@ -34,6 +35,8 @@ struct Inner {
     /// Counters of the streams that go, by pipeline and stage.
     streams: BTreeMap<(String, String), Arc<StageCounters>>,
     restarts: BTreeMap<String, u64>,
+    /// The feeds that are served.
+    feeds: Option<Meter>,
     lag: [u64; LAG_BOUNDS.len()],
     lag_count: u64,
     lag_sum_ms: u64,
@@ -172,6 +175,11 @@ impl Status {
         self.lock().streams.keys().any(|(name, _)| name == pipeline)
     }
 
+    /// Shows the counts of feeds, or no more.
+    pub(super) fn serves(&self, feeds: Option<Meter>) {
+        self.lock().feeds = feeds;
+    }
+
     /// A pipeline that is kept going has come to an end, and starts again.
     pub(super) fn restarts(&self, pipeline: &str) {
         *self.lock().restarts.entry(pipeline.to_owned()).or_default() += 1;
@@ -236,6 +244,7 @@ impl Status {
         lag.push(("_sum".to_owned(), seconds(inner.lag_sum_ms as i64)));
         lag.push(("_count".to_owned(), inner.lag_count.to_string()));
         family("schedule_lag_seconds", "histogram", "From the moment a run was due to its being set going.", lag);
+        out.extend(inner.feeds.as_ref().map(Meter::metrics));
         out
     }
 

@@ -60,6 +60,8 @@ fn every_example_has_a_test() {
         .collect();
     names.sort();
     let expected = [
+        "feed_changes",
+        "feed_orders",
         "flight_names",
         "follow_changes",
         "follow_orders",
@@ -226,6 +228,45 @@ fn follow_changes() {
     let sum = "select count(*), sum(o_orderkey), sum(o_totalprice), max(o_clerk) from public.orders";
     assert_eq!(support::postgres().sql(&source, sum), support::postgres().sql(&target, sum));
     haul(&["drop", "follow_changes"]);
+}
+
+/// The events of a feed as they lie in its file.
+fn events(project: &Project, feed: &str) -> Vec<serde_json::Value> {
+    let database = rusqlite::Connection::open(project.path(&format!(".haul/feeds/{feed}.db"))).expect("the feed");
+    let mut select = database.prepare("select lines from blocks order by first").expect("blocks");
+    let blocks = select.query_map([], |row| row.get::<_, Vec<u8>>(0)).expect("blocks");
+    let text: Vec<u8> = blocks.flat_map(|block| block.expect("a block")).collect();
+    String::from_utf8(text).expect("UTF-8").lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn feed_orders() {
+    let project = project();
+    project.file("haul.yaml", "feeds: { listen: \"127.0.0.1:0\" }\n");
+    check_in(&project, "feed_orders", &[], &["--until", "caught-up"]);
+    let ids: Vec<_> = events(&project, "orders").iter().map(|event| event["id"].as_u64().expect("an id")).collect();
+    assert_eq!(ids, (1..=100).collect::<Vec<_>>());
+}
+
+#[test]
+fn feed_changes() {
+    let source = support::postgres().fresh_database();
+    support::postgres().sql(&source, SHOP);
+    let project = project();
+    project.file("haul.yaml", "feeds: { listen: \"127.0.0.1:0\" }\n");
+    let environment = [("SOURCE_URL", source.as_str())];
+    check_in(&project, "feed_changes", &environment, &["--until", "caught-up"]);
+    support::postgres()
+        .sql(&source, "delete from orders where o_orderkey % 100 = 0; update orders set o_totalprice = 1 where o_orderkey = 7");
+    let haul = |arguments: &[&str]| {
+        assert!(project.command(arguments).envs(environment).status().expect("haul can be started").success());
+    };
+    haul(&["run", "feed_changes", "--until", "caught-up"]);
+    let events = events(&project, "orders");
+    let of = |op: &str| events.iter().filter(|event| event["@op"] == op).count();
+    assert_eq!((of("put"), of("delete")), (5001, 50));
+    assert_eq!(events.last().expect("an event")["o_totalprice"], 1.0);
+    haul(&["drop", "feed_changes"]);
 }
 
 #[test]

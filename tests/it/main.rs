@@ -4,6 +4,7 @@ mod caches;
 mod cli;
 mod conformance;
 mod examples;
+mod feeds;
 mod files;
 mod front;
 mod ground;

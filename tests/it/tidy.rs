@@ -5,11 +5,12 @@ use std::path::Path;
 use std::process::Command;
 
 /// Top-level modules from the highest rank to the lowest. A module may use those of lower ranks, and itself.
-const RANKS: [&[&str]; 13] = [
+const RANKS: [&[&str]; 14] = [
     &["cli"],
     &["serve"],
     &["schedule"],
     &["run"],
+    &["feeds"],
     &["plan"],
     &["cache"],
     &["connectors"],

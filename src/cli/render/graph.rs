@@ -202,7 +202,7 @@ fn sink_label(output: &Output) -> String {
         SinkSpec::Files(sink) => format!("{}/{}", sink.connection, sink.path),
         SinkSpec::RedisKeys(_) | SinkSpec::Http(_) => output.sink.label(),
         SinkSpec::Redis(sink) => format!("{} {}", sink.connection, sink.key),
-        SinkSpec::Discard | SinkSpec::Cache(_) => output.sink.label(),
+        SinkSpec::Feed(_) | SinkSpec::Discard | SinkSpec::Cache(_) => output.sink.label(),
     }
 }
 

@@ -176,6 +176,10 @@ impl<'a> FeedRows<'a> {
     }
 
     async fn take(&mut self, item: Item, to: &Ahead) -> Result<(), Failure> {
+        if super::note::is_note(&item.text) {
+            self.pages.place = item.id.map_or_else(|| self.pages.place.clone(), Place::Cursor);
+            return super::note::heed(&item.text);
+        }
         self.count += 1;
         self.bytes += item.text.len() as u64;
         take(&item.text, format_args!("{} row {} of this connection", self.label, self.count), None, &self.wanted, &mut self.out);

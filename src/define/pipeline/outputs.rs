@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{At, Compression, FileFormat, HttpSink, KeysSink, RedisRowsSink};
+use super::{At, Compression, FeedSink, FileFormat, HttpSink, KeysSink, RedisRowsSink};
 
 /// One output of a stage.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub enum SinkSpec {
     RedisKeys(Box<KeysSink>),
     /// An HTTP API that rows are sent to.
     Http(Box<HttpSink>),
+    /// A feed that is served over HTTP.
+    Feed(FeedSink),
     /// Nowhere: rows are counted and dropped.
     Discard,
     /// A cache of the same pipeline.

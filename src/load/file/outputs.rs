@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{CacheOutput, Format, HttpOutput, RedisOutput};
+use super::{CacheOutput, FeedOutput, Format, HttpOutput, RedisOutput};
 use crate::load::shape::{Duration, Size, families};
 
 /// How files to write are compressed.
@@ -49,6 +49,8 @@ families! {
         Redis("redis", RedisOutput),
         /// Sends rows to the HTTP API behind this connection.
         Http("http", HttpOutput),
+        /// Serves rows over HTTP as a feed of this name.
+        Feed("feed", FeedOutput),
         /// Counts the rows and drops them. The text says why.
         Discard("discard", DiscardOutput),
         /// Writes to this cache of the same pipeline.

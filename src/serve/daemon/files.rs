@@ -87,6 +87,7 @@ impl Daemon {
         self.write_down(turn).await?;
         let pauses = self.journal.pauses().await?;
         self.book.pauses(&pauses);
+        self.keep_feeds().await;
         self.keep_streams(&pauses);
         Ok(())
     }

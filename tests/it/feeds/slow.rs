@@ -1,0 +1,87 @@
+//! Clients that do not keep up: what becomes of them, and that nobody else notices.
+
+use serde_json::json;
+
+use super::*;
+
+/// Rows that are wide enough that no connection's buffers take all of them.
+const COUNT: u64 = 160;
+
+/// A feed with a client that stops reading after the first event, and what it is told when it reads again.
+fn stuck(slow: &str) -> (Project, Haul, String, Answer) {
+    let project = project(&format!(", key: id, slow: {slow}, slow_after: 3s"), "");
+    let text = project
+        .read("pipelines/p.yaml")
+        .replace("    batch:", "    transform: [{ set: { name: \"name || repeat('x', 100000)\" } }]\n    batch:");
+    project.file("pipelines/p.yaml", text);
+    let haul = Haul::start(&project, &["run", "p"]);
+    add(&project, 1..=1);
+    haul.until_head(&project, 1);
+    let address = haul.address();
+    let mut client = get(&address, "/feeds/a?from=start", &[]);
+    assert_eq!(client.object()["@feed"], "start");
+    assert_eq!(client.object()["@id"], 1);
+    let mut other = get(&address, "/feeds/a", &[]);
+    other.object();
+    for part in 0..COUNT / 16 {
+        let first = 2 + part * 16;
+        add(&project, first..=first + 15);
+        // Whoever reads gets everything meanwhile.
+        for id in first..first + 16 {
+            assert_eq!(other.object()["@id"], id);
+        }
+    }
+    // By now it lags behind for longer than it may.
+    std::thread::sleep(Duration::from_secs(4));
+    (project, haul, address, client)
+}
+
+/// Reads on until a note, past events that follow on each other. Gives the note and the last event before it.
+fn until_note(client: &mut Answer) -> (Value, u64) {
+    let mut at = 1;
+    loop {
+        let value = client.object();
+        if !value["@feed"].is_null() {
+            return (value, at);
+        }
+        at += 1;
+        assert_eq!(value["@id"], at);
+    }
+}
+
+#[test]
+fn a_slow_client_is_disconnected_and_goes_on_later() {
+    let (_project, _haul, address, mut client) = stuck("disconnect");
+    let (note, at) = until_note(&mut client);
+    assert_eq!(note, json!({ "@feed": "end", "reason": "slow", "place": at.to_string() }));
+    assert_eq!(client.line(), None);
+    assert!(at > 1 && at < COUNT, "{at}");
+    let mut again = get(&address, &format!("/feeds/a?from={at}"), &[]);
+    assert_eq!(again.object()["lost"], 0);
+    for id in at + 1..=COUNT + 1 {
+        assert_eq!(again.object()["@id"], id);
+    }
+}
+
+#[test]
+fn a_slow_client_skips_and_is_told() {
+    let (project, _haul, _, mut client) = stuck("skip");
+    let (note, at) = until_note(&mut client);
+    let head = COUNT + 1;
+    assert_eq!(note, json!({ "@feed": "skipped", "place": head.to_string(), "lost": head - at }));
+    add(&project, head + 1..=head + 1);
+    assert_eq!(client.object()["@id"], head + 1);
+}
+
+#[test]
+fn a_slow_client_gets_the_last_event_of_each_key() {
+    let (project, _haul, _, mut client) = stuck("latest_per_key");
+    let (note, at) = until_note(&mut client);
+    assert_eq!(note["@feed"], "latest_per_key");
+    // Each key had one event here, so that none is left out; what follows is new.
+    for id in at + 1..=COUNT + 1 {
+        assert_eq!(client.object()["@id"], id);
+    }
+    add(&project, COUNT + 2..=COUNT + 2);
+    assert_eq!(client.object()["@id"], COUNT + 2);
+}
