@@ -37,6 +37,9 @@ mod two;
 /// Kills a sink has to survive.
 const KILLS: usize = 200;
 
+/// The longest wait before the first kill, in milliseconds; those before later ones are found by trying.
+const LONGEST_MS: u64 = 300;
+
 /// The pipeline of every test.
 const PIPELINE: &str = "kill";
 
@@ -62,11 +65,12 @@ fn torture(project: &Project, target: &dyn Target) {
     let wanted = support::kills(KILLS);
     let (mut dice, seed) = support::dice();
     let (mut kills, mut cycles, mut halfway) = (0, 0, 0);
+    let mut longest_ms = LONGEST_MS;
     while kills < wanted {
         let journal = Journal(project.path(".haul"));
         target.reset();
         let _ = std::fs::remove_dir_all(&journal.0);
-        let said = cycle(project, target, &journal, &mut dice, &mut kills, &mut halfway);
+        let said = cycle(project, target, &journal, &mut dice, &mut longest_ms, (&mut kills, &mut halfway));
         let said = said.and_then(|()| target.at_end()).and_then(|()| journal.at_end(rows::COUNT as u64));
         if let Err(wrong) = said {
             panic!("{wrong}\nafter {kills} kills, in cycle {}; HAUL_KILL_SEED={seed} repeats the waits", cycles + 1);
@@ -86,30 +90,39 @@ fn cycle(
     target: &dyn Target,
     journal: &Journal,
     dice: &mut fastrand::Rng,
-    kills: &mut usize,
-    halfway: &mut usize,
+    longest_ms: &mut u64,
+    (kills, halfway): (&mut usize, &mut usize),
 ) -> Result<(), String> {
-    let mut longest_ms = 400;
-    for attempt in 1.. {
-        // A slow machine may need longer than any wait to get one split through: after some fruitless kills the waits grow.
-        if attempt % 10 == 0 {
-            longest_ms *= 2;
-        }
-        let wait = Duration::from_millis(dice.u64(10..=longest_ms));
+    for attempt in 1_u32.. {
+        // What a run does last may need longer than any wait, and none of it is kept: after some kills of one run the waits grow.
+        let wait = Duration::from_millis(dice.u64(10..=*longest_ms << (attempt / 10).min(8)));
         if let Some(code) = run_for(project, wait) {
+            if attempt == 1 {
+                *longest_ms = shorter(*longest_ms);
+            }
             let log = || project.read("log.txt");
             return if code == 0 { Ok(()) } else { Err(format!("haul gave exit code {code} in attempt {attempt}:\n{}", log())) };
         }
         *kills += 1;
         let state = journal.state()?;
         target.after_kill(state.rows)?;
-        *halfway += usize::from(target.halfway(state.splits) && !state.finished);
+        let hit = target.halfway(state.splits) && !state.finished;
+        *halfway += usize::from(hit);
+        // Each machine has its own pace, and so has each moment of a busy one: half of the kills are to meet a load under way, so that few
+        // are in vain and no run gets far. Once waits grow for another reason, nothing is to be learnt from them.
+        if attempt < 10 {
+            *longest_ms = if hit { shorter(*longest_ms) } else { (*longest_ms * 9 / 8).min(10_000) };
+        }
         if state.finished {
             // The kill came between the last word in the journal and the exit: another start would rightly be a new run.
             return Ok(());
         }
     }
     unreachable!("attempts have no end")
+}
+
+fn shorter(wait_ms: u64) -> u64 {
+    (wait_ms * 7 / 8).max(40)
 }
 
 /// Starts haul and kills it after a while. Gives its exit code when it was quicker.

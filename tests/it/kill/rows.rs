@@ -1,6 +1,7 @@
 //! The rows that are moved, and what each mode may and must leave of them.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// Rows of the source, with the ids 1 to this.
 pub const COUNT: i64 = 40_000;
@@ -56,10 +57,10 @@ impl Mode {
 
     /// What a reader may see after a kill.
     pub fn check_after_kill(self, found: &Rows, recorded: u64) -> Result<(), String> {
-        let (before, after) = (gather(self.before()), gather(self.after()));
+        let (before, after) = self.gathered();
         match self {
-            Self::Replace if *found == before || *found == after => return Ok(()),
-            Self::Replace => return Err(format!("a replaced target is half done: {}", difference(&after, found))),
+            Self::Replace if found == before || found == after => return Ok(()),
+            Self::Replace => return Err(format!("a replaced target is half done: {}", difference(after, found))),
             Self::Append | Self::Upsert => {}
         }
         if let Some((id, payloads)) =
@@ -80,8 +81,14 @@ impl Mode {
 
     /// What must be there in the end.
     pub fn check_at_end(self, found: &Rows) -> Result<(), String> {
-        let expected = gather(self.after());
-        if *found == expected { Ok(()) } else { Err(format!("the target is wrong in the end: {}", difference(&expected, found))) }
+        let (_, expected) = self.gathered();
+        if found == expected { Ok(()) } else { Err(format!("the target is wrong in the end: {}", difference(expected, found))) }
+    }
+
+    /// The rows of [`Self::before`] and [`Self::after`] by id, made once: every kill is compared with them.
+    fn gathered(self) -> &'static (Rows, Rows) {
+        static OF_EACH: [OnceLock<(Rows, Rows)>; 3] = [const { OnceLock::new() }; 3];
+        OF_EACH[self as usize].get_or_init(|| (gather(self.before()), gather(self.after())))
     }
 }
 
