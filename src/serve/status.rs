@@ -10,7 +10,7 @@ use crate::journal::{Event, Outcome, TickState, What};
 use crate::run::progress::{StageCounters, UNKNOWN};
 
 /// Upper bounds of the schedule lag's histogram, in milliseconds.
-const LAG_BOUNDS: [u64; 12] = [1, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 30_000, 60_000];
+const LAG_BOUNDS: [u64; 15] = [1, 2, 5, 10, 20, 30, 40, 50, 75, 100, 200, 500, 1_000, 10_000, 60_000];
 
 /// Counts since the daemon's start, and how things are now.
 #[derive(Debug, Default)]
