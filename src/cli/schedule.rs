@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use super::{CliError, Exit, Global, project, render, signals};
 use crate::clock;
-use crate::define::pipeline::Schedule;
-use crate::journal::{Journal, Pause, Tick};
-use crate::schedule::tick;
-use crate::serve::{Definition, Definitions};
+use crate::define::pipeline::{Entry, Schedule};
+use crate::journal::{Decided, Journal, Pause, Tick};
+use crate::schedule::{due, tick};
+use crate::serve::{self, Definition, Definitions};
 
 /// Arguments of `haul schedule`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,8 @@ pub struct Shown {
     pub schedules: Vec<ShownEntry>,
     /// What became of its latest ticks, latest first.
     pub ticks: Vec<Tick>,
+    /// Who serves the project; `None` when nobody does, so that nothing runs by itself.
+    pub served_by: Option<String>,
 }
 
 /// One of its schedules.
@@ -51,6 +53,19 @@ pub struct ShownEntry {
     pub next_ms: Vec<i64>,
     /// The same, on the clock of its time zone.
     pub next: Vec<String>,
+    /// Ticks that went by since nobody serves the project.
+    pub overdue: Option<Overdue>,
+}
+
+/// Ticks that nobody has decided on.
+#[derive(Debug, Serialize)]
+pub struct Overdue {
+    /// The first of them, in milliseconds since 1970.
+    pub first_ms: i64,
+    /// How many there are; very many are not counted to their end.
+    pub count: u64,
+    /// The most of them that the next daemon would start; it notes the others as missed.
+    pub made_up: u64,
 }
 
 /// Shows what runs when.
@@ -65,7 +80,7 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let latest = if only.is_some() { LATEST } else { 1 };
     let look = async {
         let journal = project::journal(&definitions.project).await?;
-        add_what_was(shown, &journal, latest).await
+        add_what_was(shown, &definitions, &journal, latest).await
     };
     let shown: Vec<Shown> = signals::block_on(|stop| async move { stop.unless(look).await })??;
     if global.json {
@@ -76,9 +91,11 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Adds what the journal knows: pauses, and what became of the latest ticks.
-async fn add_what_was(mut shown: Vec<Shown>, journal: &Journal, latest: u32) -> Result<Vec<Shown>, CliError> {
+/// Adds what the journal knows: who serves the project, pauses, and what became of the latest ticks.
+async fn add_what_was(mut shown: Vec<Shown>, definitions: &Definitions, journal: &Journal, latest: u32) -> Result<Vec<Shown>, CliError> {
     let pauses: Vec<Pause> = journal.pauses().await?;
+    let served_by = serve::leader(journal).await?;
+    let decided = journal.decided().await?;
     for shown in &mut shown {
         let paused = pauses.iter().find(|pause| pause.paused && pause.pipeline == shown.pipeline);
         shown.troubles.extend(paused.map(|pause| {
@@ -86,8 +103,26 @@ async fn add_what_was(mut shown: Vec<Shown>, journal: &Journal, latest: u32) -> 
             (trouble, format!("`haul resume {}` lets it go on", pause.pipeline))
         }));
         shown.ticks = journal.ticks(&shown.pipeline, latest).await?;
+        shown.served_by.clone_from(&served_by);
+        let schedule = definitions.pipelines.get(&shown.pipeline).and_then(|definition| definition.schedule.as_ref());
+        if let Some(schedule) = schedule.filter(|_| served_by.is_none()) {
+            for (entry, shown_entry) in schedule.entries.iter().zip(&mut shown.schedules) {
+                let of_entry = |decided: &&Decided| (&decided.pipeline, &decided.entry) == (&shown.pipeline, &entry.key);
+                let until_ms = decided.iter().find(of_entry).map(|decided| decided.until_ms);
+                shown_entry.overdue = until_ms.and_then(|until_ms| overdue(entry, until_ms, shown_entry.delay_ms, paused.is_some()));
+            }
+        }
     }
     Ok(shown)
+}
+
+/// The ticks of a schedule since the last one that was decided.
+fn overdue(entry: &Entry, until_ms: i64, delay_ms: i64, paused: bool) -> Option<Overdue> {
+    let found = due(&entry.when, entry.catch_up, until_ms, clock::now_ms() - delay_ms);
+    let first_ms = found.missed.map(|missed| missed.first_ms).or_else(|| found.start.first().copied())?;
+    let made_up = found.start.len() as u64;
+    let count = made_up + found.missed.map_or(0, |missed| missed.count);
+    Some(Overdue { first_ms, count, made_up: if paused { 0 } else { made_up } })
 }
 
 /// What there is to show of a pipeline; nothing of one that is right and does not run by itself.
@@ -107,15 +142,15 @@ fn show(definitions: &Definitions, name: &str, definition: &Definition, from_ms:
     let schedules: Vec<ShownEntry> = definition.schedule.iter().flat_map(|schedule| entries(name, schedule, from_ms, count)).collect();
     let kept_going = definition.kept.is_some();
     let by_itself = !schedules.is_empty() || kept_going || !definition.is_right();
-    by_itself.then(|| Shown { pipeline: name.to_owned(), kept_going, troubles, schedules, ticks: Vec::new() })
+    by_itself.then(|| Shown { pipeline: name.to_owned(), kept_going, troubles, schedules, ticks: Vec::new(), served_by: None })
 }
 
 fn entries(name: &str, schedule: &Schedule, from_ms: i64, count: usize) -> Vec<ShownEntry> {
-    let entry = |entry: &crate::define::pipeline::Entry| {
+    let entry = |entry: &Entry| {
         let ticks = std::iter::successors(tick::next(&entry.when, from_ms), |last| tick::next(&entry.when, *last));
         let next_ms: Vec<i64> = ticks.take(count).collect();
         let next = next_ms.iter().map(|ms| tick::shown(&entry.when, *ms)).collect();
-        ShownEntry { when: entry.when.label(), delay_ms: tick::delay_ms(name, entry), next_ms, next }
+        ShownEntry { when: entry.when.label(), delay_ms: tick::delay_ms(name, entry), next_ms, next, overdue: None }
     };
     schedule.entries.iter().map(entry).collect()
 }

@@ -107,6 +107,12 @@ pub fn start(settings: Settings, journal: Journal, control: Control) -> (mpsc::R
     (lines, serve(settings, journal, control, Voice(sender)))
 }
 
+/// Who serves the project of a journal; `None` when nobody does.
+pub async fn leader(journal: &Journal) -> Result<Option<String>, Failure> {
+    // The lease is given back at once: a daemon that starts meanwhile asks again a moment later.
+    Ok(journal.try_lease(LEAD).await?.err())
+}
+
 async fn serve(settings: Settings, journal: Journal, control: Control, voice: Voice) -> Result<(), Failure> {
     let status = Arc::new(Status::default());
     let _server = match settings.listen {

@@ -1,7 +1,7 @@
 //! What runs when by itself.
 
 use super::{Paint, words};
-use crate::cli::schedule::Shown;
+use crate::cli::schedule::{Overdue, Shown};
 use crate::clock;
 use crate::journal::{Tick, TickState};
 
@@ -10,7 +10,10 @@ pub fn schedules(shown: &[Shown], from_ms: i64, paint: Paint) -> String {
     if shown.is_empty() {
         return "no pipeline runs by itself: `schedule:` in a pipeline's file says when it does".to_owned();
     }
-    shown.iter().map(|pipeline| one(pipeline, from_ms, paint)).collect::<Vec<_>>().join("\n\n")
+    let nobody = shown.iter().all(|pipeline| pipeline.served_by.is_none());
+    let warning = || format!("{} nobody serves this project; `haul serve` does", paint.red("nothing runs by itself:"));
+    let pipelines = shown.iter().map(|pipeline| one(pipeline, from_ms, paint));
+    nobody.then(warning).into_iter().chain(pipelines).collect::<Vec<_>>().join("\n\n")
 }
 
 fn one(shown: &Shown, from_ms: i64, paint: Paint) -> String {
@@ -29,12 +32,23 @@ fn one(shown: &Shown, from_ms: i64, paint: Paint) -> String {
             let wait = words::span(u64::try_from(at_ms - from_ms).unwrap_or(0));
             lines.push(format!("    {at}  {}", paint.dim(&format!("in {wait}"))));
         }
+        lines.extend(entry.overdue.as_ref().map(|overdue| format!("    {}", missed(overdue, paint))));
     }
     if !shown.ticks.is_empty() {
         lines.push(format!("  {}", paint.cyan("latest")));
     }
     lines.extend(shown.ticks.iter().map(|tick| latest(tick, paint)));
     lines.join("\n")
+}
+
+/// What went by while nobody serves.
+fn missed(overdue: &Overdue, paint: Paint) -> String {
+    let since = clock::rfc3339(overdue.first_ms);
+    let rest = match overdue.made_up {
+        0 => "`haul serve` will make up for none of them".to_owned(),
+        made_up => format!("`haul serve` will make up for {} at most", words::count(made_up)),
+    };
+    format!("{} {} since {since}; {rest}", paint.yellow("went by:"), words::counted(overdue.count, "tick"))
 }
 
 /// What became of a tick.

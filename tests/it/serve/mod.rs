@@ -1,9 +1,12 @@
 //! The daemon: it runs what is due, takes new definitions in, stops and crashes without losing or doubling a tick.
 
 mod kill;
+mod missed;
 mod overlap;
+mod stopping;
 mod streams;
 mod told;
+mod two;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -80,22 +83,28 @@ impl Served {
 
 #[track_caller]
 fn wait(what: &str, project: &Project, log: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while !done() {
         assert!(Instant::now() < deadline, "{what} does not come; the log is\n{}", project.read(log));
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
+/// Asks a journal something.
+fn ask<T>(project: &Project, url: &str, question: impl AsyncFnOnce(Journal) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async { question(Journal::open(url, &project.path("")).await.expect("the journal")).await })
+}
+
 /// A pipeline's ticks, oldest first.
 fn ticks(project: &Project, pipeline: &str) -> Vec<Tick> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let journal = Journal::open(DEFAULT_URL, &project.path("")).await.expect("the journal");
-        let mut ticks = journal.ticks(pipeline, 100_000).await.expect("its ticks");
-        ticks.reverse();
-        ticks
-    })
+    ticks_in(project, DEFAULT_URL, pipeline)
+}
+
+fn ticks_in(project: &Project, url: &str, pipeline: &str) -> Vec<Tick> {
+    let mut ticks = ask(project, url, async |journal| journal.ticks(pipeline, 100_000).await.expect("its ticks"));
+    ticks.reverse();
+    ticks
 }
 
 fn done(project: &Project, pipeline: &str) -> usize {
@@ -118,17 +127,22 @@ fn what_is_due_runs_and_what_goes_comes_to_rest() {
     let project = Project::new();
     project.file("pipelines/often.yaml", rows("often", "{ every: 1s, overlap: queue }"));
     project.file("pipelines/then.yaml", rows("then", "{ after: { pipeline: often }, overlap: queue }"));
+    let twice = "[{ every: 1s, overlap: queue, params: { word: one } }, { every: 1s, params: { word: two } }]";
+    let given = rows("given", twice).replace("run.scheduled_at", "params.word");
+    project.file("pipelines/given.yaml", format!("params: {{ word: {{ type: text }} }}\n{given}"));
     let served = serve(&project, "log", &["--log", "json"]);
-    wait("three ticks", &project, "log", || done(&project, "then") >= 3);
+    wait("three ticks", &project, "log", || done(&project, "then") >= 3 && done(&project, "given") >= 3);
     let before = served.files();
     assert!(served.get(&project, "/livez").ends_with("ok\n"));
     assert!(served.get(&project, "/readyz").starts_with("HTTP/1.1 200 OK"));
     wait("more ticks", &project, "log", || done(&project, "then") >= 8);
     let metrics = served.get(&project, "/metrics");
-    for wanted in ["haul_leads 1\n", "haul_pipelines{state=\"right\"} 2\n", "haul_runs_total{pipeline=\"often\",outcome=\"done\"} "] {
+    for wanted in ["haul_leads 1\n", "haul_pipelines{state=\"right\"} 3\n", "haul_runs_total{pipeline=\"often\",outcome=\"done\"} "] {
         assert!(metrics.contains(wanted), "{metrics}");
     }
     assert!(served.files() <= before + 3, "{} files are open, {before} were before", served.files());
+    let shown = || project.haul(&["schedule", "often"]).expect(0).stdout;
+    wait("a tick that is shown as done", &project, "log", || shown().contains("done: run "));
     assert_eq!(served.stop(), Some(143));
     for line in project.read("log").lines() {
         let said: serde_json::Value = serde_json::from_str(line).expect("one document a line");
@@ -144,10 +158,13 @@ fn what_is_due_runs_and_what_goes_comes_to_rest() {
         let logs = std::fs::read_dir(project.path(".haul/logs").join(pipeline)).expect("its logs").count() as i64;
         assert!(logs >= done);
     }
+    assert_eq!(written(&project, "given").1, 2, "each schedule gives its own params");
+    let database = rusqlite::Connection::open(project.path("often.db")).expect("the database");
+    let intervals = "select count(*) from ticks where strftime('%s', tick) - strftime('%s', since) <> 1";
+    assert_eq!(database.query_row(intervals, [], |row| row.get::<_, i64>(0)), Ok(0), "an interval begins with the tick before");
     let often = ticks(&project, "often");
     let said = project.haul(&["show", &often[0].run]).expect(0).stdout;
     assert!(said.contains("(schedule)") && said.contains("  scheduled "), "{said}");
-    assert!(project.haul(&["schedule", "often"]).expect(0).stdout.contains("done: run "));
     assert!(project.haul(&["runs"]).expect(0).stdout.contains("  after  "));
 }
 

@@ -1,6 +1,8 @@
 //! What happens when runs of a pipeline meet, whoever started them.
 
-use super::{SLOW, serve, ticks, wait};
+use haul::journal::Tick;
+
+use super::{SLOW, done, serve, ticks, wait};
 use crate::support::Project;
 
 #[test]
@@ -25,6 +27,43 @@ fn overlap_holds_for_runs_by_hand() {
         let runs: serde_json::Value = serde_json::from_str(&project.haul(&["runs", "--json"]).expect(0).stdout).expect("JSON");
         let outcomes: Vec<_> = runs.as_array().expect("a list").iter().map(|run| run["outcome"].as_str()).collect();
         assert_eq!(outcomes, [Some("done"), Some(if overlap == "queue" { "done" } else { "interrupted" })]);
+    }
+}
+
+#[test]
+fn overlap_holds_between_ticks_and_runs_by_hand() {
+    for overlap in ["skip", "queue", "cancel_running"] {
+        let project = Project::new();
+        project.file("pipelines/slow.yaml", format!("schedule: {{ every: 1s, overlap: {overlap} }}\n{SLOW}"));
+        let log = std::fs::File::create(project.path("by hand")).expect("a log");
+        let mut by_hand = project.command(&["run", "slow", "--param", "rows=2000000000"]).stderr(log).spawn().expect("started");
+        wait("the run by hand", &project, "by hand", || project.read("by hand").contains("a started"));
+        let served = serve(&project, "log", &[]);
+        match overlap {
+            "skip" => {
+                let left_out = |tick: &Tick| tick.reason.starts_with("the pipeline is being run by process ");
+                wait("a tick that is left out", &project, "log", || ticks(&project, "slow").iter().any(left_out));
+            }
+            "queue" => wait("ticks that wait", &project, "log", || ticks(&project, "slow").len() >= 3),
+            _ => wait("the run by hand to stop", &project, "by hand", || by_hand.try_wait().expect("it can be asked").is_some()),
+        }
+        if overlap == "cancel_running" {
+            assert_eq!(by_hand.wait().expect("it has ended").code(), Some(1));
+        } else {
+            assert_eq!(done(&project, "slow"), 0, "{overlap}");
+            let retry = std::fs::File::create(project.path("retry")).expect("a log");
+            let mut retry = project.command(&["retry"]).stderr(retry).spawn().expect("started");
+            wait("word of the run by hand", &project, "retry", || project.read("retry").contains("is being run by process "));
+            if overlap == "skip" {
+                assert_eq!(retry.wait().expect("it has ended").code(), Some(3));
+            }
+            let _ = retry.kill();
+            retry.wait().expect("dead");
+            by_hand.kill().expect("killed");
+            by_hand.wait().expect("dead");
+        }
+        wait("a tick that is done", &project, "log", || done(&project, "slow") >= 1);
+        assert_eq!(served.stop(), Some(143));
     }
 }
 

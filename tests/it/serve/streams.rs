@@ -15,14 +15,15 @@ fn arrived(project: &Project) -> (i64, i64) {
     count.unwrap_or((0, 0))
 }
 
-struct World {
-    project: Project,
-    source: Connection,
+/// A pipeline that follows a table, and the table.
+pub struct World {
+    pub project: Project,
+    pub source: Connection,
     sent: i64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let project = Project::new();
         project.file("pipelines/follow.yaml", FOLLOW);
         let source = Connection::open(project.path("from.db")).expect("a database");
@@ -39,13 +40,13 @@ impl World {
 
     /// Sends rows, and waits until they have arrived.
     #[track_caller]
-    fn flows(&mut self, when: &str) {
+    pub fn flows(&mut self, when: &str) {
         self.send();
         wait(&format!("rows {when}"), &self.project, "log", || arrived(&self.project) == (self.sent, self.sent));
     }
 
     #[track_caller]
-    fn said(&self, text: &str, times: usize) {
+    pub fn said(&self, text: &str, times: usize) {
         wait(text, &self.project, "log", || self.project.read("log").matches(text).count() >= times);
     }
 

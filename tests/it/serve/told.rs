@@ -4,13 +4,14 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use super::streams::World;
 use super::{done, rows, serve, wait};
 use crate::support::Project;
 
 /// Takes one request, and answers it.
 fn take(listener: &TcpListener, status: &str) -> String {
     listener.set_nonblocking(true).expect("a listener");
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + Duration::from_secs(300);
     let mut stream = loop {
         match listener.accept() {
             Ok((stream, _)) => break stream,
@@ -84,6 +85,7 @@ fn notices_outlive_a_daemon_and_no_receiver_waits_for_another() {
     project.file("haul.yaml", format!("notify:\n  - url: \"{}\"\n  - url: \"{}\"\n", url(&silent), url(&heard)));
     let text = rows("often", "{ every: 1s, pause_on_failure: 1 }").replace("table: ticks", "table: ticks, schema: require");
     project.file("pipelines/often.yaml", text);
+    project.file("pipelines/fine.yaml", rows("fine", "{ every: 1s }"));
     let mut served = serve(&project, "log", &[]);
     let first = take(&heard, "503 Service Unavailable");
     served.child.kill().expect("killed");
@@ -92,7 +94,28 @@ fn notices_outlive_a_daemon_and_no_receiver_waits_for_another() {
     let second = take(&heard, "200 OK");
     assert!(key(&first).is_some() && key(&first) == key(&second), "{first}\n{second}");
     assert!(second.contains("\"event\":\"failure\""), "{second}");
+    let before = done(&project, "fine");
+    wait("runs while the silent one is waited for", &project, "log", || done(&project, "fine") >= before + 3);
     wait("word of the silent one", &project, "log", || project.read("log").contains("a notification did not arrive"));
     assert_eq!(done(&project, "often"), 0);
+    assert_eq!(served.stop(), Some(143));
+}
+
+#[test]
+fn people_are_told_once_when_a_stream_fails_and_once_when_it_has_gone_on() {
+    let mut world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    world.project.file("haul.yaml", format!("notify:\n  - url: \"http://{}/\"\n", listener.local_addr().expect("an address")));
+    let served = serve(&world.project, "log", &[]);
+    world.flows("at first");
+    world.source.execute_batch("alter table items rename to gone").expect("renamed");
+    let failure = take(&listener, "200 OK");
+    assert!(failure.contains("\"event\":\"failure\"") && failure.contains("\"pipeline\":\"follow\""), "{failure}");
+    world.said("; it starts again after ", 3);
+    world.source.execute_batch("alter table gone rename to items").expect("renamed");
+    world.flows("after failures");
+    // Further failures would have come before it.
+    let recovery = take(&listener, "200 OK");
+    assert!(recovery.contains("\"event\":\"recovery\"") && recovery.contains("goes on again after a failure"), "{recovery}");
     assert_eq!(served.stop(), Some(143));
 }
