@@ -72,6 +72,9 @@ fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: u
 
 fn work(stage: &StagePlan) -> String {
     if let Kind::Stream { every } = stage.stage.kind {
+        if stage.flow().to.iter().any(|output| matches!(output.sink, SinkSpec::Files(FilesSink { roll: Some(_), .. }))) {
+            return "goes on until it is stopped; commits when a part is whole".to_owned();
+        }
         let batch = stage.flow().batch;
         let (rows, bytes) = (thousands(batch.rows as u64), size(batch.bytes as u64));
         return format!("goes on until it is stopped; commits after {rows} rows, {bytes} or {every:?}");

@@ -244,8 +244,9 @@ impl<'a> Output<'a> {
         if rejects > 0 && self.stage.plan.streams() {
             self.stage.rejects.publish(true).await?;
         }
-        self.attempt.refused(rejects - since.rejects);
-        self.attempt.keep_part(since.came, since.bytes, since.digest.rows, rejects);
+        let taken_back = (rejects - since.rejects).min(since.digest.rows);
+        self.attempt.taken_back(taken_back);
+        self.attempt.keep_part(since.came, since.bytes, since.digest.rows - taken_back, since.rejects + taken_back);
         Ok(())
     }
 
@@ -271,7 +272,7 @@ impl<'a> Output<'a> {
             (done.rows, done.rejects) = (mark.rows, mark.rejects);
             load.mark(mark);
         }
-        self.attempt.refused(self.slip.count() - self.since.rejects);
+        self.attempt.taken_back((self.slip.count() - self.since.rejects).min(self.since.digest.rows));
         self.slip.commit();
         self.attempt.keep();
         Ok(done)

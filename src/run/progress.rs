@@ -80,6 +80,14 @@ impl Attempt {
         add(&self.rejects, &self.stage.rejects, rows);
     }
 
+    /// Rows that went on to an output, which has refused them.
+    pub fn taken_back(&self, rows: u64) {
+        self.refused(rows);
+        for count in [&self.rows_out, &self.stage.rows_out] {
+            count.fetch_sub(rows, Ordering::Relaxed);
+        }
+    }
+
     /// A part of what the attempt read is committed, and is not taken back any more.
     pub fn keep_part(&self, rows_in: u64, bytes: u64, rows_out: u64, rejects: u64) {
         for (own, count) in [(&self.rows_in, rows_in), (&self.bytes, bytes), (&self.rows_out, rows_out), (&self.rejects, rejects)] {

@@ -26,20 +26,21 @@ pub(super) const AT_ONCE: &str = "set constraints all immediate";
 pub(super) struct Kept {
     batches: Vec<RecordBatch>,
     bytes: usize,
-    /// Some of it was refused, and nothing of it is in the target.
-    refused: bool,
+    /// Why some of it was refused, of which then nothing is in the target.
+    refused: Option<Failure>,
 }
 
 impl Kept {
-    /// Keeps a batch. True when there is nothing else to do with it, since it is written when all of it is sifted.
-    pub(super) fn take(&mut self, batch: &RecordBatch) -> bool {
+    /// Keeps a batch. True when there is nothing else to do with it, since it is written when all of it is sifted. Fails when a refused row is among
+    /// more than can be kept.
+    pub(super) fn take(&mut self, batch: &RecordBatch) -> Result<bool, Failure> {
         self.bytes += batch.get_array_memory_size();
-        if self.refused || self.bytes <= MOST_KEPT {
+        if self.complete() {
             self.batches.push(batch.clone());
-        } else {
-            self.batches.clear();
+            return Ok(self.refused.is_some());
         }
-        self.refused
+        self.batches.clear();
+        self.refused.take().map_or(Ok(false), Err)
     }
 
     fn complete(&self) -> bool {
@@ -53,7 +54,7 @@ impl PgWriter {
         match (result, &mut self.kept) {
             (Err(failure), Some(kept)) if failure.kind == FailureKind::BadRows && kept.complete() => {
                 self.open = None;
-                kept.refused = true;
+                kept.refused = Some(failure);
                 Ok(())
             }
             (result, _) => result,
@@ -62,7 +63,7 @@ impl PgWriter {
 
     /// Writes what was refused as a whole in parts, and gives the rows that are at fault.
     pub(super) async fn sift(&mut self) -> Result<Vec<Reject>, Failure> {
-        let Some(kept) = self.kept.as_mut().filter(|kept| kept.refused) else { return Ok(Vec::new()) };
+        let Some(kept) = self.kept.as_mut().filter(|kept| kept.refused.is_some()) else { return Ok(Vec::new()) };
         let batches = std::mem::take(kept).batches;
         let mut open = self.enter(batches.first().is_some_and(change::is_changes)).await?;
         let mut refused = Vec::new();

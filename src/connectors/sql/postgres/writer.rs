@@ -220,7 +220,9 @@ fn fenced() -> Failure {
 #[async_trait]
 impl Writer for PgWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
-        if self.kept.as_mut().is_some_and(|kept| kept.take(&batch)) {
+        if let Some(kept) = &mut self.kept
+            && kept.take(&batch)?
+        {
             return Ok(());
         }
         let sent = self.send(&batch).await;
