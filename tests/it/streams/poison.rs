@@ -215,7 +215,7 @@ fn a_kill_in_the_search_loses_and_doubles_nothing() {
         sql(&from, &format!("insert into items select i, i from generate_series({first}, {}) i", first + 299));
         let mut haul = start(&project, "poison");
         let done = || sql(&to, "select coalesce((select max(id) from items), 0)").parse::<i64>().expect("a number");
-        if dice.bool() {
+        if round % 2 == 0 {
             until(&project, "a commit", || done() > last);
         }
         std::thread::sleep(Duration::from_millis(dice.u64(1..300)));
