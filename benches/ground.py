@@ -43,6 +43,7 @@ class Ground:
         self.folder = os.path.abspath(folder)
         self.scale = scale
         self.data = os.path.join(self.folder, f"tpch-{scale}")
+        self.settings = dict(SETTINGS)
         self.server_pid = None
         self.port = None
 
@@ -90,7 +91,7 @@ class Ground:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         words = [self._program("postgres"), "-D", cluster + "/data", "-p", str(self.port), "-c", f"unix_socket_directories={cluster}"]
-        for name, value in SETTINGS.items():
+        for name, value in self.settings.items():
             words += ["-c", f"{name}={value}"]
         log = open(self.path("server.log"), "ab")
         self.process = subprocess.Popen(self._words(words), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/")

@@ -20,6 +20,7 @@ import time
 
 import cache
 import cases
+import changes
 import feeds
 import http_ingest
 import measure
@@ -37,7 +38,7 @@ TABLES = {
 
 
 # Those that start what they need themselves.
-OTHERS = {**small.JOBS, **redis.JOBS, **cache.JOBS, **http_ingest.JOBS, **feeds.JOBS}
+OTHERS = {**small.JOBS, **redis.JOBS, **cache.JOBS, **http_ingest.JOBS, **changes.JOBS, **feeds.JOBS}
 
 
 def main():

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Project, postgres};
 
 mod changes;
+mod cut;
 mod kill;
 mod poison;
 mod poll;

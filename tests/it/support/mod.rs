@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 mod certificates;
 pub mod loads;
 mod postgres;
+pub mod proxy;
 pub mod redis;
 pub mod web;
 

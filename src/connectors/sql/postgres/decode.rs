@@ -92,6 +92,11 @@ impl Decoder {
         self.rows >= self.limit.rows || self.bytes >= self.limit.bytes
     }
 
+    /// Bytes of the tuples that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether there is nothing to hand on.
     pub(super) fn is_empty(&self) -> bool {
         self.rows == 0

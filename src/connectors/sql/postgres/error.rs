@@ -38,7 +38,7 @@ fn from_server(error: &PgDatabaseError) -> Failure {
 }
 
 /// Sorts SQLSTATE codes; see the appendix "PostgreSQL Error Codes" of its manual.
-fn kind_of(code: &str) -> FailureKind {
+pub(super) fn kind_of(code: &str) -> FailureKind {
     match code {
         // Out of memory or of connections, but not out of disk or over a configured limit.
         "53200" | "53300" => FailureKind::Transient,
@@ -70,7 +70,8 @@ fn help_of(code: &str) -> Option<&'static str> {
     })
 }
 
-fn untrusted() -> Failure {
+/// The other end cannot be trusted, or not be talked to in private.
+pub(super) fn untrusted() -> Failure {
     Failure::permanent("no TLS connection that can be trusted")
         .help("name the authority with `?sslrootcert=/path/ca.pem` in the URL, or write a weaker `?sslmode=`: require, prefer or disable")
 }
@@ -82,7 +83,8 @@ fn is_untrusted(error: &io::Error) -> bool {
     matches!(cause, Some(InvalidCertificate(_) | NoCertificatesPresented | PeerIncompatible(_)))
 }
 
-fn from_io(error: io::Error) -> Failure {
+/// What a broken stream means.
+pub(super) fn from_io(error: io::Error) -> Failure {
     let text = error.to_string();
     // The resolver's errors have no kind of their own; a name that does not exist will not exist in a second either.
     let unknown_host =

@@ -4,10 +4,10 @@
 //! every split is read under it on a connection of its own. What is written commits together with its mark. Nothing here retries, and no
 //! connection outlives its use inside a transaction.
 //!
-//! `session` makes connections; `catalog` and `types` ask what the server knows. `tuples`, `numeric`, `values` and `decode` turn the wire
-//! into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`; `poll` follows a cursor,
-//! `changes` the log. Writing is `sink`, `target` (the plan), `marks` (the ledger), `writer` over `copying`, `upsert`, `apply` (changes), `sift`
-//! (what is refused), and at the end `publish` and `swap`.
+//! `session` makes connections, with what `login` knows; `catalog` and `types` ask what the server knows. `tuples`, `numeric`, `values` and
+//! `decode` turn the wire into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`;
+//! `poll` follows a cursor, `changes` the log. Writing is `sink`, `target` (the plan), `marks` (the ledger), `writer` over `copying`, `upsert`,
+//! `apply` (changes), `sift` (what is refused), and at the end `publish` and `swap`.
 
 mod apply;
 mod catalog;
@@ -17,6 +17,7 @@ mod decode;
 mod encode;
 mod error;
 mod fit;
+mod login;
 mod marks;
 mod numeric;
 mod poll;

@@ -10,7 +10,7 @@ use super::decode::Decoder;
 use super::error::failure;
 use super::session::Session;
 use super::tuples::Cutter;
-use crate::data::{BatchStream, Digest, RawChunk, RawStream, RowHasher};
+use crate::data::{BatchStream, Chunk, Digest, RawChunk, RawStream, RowHasher};
 use crate::failure::Failure;
 
 /// Chunks that may wait for the one who takes them, besides the one being made.
@@ -40,7 +40,7 @@ trait Collector: Send {
 struct Batches(Decoder);
 
 impl Collector for Batches {
-    type Chunk = crate::data::Chunk;
+    type Chunk = Chunk;
     fn tuple(&mut self, tuple: &[u8]) -> Result<(), Failure> {
         self.0.tuple(tuple)
     }
@@ -169,16 +169,32 @@ async fn copy_out<C: Collector>(
     if cutter.ended() { Ok(true) } else { Err(Failure::transient("the server's COPY stream was cut off")) }
 }
 
+/// Reads `copy` within the session's own transaction, and sends it as batches. False when nobody takes them any more.
+pub(super) async fn send_batches(
+    session: &mut Session,
+    copy: &str,
+    decoder: Decoder,
+    send: &mpsc::Sender<Result<Chunk, Failure>>,
+) -> Result<bool, Failure> {
+    copy_all(session, copy, &mut Batches(decoder), send).await
+}
+
+async fn copy_all<C: Collector>(
+    session: &mut Session,
+    copy: &str,
+    collector: &mut C,
+    send: &mpsc::Sender<Result<C::Chunk, Failure>>,
+) -> Result<bool, Failure> {
+    if !copy_out(session, copy, collector, Some(send)).await? {
+        return Ok(false);
+    }
+    Ok(collector.is_empty() || send.send(Ok(collector.finish()?)).await.is_ok())
+}
+
 /// Runs the copy. Whenever it stops early the session is dropped with it, which closes the connection: an abandoned COPY would have to
 /// be read to its end otherwise.
 async fn pump<C: Collector>(mut session: Session, copy: String, mut collector: C, send: mpsc::Sender<Result<C::Chunk, Failure>>) {
-    let copied = async {
-        if !copy_out(&mut session, &copy, &mut collector, Some(&send)).await? {
-            return Ok(false);
-        }
-        Ok(collector.is_empty() || send.send(Ok(collector.finish()?)).await.is_ok())
-    };
-    let ended = match copied.await {
+    let ended = match copy_all(&mut session, &copy, &mut collector, &send).await {
         Ok(true) => session.finish().await,
         Ok(false) => return,
         Err(failure) => Err(failure),

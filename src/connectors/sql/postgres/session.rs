@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::error::failure;
+use super::login::Login;
 use crate::connectors::tls;
 use crate::define::pipeline::Connection;
 use crate::failure::Failure;
@@ -53,6 +54,7 @@ pub(super) enum Use {
 pub(super) struct Pool {
     name: String,
     options: PgConnectOptions,
+    login: Login,
     total: Arc<Semaphore>,
     views: Arc<Semaphore>,
     readers: Arc<Semaphore>,
@@ -70,9 +72,11 @@ impl Pool {
         }
         let views = (most / 4).max(1);
         let others = most - views - 1;
+        let options = options(connection)?;
         Ok(Self {
             name: name.clone(),
-            options: options(connection)?,
+            login: Login::of(connection, &options),
+            options,
             total: Arc::new(Semaphore::new(most)),
             views: Arc::new(Semaphore::new(views)),
             readers: Arc::new(Semaphore::new(others)),
@@ -93,6 +97,16 @@ impl Pool {
             PgSslMode::Prefer | PgSslMode::Allow => Some("TLS only if the server offers it, and unverified (sslmode=prefer)"),
             PgSslMode::Disable => Some("no TLS (sslmode=disable)"),
         }
+    }
+
+    /// The settings of every connection, for those that the driver does not make.
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// What the settings keep to themselves.
+    pub(super) fn login(&self) -> &Login {
+        &self.login
     }
 
     /// A connection of its own for the caller: an idle one that still answers, or a new one.

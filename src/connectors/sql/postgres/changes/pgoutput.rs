@@ -1,25 +1,21 @@
 //! The messages of pgoutput, PostgreSQL's own plugin of logical decoding, version 1 of its protocol with values in binary form. See the
-//! page "Logical Replication Message Formats" of PostgreSQL's manual.
+//! page "Logical Replication Message Formats" of PostgreSQL's manual. The bounds of transactions are read by the connection.
 
 use crate::failure::Failure;
 
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// A transaction begins, which ended with the commit record at `end`.
-    Begin { end: u64, xid: u32 },
-    /// Everything of a transaction has been said; `after` is the place behind its commit record.
-    Commit { after: u64, at_us: i64 },
-    /// The columns of a table from here on.
-    Relation { name: &'a str, columns: Vec<&'a str> },
+    /// The columns of a table from here on. Tables go by their number.
+    Relation { table: u32, columns: Vec<&'a str> },
     /// A new row.
-    Insert(Tuple<'a>),
-    /// A changed row; the old one, or its key, when that may have changed.
-    Update { old: Option<Tuple<'a>>, new: Tuple<'a> },
+    Insert { table: u32, new: Tuple<'a> },
+    /// A changed row; the old one, or only its key, when that may have changed. `whole` when it is all of the old one.
+    Update { table: u32, old: Option<Tuple<'a>>, whole: bool, new: Tuple<'a> },
     /// The row, or its key, that is gone.
-    Delete(Tuple<'a>),
-    /// All rows are gone.
-    Truncate,
+    Delete { table: u32, old: Tuple<'a> },
+    /// All rows of some tables are gone.
+    Truncate(Vec<u32>),
     /// Something of no matter here: an origin, a type, a logical message.
     Other,
 }
@@ -56,42 +52,38 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn message(&mut self) -> Option<Result<Message<'a>, Failure>> {
         let message = match self.byte()? {
-            b'B' => {
-                let end = self.u64()?;
-                self.take(8)?;
-                Message::Begin { end, xid: self.u32()? }
-            }
-            b'C' => {
-                self.take(1 + 8)?;
-                Message::Commit { after: self.u64()?, at_us: self.u64()? as i64 }
-            }
             b'R' => return self.relation().map(Ok),
             b'I' => {
-                self.take(4)?;
+                let table = self.u32()?;
                 match self.kind_and_tuple()? {
-                    (b'N', new) => return Some(new.map(Message::Insert)),
+                    (b'N', new) => return Some(new.map(|new| Message::Insert { table, new })),
                     _ => return None,
                 }
             }
             b'U' => {
-                self.take(4)?;
-                return self.update();
+                let table = self.u32()?;
+                return self.update(table);
             }
             b'D' => {
-                self.take(4)?;
+                let table = self.u32()?;
                 let (_, old) = self.kind_and_tuple()?;
-                return Some(old.map(Message::Delete));
+                return Some(old.map(|old| Message::Delete { table, old }));
             }
-            b'T' => Message::Truncate,
+            b'T' => {
+                let count = self.u32()? as usize;
+                self.take(1)?;
+                // One after the other: what a broken message claims must not be reserved.
+                Message::Truncate((0..count).map(|_| self.u32()).collect::<Option<_>>()?)
+            }
             _ => Message::Other,
         };
         Some(Ok(message))
     }
 
     fn relation(&mut self) -> Option<Message<'a>> {
-        self.take(4)?;
+        let table = self.u32()?;
         self.text()?;
-        let name = self.text()?;
+        self.text()?;
         self.take(1)?;
         let count = self.u16()?;
         let mut columns = Vec::with_capacity(count.into());
@@ -100,13 +92,13 @@ impl<'a> Reader<'a> {
             columns.push(self.text()?);
             self.take(4 + 4)?;
         }
-        Some(Message::Relation { name, columns })
+        Some(Message::Relation { table, columns })
     }
 
-    fn update(&mut self) -> Option<Result<Message<'a>, Failure>> {
+    fn update(&mut self, table: u32) -> Option<Result<Message<'a>, Failure>> {
         let (kind, first) = self.kind_and_tuple()?;
         let (old, new) = if kind == b'N' { (None, first) } else { (Some(first), self.kind_and_tuple()?.1) };
-        Some((|| Ok(Message::Update { old: old.transpose()?, new: new? }))())
+        Some((|| Ok(Message::Update { table, old: old.transpose()?, whole: kind == b'O', new: new? }))())
     }
 
     fn kind_and_tuple(&mut self) -> Option<(u8, Result<Tuple<'a>, Failure>)> {
@@ -149,10 +141,6 @@ impl<'a> Reader<'a> {
         Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
-    }
-
     /// A text that ends with a zero byte.
     fn text(&mut self) -> Option<&'a str> {
         let end = self.bytes.iter().position(|byte| *byte == 0)?;
@@ -168,20 +156,22 @@ mod tests {
 
     #[test]
     fn messages_are_read_and_cut_ones_are_refused() {
-        let begin = [&b"B"[..], &7_u64.to_be_bytes(), &1_u64.to_be_bytes(), &9_u32.to_be_bytes()].concat();
-        let commit = [&b"C\0"[..], &7_u64.to_be_bytes(), &8_u64.to_be_bytes(), &5_u64.to_be_bytes()].concat();
         let relation = b"R\0\0\0\x01public\0t\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
-        let update = b"U\0\0\0\x01K\0\x02b\0\0\0\x011nN\0\x02b\0\0\0\x012u";
-        let cases: [(&[u8], Message<'_>); 6] = [
-            (&begin, Message::Begin { end: 7, xid: 9 }),
-            (&commit, Message::Commit { after: 8, at_us: 5 }),
-            (relation, Message::Relation { name: "t", columns: vec!["id"] }),
-            (b"I\0\0\0\x01N\0\x01b\0\0\0\x02ab", Message::Insert(vec![Value::Binary(b"ab")])),
+        let update = b"U\0\0\0\x07K\0\x02b\0\0\0\x011nN\0\x02b\0\0\0\x012u";
+        let cases: [(&[u8], Message<'_>); 5] = [
+            (relation, Message::Relation { table: 1, columns: vec!["id"] }),
+            (b"I\0\0\0\x01N\0\x01b\0\0\0\x02ab", Message::Insert { table: 1, new: vec![Value::Binary(b"ab")] }),
             (
                 update,
-                Message::Update { old: Some(vec![Value::Binary(b"1"), Value::Null]), new: vec![Value::Binary(b"2"), Value::Unchanged] },
+                Message::Update {
+                    table: 7,
+                    whole: false,
+                    old: Some(vec![Value::Binary(b"1"), Value::Null]),
+                    new: vec![Value::Binary(b"2"), Value::Unchanged],
+                },
             ),
-            (b"D\0\0\0\x01K\0\x01n", Message::Delete(vec![Value::Null])),
+            (b"D\0\0\0\x01K\0\x01n", Message::Delete { table: 1, old: vec![Value::Null] }),
+            (b"T\0\0\0\x02\0\0\0\0\x07\0\0\0\x09", Message::Truncate(vec![7, 9])),
         ];
         for (bytes, expected) in cases {
             assert_eq!(Message::read(bytes).expect("a message"), expected);
@@ -189,7 +179,6 @@ mod tests {
                 assert!(Message::read(&bytes[..end]).is_err(), "{:?} cut at {end}", expected);
             }
         }
-        assert_eq!(Message::read(b"T").expect("a message"), Message::Truncate);
         assert!(Message::read(b"I\0\0\0\x01N\0\x01t\0\0\0\x02ab").is_err());
     }
 }

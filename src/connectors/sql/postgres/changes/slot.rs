@@ -1,7 +1,6 @@
 //! The replication slot and the publication of a stream: made by it, named in its plan, and removed by `haul drop`.
 
-use sqlx::AssertSqlSafe;
-
+use super::followed::Followed;
 use super::place;
 use crate::connectors::sql::postgres::error::failure;
 use crate::connectors::sql::postgres::session::Session;
@@ -16,19 +15,20 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Makes both anew, so that the slot knows every transaction that no later snapshot holds.
-    pub(super) async fn make(&self, session: &mut Session, table: &str) -> Result<(), Failure> {
+    pub(super) async fn make(&self, session: &mut Session, tables: &[Followed]) -> Result<(), Failure> {
         self.remove(session).await?;
         let name = &self.name;
+        let tables = tables.iter().map(|table| table.table.as_str()).collect::<Vec<_>>().join(", ");
         let refused = |failure: Failure| {
             match failure.kind {
             FailureKind::Permanent => failure.during(format!("making the slot and publication {name}")).help(
-                "the role needs REPLICATION and the table's ownership, and the server `wal_level = logical` and a free one of `max_replication_slots`",
+                "the role needs REPLICATION and the tables' ownership, and the server `wal_level = logical` and a free one of `max_replication_slots`",
             ),
             _ => failure,
         }
         };
         // The publication comes first: a slot knows only what was published when its transactions ran.
-        session.run(format!("create publication {name} for table {table}")).await.map_err(refused)?;
+        session.run(format!("create publication {name} for table {tables}")).await.map_err(refused)?;
         session.run(format!("select pg_create_logical_replication_slot('{name}', 'pgoutput')")).await.map_err(refused)?;
         Ok(())
     }
@@ -68,31 +68,11 @@ impl Slot {
         ))
     }
 
-    /// Tells the server that the log before a place is not needed any more.
-    pub(super) async fn advance(&self, session: &mut Session, lsn: u64) -> Result<(), Failure> {
-        let (name, lsn) = (&self.name, place::print(lsn));
-        session
-            .run(format!(
-                "select pg_replication_slot_advance(slot_name, '{lsn}') from pg_replication_slots where slot_name = '{name}' and confirmed_flush_lsn < '{lsn}'"
-            ))
-            .await?;
-        Ok(())
-    }
-
-    /// The end of the server's log, and whether everything before it can be decoded: only the end of inserted records is the end of a
-    /// record, and only what is flushed is decoded.
-    pub(super) async fn end_of_log(session: &mut Session) -> Result<(u64, bool), Failure> {
-        let ask = "select pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text";
-        let (end, flushed): (String, String) = sqlx::query_as(ask).fetch_one(session.raw()).await.map_err(failure)?;
-        let end = place::parse(&end)?;
-        Ok((end, place::parse(&flushed)? >= end))
-    }
-
-    /// The question for the next messages, without taking them out: about so many, up to the end of a transaction.
-    pub(super) fn peek(&self, most: usize) -> AssertSqlSafe<String> {
-        let name = &self.name;
-        AssertSqlSafe(format!(
-            "select data from pg_logical_slot_peek_binary_changes('{name}', null, {most}, 'proto_version', '1', 'publication_names', '{name}', 'binary', 'true')"
-        ))
+    /// The end of what the server has flushed of its log, which is what it decodes.
+    pub(super) async fn end_of_log(session: &mut Session) -> Result<u64, Failure> {
+        // The end of what was inserted may stand behind the header of a page that has no record yet.
+        let ask = "select least(pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn())::text";
+        let end: String = sqlx::query_scalar(ask).fetch_one(session.raw()).await.map_err(failure)?;
+        place::parse(&end)
     }
 }

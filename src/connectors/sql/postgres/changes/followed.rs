@@ -1,0 +1,92 @@
+//! The tables that are followed, as they are now.
+
+use sqlx::postgres::types::Oid;
+
+use crate::connectors::sql::postgres::catalog::{self, TableColumn, ident};
+use crate::connectors::sql::postgres::columns_of;
+use crate::connectors::sql::postgres::error::failure;
+use crate::connectors::sql::postgres::session::Session;
+use crate::connectors::sql::postgres::source::{PgSource, Relation};
+use crate::connectors::sql::postgres::types::PgType;
+use crate::data::{Column, Schema, Type, change};
+use crate::failure::Failure;
+
+/// One table.
+#[derive(Clone)]
+pub(super) struct Followed {
+    pub label: String,
+    pub oid: u32,
+    /// Quoted.
+    pub table: String,
+    pub schema: Schema,
+    /// Places of the key in the schema.
+    pub key: Vec<usize>,
+    pub key_names: Vec<String>,
+    types: Vec<PgType>,
+}
+
+impl Followed {
+    pub(super) async fn find(session: &mut Session, source: &PgSource) -> Result<Self, Failure> {
+        let relation = Relation::find(session, &source.spec).await?;
+        let label = relation.label.clone();
+        let Some(table) = relation.table.as_ref().filter(|table| table.kind == 'r') else {
+            return Err(Failure::permanent(format!("{label} is no plain table, and only the changes of one can be followed"))
+                .help("follow its partitions one by one, or follow it by a cursor"));
+        };
+        let identity: String = sqlx::query_scalar("select relreplident::text from pg_class where oid = $1")
+            .bind(Oid(table.oid))
+            .fetch_one(session.raw())
+            .await
+            .map_err(failure)?;
+        if relation.key.is_empty() || !matches!(identity.as_str(), "d" | "f") {
+            return Err(Failure::permanent(format!(
+                "changed and deleted rows of {label} have no name: it has no primary key, or another replica identity"
+            ))
+            .help(format!("add a primary key, and `alter table {label} replica identity default`")));
+        }
+        // Generated columns are not in the log; who computes them there computes them here.
+        let columns: Vec<TableColumn> = table.columns.iter().filter(|column| !column.generated).cloned().collect();
+        if let Some(column) = columns.iter().find(|column| column.ty.as_text) {
+            return Err(Failure::permanent(format!(
+                "the column `{}` of {label} has the type {}, which has no portable binary form",
+                column.name, column.ty.name
+            ))
+            .help("follow the table by a cursor instead"));
+        }
+        let schema = columns_of(&columns);
+        let key = relation.key.iter().filter_map(|name| schema.find(name).map(|(place, _)| place)).collect();
+        Ok(Self {
+            oid: table.oid,
+            table: catalog::quoted(&[table.schema.clone(), table.name.clone()])?,
+            types: columns.into_iter().map(|column| column.ty).collect(),
+            key,
+            key_names: relation.key.clone(),
+            schema,
+            label,
+        })
+    }
+
+    /// The columns of a batch of changes: those of the table, which may all be NULL where a row is gone, and two more.
+    pub(super) fn wire(&self) -> (Schema, Vec<PgType>) {
+        let mut columns: Vec<Column> = self.schema.columns.iter().map(|column| Column { nullable: true, ..column.clone() }).collect();
+        columns.extend([change::CHANGE, change::KEPT].map(|name| Column::new(name, Type::Text)));
+        let types = self.types.iter().cloned().chain([PgType::text(), PgType::text()]).collect();
+        (Schema { columns }, types)
+    }
+
+    /// The statement that copies the table in the form of changes.
+    pub(super) fn copy(&self) -> Result<String, Failure> {
+        let names = self.schema.columns.iter().map(|column| ident(&column.name)).collect::<Result<Vec<_>, _>>()?.join(", ");
+        Ok(format!("copy (select {names}, '{}'::text, null::text from {}) to stdout (format binary)", change::PUT, self.table))
+    }
+}
+
+/// Only such a server writes down what logical decoding needs.
+pub(super) async fn can_decode(session: &mut Session) -> Result<(), Failure> {
+    let level: String = sqlx::query_scalar("show wal_level").fetch_one(session.raw()).await.map_err(failure)?;
+    if level == "logical" {
+        return Ok(());
+    }
+    Err(Failure::permanent(format!("the server's `wal_level` is `{level}`, and changes can only be followed with `logical`"))
+        .help("set `wal_level = logical` in postgresql.conf and restart the server, or follow the table by a cursor"))
+}

@@ -1,0 +1,118 @@
+//! The changes of one table on their way into a batch.
+
+use super::followed::Followed;
+use super::pgoutput::{Tuple, Value};
+use crate::connectors::sql::postgres::decode::Decoder;
+use crate::data::{BatchLimit, Chunk, change};
+use crate::failure::Failure;
+
+/// One table, and the batch that is being made of its changes.
+pub(super) struct Lane {
+    pub followed: Followed,
+    pub decoder: Decoder,
+    tuple: Vec<u8>,
+    /// For each column of the table, its place in the tuples of the log.
+    relation: Vec<Option<usize>>,
+}
+
+impl Lane {
+    pub(super) fn new(followed: Followed, limit: BatchLimit) -> Result<Self, Failure> {
+        let decoder = Self::decoder(&followed, limit)?;
+        Ok(Self { followed, decoder, tuple: Vec::new(), relation: Vec::new() })
+    }
+
+    /// Makes batches of the table's tuples in the form of COPY.
+    pub(super) fn decoder(followed: &Followed, limit: BatchLimit) -> Result<Decoder, Failure> {
+        let (schema, types) = followed.wire();
+        Decoder::new(&schema, &types, &followed.key_names, limit, followed.label.clone())
+    }
+
+    /// The batch so far, when there is one.
+    pub(super) fn finish(&mut self) -> Result<Option<Chunk>, Failure> {
+        if self.decoder.is_empty() { Ok(None) } else { self.decoder.finish().map(Some) }
+    }
+
+    /// The columns of the table from here on.
+    pub(super) fn relation(&mut self, columns: &[&str]) -> Result<(), Failure> {
+        let schema = &self.followed.schema;
+        if let Some(added) = columns.iter().find(|column| schema.find(column).is_none()) {
+            return Err(Failure::permanent(format!(
+                "the table {} has got a column `{added}`, which the plan does not know",
+                self.followed.label
+            ))
+            .help("run again, so that a new plan is made; `schema: evolve` in the output adds the column to the target"));
+        }
+        self.relation = schema.columns.iter().map(|column| columns.iter().position(|name| *name == column.name)).collect();
+        Ok(())
+    }
+
+    pub(super) fn insert(&mut self, new: &Tuple<'_>) -> Result<(), Failure> {
+        self.put(new, None)
+    }
+
+    /// `whole` when the old row is there with all of its values, from which the new one has what it did not send.
+    pub(super) fn update(&mut self, old: Option<&Tuple<'_>>, whole: bool, new: &Tuple<'_>) -> Result<(), Failure> {
+        if let Some(old) = old.filter(|old| self.followed.key.iter().any(|&column| self.value(old, column) != self.value(new, column))) {
+            self.gone(change::MOVED, old)?;
+        }
+        self.put(new, old.filter(|_| whole))
+    }
+
+    pub(super) fn delete(&mut self, old: &Tuple<'_>) -> Result<(), Failure> {
+        self.gone(change::GONE, old)
+    }
+
+    pub(super) fn truncate(&mut self) -> Result<(), Failure> {
+        self.row(change::EMPTIED, "", |_, _| Value::Null)
+    }
+
+    fn value<'a>(&self, tuple: &Tuple<'a>, column: usize) -> Value<'a> {
+        // A column that the table did not have yet is left as it is.
+        self.relation.get(column).copied().flatten().and_then(|place| tuple.get(place).copied()).unwrap_or(Value::Unchanged)
+    }
+
+    fn put(&mut self, new: &Tuple<'_>, old: Option<&Tuple<'_>>) -> Result<(), Failure> {
+        let value = |lane: &Self, column: usize| match lane.value(new, column) {
+            Value::Unchanged => old.map_or(Value::Unchanged, |old| lane.value(old, column)),
+            value => value,
+        };
+        let mut kept = String::new();
+        for column in 0..self.followed.schema.columns.len() {
+            if value(self, column) == Value::Unchanged {
+                kept.push_str(if kept.is_empty() { "," } else { "" });
+                kept.push_str(&format!("{column},"));
+            }
+        }
+        self.row(change::PUT, &kept, value)
+    }
+
+    fn gone(&mut self, what: &str, old: &Tuple<'_>) -> Result<(), Failure> {
+        self.row(what, "", |lane, column| if lane.followed.key.contains(&column) { lane.value(old, column) } else { Value::Null })
+    }
+
+    /// Adds a row in the form of COPY, which is that of the log but for the frame of each value.
+    fn row<'a>(&mut self, what: &str, kept: &str, value: impl Fn(&Self, usize) -> Value<'a>) -> Result<(), Failure> {
+        let count = self.followed.schema.columns.len();
+        let mut tuple = std::mem::take(&mut self.tuple);
+        tuple.clear();
+        tuple.extend_from_slice(&(count as u16 + 2).to_be_bytes());
+        let mut add = |value: Option<&[u8]>| match value {
+            Some(bytes) => {
+                tuple.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
+                tuple.extend_from_slice(bytes);
+            }
+            None => tuple.extend_from_slice(&(-1_i32).to_be_bytes()),
+        };
+        for column in 0..count {
+            match value(self, column) {
+                Value::Binary(bytes) => add(Some(bytes)),
+                Value::Null | Value::Unchanged => add(None),
+            }
+        }
+        add(Some(what.as_bytes()));
+        add(Some(kept.as_bytes()).filter(|kept| !kept.is_empty()));
+        let added = self.decoder.tuple(&tuple);
+        self.tuple = tuple;
+        added
+    }
+}
