@@ -22,6 +22,9 @@ pub const MOVED: &str = "m";
 /// All rows before this one are gone; every column is NULL.
 pub const EMPTIED: &str = "e";
 
+/// The name of the column that numbers the rows of a batch while it goes through steps.
+pub const ROW: &str = "haul row";
+
 /// Whether a batch holds changes.
 pub fn is_changes(batch: &RecordBatch) -> bool {
     let fields = batch.schema_ref().fields();

@@ -6,7 +6,7 @@ use super::connections::{Family, engine_of};
 use super::inputs::table_name;
 use super::pipeline::{
     ChangesSource, Engine, FilesSink, Flow, HttpFollow, HttpSource, Kind, RedisFollow, RedisRowsSink, Retry, RowMode, RowShape, SinkSpec,
-    SourceSpec, SqlSink, WriteMode,
+    SourceSpec, SqlSink, Step, WriteMode,
 };
 use super::reader::Reader;
 use super::stages::positive;
@@ -76,10 +76,15 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
         }
     }
     let changes = flow.from.iter().any(|input| matches!(input.source, SourceSpec::Changes(_)));
-    if changes && !flow.transform.is_empty() {
-        let message = "the changes of a table go on as they are: a step would see rows that are gone as well";
-        let help = "transform in a view of the target, or follow the table by a cursor";
-        reader.error("stream-transform", &format!("{at}/transform"), message, help);
+    for (place, step) in flow.transform.iter().enumerate().filter(|_| changes) {
+        let word = match step {
+            Step::Sql(_) => "sql",
+            Step::Dedupe { .. } => "dedupe",
+            _ => continue,
+        };
+        let message = format!("`{word}` would have to see all rows, and the changes of a table name one row each");
+        let help = "do it in a view of the target, or in a batch stage that reads the table which the stream writes";
+        reader.error("stream-transform", &format!("{at}/transform/{place}"), message, help);
     }
     let count = flow.to.len();
     // Caches come after everything else, wherever they stand.

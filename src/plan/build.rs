@@ -12,7 +12,7 @@ use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, S
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
+use crate::define::pipeline::{Flow, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
@@ -95,7 +95,7 @@ impl<'a> Builder<'a> {
             late |= predicted;
             inputs.push(input);
         }
-        let transform = self.compile(&mut inputs, &flow.transform, &stage.at).await?;
+        let transform = self.compile(&mut inputs, flow, &stage.at).await?;
         let schema = transform.schema().clone();
         let key = output_key(&inputs, flow, &schema);
         let cache = match &stage.kind {
@@ -110,7 +110,7 @@ impl<'a> Builder<'a> {
         fit(&mut self.problems, &mut inputs, &outputs, &schema).await?;
         let consumers = self.consumers[number].clone();
         let streams = matches!(stage.kind, Kind::Stream { .. });
-        if streams && !self.can_stream(stage, &inputs, &transform, &outputs) {
+        if streams && !self.can_stream(stage, &transform, &outputs) {
             return None;
         }
         let raw = !streams && consumers.is_empty() && passes_raw(&inputs, &transform, &outputs);
@@ -225,14 +225,23 @@ impl<'a> Builder<'a> {
     }
 
     /// Compiles the transform, and asks of a single source what was pushed down to it.
-    async fn compile(&mut self, inputs: &mut [InputPlan], steps: &[Step], at: &str) -> Option<Compiled> {
+    async fn compile(&mut self, inputs: &mut [InputPlan], flow: &Flow, at: &str) -> Option<Compiled> {
+        let steps = &flow.transform;
         let columns: Vec<InputColumns> =
             inputs.iter().map(|input| InputColumns { name: input.name.clone(), schema: input.schema.clone() }).collect();
         let push = match inputs {
             [InputPlan { origin: Origin::Source(from), .. }] => from.source.dialect(),
             _ => None,
         };
-        let compiled = match transform::compile(&columns, steps, push, &self.tables(steps)?).await {
+        let tables = self.tables(steps)?;
+        let compiled = match (&*inputs, columns.as_slice(), flow.from.as_slice()) {
+            ([InputPlan { origin: Origin::Source(from), .. }], [rows], [Input { source: SourceSpec::Changes(_), .. }]) => {
+                let at = format!("{at}/transform");
+                transform::compile_changes(rows, &from.description.key, steps, &tables, &at).await
+            }
+            _ => transform::compile(&columns, steps, push, &tables).await,
+        };
+        let compiled = match compiled {
             Ok(compiled) => compiled,
             Err(problems) => {
                 self.problems.transform(at, problems);

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use super::OutputPlan;
 use super::build::Builder;
 use super::routes::native_engine;
-use super::{InputPlan, Origin, OutputPlan};
 use crate::define::pipeline::{Input, SinkSpec, SourceSpec, SqlSink, Stage, WriteMode};
 use crate::diagnostic::Diagnostic;
 use crate::transform::Compiled;
 
 impl Builder<'_> {
     /// A stream goes through row by row, into outputs that can commit what came so far.
-    pub(super) fn can_stream(&mut self, stage: &Stage, inputs: &[InputPlan], transform: &Compiled, outputs: &[OutputPlan]) -> bool {
+    pub(super) fn can_stream(&mut self, stage: &Stage, transform: &Compiled, outputs: &[OutputPlan]) -> bool {
         let before = self.problems.diagnostics.len();
         if !transform.rowwise() {
             let help = "do it in the source's query, or in a batch stage that reads the table which the stream writes";
@@ -22,10 +22,8 @@ impl Builder<'_> {
             let message = format!("{} cannot commit a part of its rows and go on, as a stream must", output.label);
             self.problems.definition(&output.output.at, Diagnostic::error("stream-target", message).help("write to a table"));
         }
-        if let [InputPlan { origin: Origin::Source(from), .. }] = inputs
-            && matches!(stage.flow.from.as_slice(), [Input { source: SourceSpec::Changes(_), .. }])
-        {
-            self.can_apply(&from.description.key, outputs);
+        if matches!(stage.flow.from.as_slice(), [Input { source: SourceSpec::Changes(_), .. }]) && transform.rowwise() {
+            self.can_apply(transform.key(), outputs);
         }
         self.problems.diagnostics.len() == before
     }

@@ -12,6 +12,7 @@ use super::query::{self, Query};
 use super::rows::{Hidden, RowStep, Rows, Value, What};
 use super::sql::{Fault, Names};
 use super::{InputColumns, Problem, Pushed, push, values};
+use crate::data::change::ROW;
 use crate::data::{Column, Schema, Type};
 use crate::define::pipeline::{At, Expr, Mask, Step};
 use crate::dialect::Dialect;
@@ -69,7 +70,8 @@ impl Builder {
         if !self.problems.is_empty() {
             return Err(self.problems);
         }
-        Ok(Compiled { segments: self.segments, schema: self.schema, pushed: self.pushed, lines: self.lines })
+        let (segments, schema, pushed, lines) = (self.segments, self.schema, self.pushed, self.lines);
+        Ok(Compiled { segments, schema, pushed, lines, changes: None, key: Vec::new() })
     }
 
     /// Types any step.
@@ -221,6 +223,8 @@ impl Builder {
             }
         }
         self.lines.push(format!("select: {}", joined(names.iter().map(|(name, _)| name))));
+        // What numbers the rows of changes goes along unasked.
+        places.extend(self.schema.find(ROW).map(|(place, _)| place).filter(|place| !places.contains(place)));
         self.keep(places)
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 
 use super::builder::{Builder, problem};
+use super::changes::Changes;
 use super::dedupe::Dedupe;
 use super::lookup::{LookupStep, Tables};
 use super::query::{self, Query};
@@ -25,6 +26,10 @@ pub struct Compiled {
     pub(super) schema: Schema,
     pub(super) pushed: Pushed,
     pub(super) lines: Vec<String>,
+    /// The rows are changes of a table.
+    pub(super) changes: Option<Changes>,
+    /// What the key of that table is called behind the steps.
+    pub(super) key: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,13 +110,29 @@ impl Compiled {
         reports
     }
 
+    /// What the key of a table whose changes go through the steps is called behind them.
+    pub fn key(&self) -> &[String] {
+        &self.key
+    }
+
     /// One line a step, for the plan.
     pub fn describe(&self) -> Vec<String> {
         self.lines.clone()
     }
 
     /// Transforms one batch. Only for a transform that is [`Compiled::rowwise`]; may be called from many splits at the same time.
-    pub async fn apply(&self, mut chunk: Chunk) -> Result<Chunk, Failure> {
+    pub async fn apply(&self, chunk: Chunk) -> Result<Chunk, Failure> {
+        match &self.changes {
+            Some(changes) if chunk.batch.num_rows() > 0 => {
+                let (rows, all) = changes.split(chunk)?;
+                changes.join(self.steps(rows).await?, &all)
+            }
+            Some(_) => Ok(chunk),
+            None => self.steps(chunk).await,
+        }
+    }
+
+    async fn steps(&self, mut chunk: Chunk) -> Result<Chunk, Failure> {
         for segment in &self.segments {
             chunk = match segment {
                 Segment::Rows(rows) => rows.apply(chunk)?,

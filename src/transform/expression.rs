@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::ast::{self, VisitMut, VisitorMut};
 
 use super::sql::{self, Fault, Names, Words};
 use super::{rewrite, session};
+use crate::data::change::ROW;
 use crate::data::{Column, Schema, Type};
 
 /// A typed expression.
@@ -117,7 +118,8 @@ fn resolve(expr: &mut ast::Expr, schema: &Schema, qualifiers: &[&str], names: &N
 /// The first columns by name, for a help.
 pub(super) fn list(schema: &Schema) -> String {
     const SHOWN: usize = 12;
-    let names: Vec<String> = schema.columns.iter().take(SHOWN).map(|column| format!("`{}`", column.name)).collect();
+    let names: Vec<String> =
+        schema.columns.iter().filter(|column| column.name != ROW).take(SHOWN).map(|column| format!("`{}`", column.name)).collect();
     let more = if schema.columns.len() > SHOWN { ", …" } else { "" };
     format!("{}{more}", names.join(", "))
 }

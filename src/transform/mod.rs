@@ -9,6 +9,7 @@
 //! that differs from it by case; more than one is a problem.
 
 mod builder;
+mod changes;
 mod compile;
 mod dedupe;
 mod expression;
@@ -30,6 +31,7 @@ use std::ops::Range;
 use crate::data::Schema;
 use crate::define::pipeline::At;
 
+pub use changes::compile_changes;
 pub(crate) use compile::compile_rows;
 pub use compile::{Compiled, check_expression, check_query, compile};
 pub use lookup::{Looked, Lookup, Table, Tables, Tally, comparable};

@@ -12,6 +12,7 @@ use arrow::datatypes::{
 use arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
+use crate::data::change::ROW;
 use crate::data::{Reject, Schema, Type};
 use crate::secret::Secret;
 
@@ -38,7 +39,7 @@ pub(super) fn reject(row: &RecordBatch, misfit: Misfit) -> Reject {
     let columns = Schema::from_arrow(&row.schema()).map(|schema| schema.columns).unwrap_or_default();
     let mut values = serde_json::Map::new();
     let mut origin = String::from("row");
-    for (place, (column, array)) in columns.iter().zip(row.columns()).enumerate() {
+    for (place, (column, array)) in columns.iter().zip(row.columns()).filter(|(column, _)| column.name != ROW).enumerate() {
         let shown = text(array, &column.ty).ok().filter(|texts| texts.is_valid(0)).map(|texts| texts.value(0).to_owned());
         let value = match (shown, &column.ty) {
             (None, _) => serde_json::Value::Null,

@@ -28,7 +28,10 @@ fn every_stage_of_the_hand_over_may_break() {
         let name = format!("cut{case}");
         let urls = [postgres().fresh_database(), postgres().fresh_database()];
         let through = |side: usize| urls[side].replace(&format!(":{server}/"), &format!(":{}/", proxies[side].port));
-        sql(&urls[0], "create table items (id int primary key, name text); insert into items select i, repeat('x', i % 90) from generate_series(1, 500) i");
+        sql(
+            &urls[0],
+            "create table items (id int primary key, name text); insert into items select i, repeat('x', i % 90) from generate_series(1, 500) i",
+        );
         let project = Project::new();
         project.file(
             &format!("pipelines/{name}.yaml"),

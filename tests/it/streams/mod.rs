@@ -14,6 +14,7 @@ mod post;
 mod redis;
 mod redis_source;
 mod roll;
+mod steps;
 
 /// The longest anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);

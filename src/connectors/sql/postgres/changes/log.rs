@@ -47,10 +47,8 @@ impl Log {
     async fn ask(pool: &Pool, slot: &Slot, lsn: u64) -> Result<Self, Failure> {
         let mut wire = Wire::connect(pool).await?;
         let (name, from) = (&slot.name, place::print(lsn));
-        wire.query(&format!(
-            "START_REPLICATION SLOT {name} LOGICAL {from} (proto_version '1', publication_names '{name}', binary 'true')"
-        ))
-        .await?;
+        wire.query(&format!("START_REPLICATION SLOT {name} LOGICAL {from} (proto_version '1', publication_names '{name}', binary 'true')"))
+            .await?;
         while wire.message().await?.0 != b'W' {}
         let mut log = Self { wire, confirmed: lsn };
         log.confirm(lsn).await?;
