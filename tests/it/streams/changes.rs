@@ -77,6 +77,15 @@ fn every_kind_of_change_arrives() {
         catch_up(&project, FOLLOW);
         assert_same(&from, &to);
     }
+    // What waits is committed piece by piece, where transactions end.
+    sql(
+        &from,
+        "do $$ begin for n in 1..40 loop insert into items (id, name) select 100000 + n * 20 + i, 'waits' from generate_series(0, 19) i; commit; end loop; end $$",
+    );
+    catch_up(&project, FOLLOW);
+    assert_same(&from, &to);
+    let commits: usize = sql(&to, "select count(distinct xmin::text) from items where id >= 100000").parse().expect("a number");
+    assert!(commits >= 8, "800 rows by 50 a commit went in {commits}");
     let plan = project.haul(&["plan", FOLLOW]).expect(0).stdout;
     let slot = sql(&from, "select slot_name from pg_replication_slots where database = current_database()");
     assert!(slot.starts_with("haul_kinds_items_") && plan.contains(&slot), "{slot}\n{plan}");

@@ -92,9 +92,9 @@ impl Decoder {
         self.rows >= self.limit.rows || self.bytes >= self.limit.bytes
     }
 
-    /// Bytes of the tuples that wait.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// How many tuples wait, and their bytes.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.rows, self.bytes)
     }
 
     /// Whether there is nothing to hand on.

@@ -169,18 +169,25 @@ impl Reader {
                 if self.transaction.take() == Some(false) {
                     self.at_us = Some(at_us);
                 }
+                // Only here can the target commit: a batch that ends half full has a position, one that waits to be full may never get one.
+                return Ok(self.has_grown(2));
             }
             // The log may have moved on by what concerns other tables.
             Event::Alive { until } if self.transaction.is_none() => self.lsn = self.lsn.max(until),
             Event::Alive { .. } => {}
             Event::Change(message) => self.change(Message::read(&message)?)?,
         }
-        Ok(self.is_full())
+        Ok(self.has_grown(1))
     }
 
-    fn is_full(&self) -> bool {
-        let bytes: usize = self.lanes.iter().map(|lane| lane.decoder.bytes()).sum();
-        bytes >= self.following.limit.bytes || self.lanes.iter().any(|lane| lane.decoder.is_full())
+    /// Whether what waits has reached one part of `parts` of a batch.
+    fn has_grown(&self, parts: usize) -> bool {
+        let (mut rows, mut bytes) = (0, 0);
+        for lane in &self.lanes {
+            let waiting = lane.decoder.waiting();
+            (rows, bytes) = (rows + waiting.0, bytes + waiting.1);
+        }
+        rows * parts >= self.following.limit.rows.max(1) || bytes * parts >= self.following.limit.bytes
     }
 
     fn change(&mut self, message: Message<'_>) -> Result<(), Failure> {
