@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::define::pipeline::{Connection, Engine};
 use crate::define::{self, Given};
-use crate::diagnostic::SourceText;
+use crate::diagnostic::{Diagnostic, SourceText};
 use crate::load::Project;
 use crate::load::project::PIPELINES;
 use crate::plan;
@@ -31,7 +31,7 @@ pub struct Args {
     to: String,
 }
 
-/// Writes a pipeline with one batch stage for each table, or file, that is found in the source.
+/// Writes a pipeline with one batch stage for each table, or file, that is found in the source, or for all keys of a Redis.
 pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let project = project::open(global)?;
     let depth = check_name(&args.name)?;
@@ -42,6 +42,7 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     }
     let (from, source) = end(&project, "source", &args.from)?;
     let (to, _) = end(&project, "target", &args.to)?;
+    fit(&from, &to)?;
     let discover = async { Ok(discover::discover(&source, &project.base).await?) };
     let found = signals::block_on(|stop| async move { stop.unless(discover).await })??;
     if found.usable.is_empty() {
@@ -58,6 +59,22 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     write_new(&path, &source.text)?;
     tell(global, &args.name, &shown_path, &[&from, &to], &found);
     Ok(Exit::Done)
+}
+
+/// Keys go to another Redis as they are. Between keys and rows only people know which key holds what.
+fn fit(from: &End, to: &End) -> Result<(), CliError> {
+    let (message, line) = match (from.engine == Engine::Redis, to.engine == Engine::Redis) {
+        (true, false) => (
+            format!("keys of `{}` only go to another Redis as they are; as rows, the pipeline says how keys hold them", from.connection),
+            format!("from: {{ redis: {}, hash: \"user:{{{{ id }}}}\" }}", from.connection),
+        ),
+        (false, true) => (
+            format!("rows become keys of `{}` as the pipeline says, and what is found does not tell", to.connection),
+            format!("to: {{ redis: {}, hash: \"user:{{{{ id }}}}\" }}", to.connection),
+        ),
+        _ => return Ok(()),
+    };
+    Err(CliError::new(Exit::Definition, message).help(format!("write the stage by hand, with `{line}`; docs/redis.md has all shapes")))
 }
 
 fn tell(global: &Global, name: &str, path: &str, ends: &[&End], found: &discover::Discovered) {
@@ -93,8 +110,7 @@ fn check_name(name: &str) -> Result<usize, CliError> {
 fn end(project: &Project, name: &'static str, given: &str) -> Result<(End, Connection), CliError> {
     if !given.contains(':') {
         let connection = shared(project, given)?;
-        let engine =
-            connection.engine.filter(|engine| !matches!(engine, Engine::Redis | Engine::Http)).ok_or_else(|| unknown_engine(given))?;
+        let engine = connection.engine.filter(|engine| *engine != Engine::Http).ok_or_else(|| unknown_engine(given))?;
         return Ok((End { connection: given.to_owned(), url: None, variable: None, engine }, connection));
     }
     let engine = engine_of(given)?;
@@ -118,13 +134,14 @@ fn engine_of(url: &str) -> Result<Engine, CliError> {
         Some("sqlite") => Ok(Engine::Sqlite),
         Some("file") => Ok(Engine::File),
         Some("s3") => Ok(Engine::S3),
+        Some("redis" | "rediss") => Ok(Engine::Redis),
         scheme => Err(unknown_engine(scheme.unwrap_or_default())),
     }
 }
 
 fn unknown_engine(what: &str) -> CliError {
     CliError::new(Exit::Definition, format!("`{what}` names no engine that haul knows"))
-        .help("URLs begin with `postgres://`, `sqlite:`, `file:` or `s3://`")
+        .help("URLs begin with `postgres://`, `sqlite:`, `redis://`, `rediss://`, `file:` or `s3://`")
 }
 
 /// A connection of the project, resolved the way a run would resolve it: through a pipeline that uses it.
@@ -136,12 +153,12 @@ fn shared(project: &Project, name: &str) -> Result<Connection, CliError> {
         let given = Given { params: BTreeMap::new(), env: &|name| std::env::var(name).ok(), run: None };
         define::resolve("probe", &source, project, &given)
     };
-    let tables = format!("sql: {word}, table: probe");
-    let files = format!("files: {word}, path: probe.csv");
-    let resolved = probe(&tables).or_else(|problems| {
-        let other_family = problems.iter().any(|problem| problem.code == "connection-family");
-        if other_family { probe(&files) } else { Err(problems) }
-    });
+    let families = [format!("sql: {word}, table: probe"), format!("files: {word}, path: probe.csv"), format!("redis: {word}, hash: probe")];
+    let other_family = |problems: &[Diagnostic]| problems.iter().any(|problem| problem.code == "connection-family");
+    let mut resolved = probe(&families[0]);
+    for family in &families[1..] {
+        resolved = resolved.or_else(|problems| if other_family(&problems) { probe(family) } else { Err(problems) });
+    }
     let mut resolved = resolved.map_err(|problems| {
         let first = problems.into_iter().next();
         let error = CliError::new(Exit::Definition, first.as_ref().map_or("the project has problems", |problem| &problem.message));

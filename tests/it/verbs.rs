@@ -1,5 +1,6 @@
 //! The verbs that make and draw pipelines.
 
+use crate::support::redis::{ask, connect, redis};
 use crate::support::{Project, golden, postgres};
 
 const SHOP: &str = r#"
@@ -138,6 +139,28 @@ fn a_new_pipeline_has_a_stage_for_each_file() {
     project.haul(&["new", "load", "--from", "file:in", "--to", "sqlite:shop.db"]).expect(0);
     golden("verbs/new-files.yaml", &project.read("pipelines/load.yaml"));
     project.haul(&["validate"]).expect(0);
+}
+
+#[test]
+fn a_new_pipeline_of_keys_runs() {
+    let project = Project::new();
+    let (old, new) = (redis().fresh_database(), redis().fresh_database());
+    project.file("haul.yaml", format!("connections: {{ new: {{ url: \"{new}\" }} }}\n"));
+    project.file("pipelines/.keep", "");
+    let arguments = ["new", "migrate", "--from", &old, "--to", "new"];
+    let said = project.haul(&arguments).expect(3);
+    assert!(said.stderr.contains("nothing to read was found in `source`"), "{said:?}");
+    ask::<()>(&mut connect(&old), &["SET", "key", "value"]);
+    assert_eq!(project.haul(&arguments).expect(0).stdout, "wrote pipelines/migrate.yaml: 1 stage\nnext: haul plan migrate\n");
+    golden("verbs/new-redis.yaml", &project.read("pipelines/migrate.yaml").replace(&old, "redis://old"));
+    project.haul(&["run", "migrate"]).expect(0);
+    assert_eq!(ask::<String>(&mut connect(&new), &["GET", "key"]), "value");
+    for (from, to, expected) in
+        [("new", "sqlite:x.db", "from: { redis: new, hash: \"user:{{ id }}\" }"), ("sqlite:x.db", "new", "to: { redis: new, hash:")]
+    {
+        let said = project.haul(&["new", "rows", "--from", from, "--to", to]).expect(2);
+        assert!(said.stderr.contains(expected), "{said:?}");
+    }
 }
 
 #[test]

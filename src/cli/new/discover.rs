@@ -1,4 +1,4 @@
-//! What there is to read in a system: the tables of a database, the files of a folder.
+//! What there is to read in a system: the tables of a database, the files of a folder, the keys of a Redis.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use arrow::array::AsArray;
 use futures::TryStreamExt;
 
 use crate::connectors::files::Root;
+use crate::connectors::redis;
 use crate::connectors::sql::{postgres::Server, sqlite::Database};
 use crate::connectors::{ReadRequest, Source, SplitGoal};
-use crate::define::pipeline::{Connection, Engine, SqlRead, SqlSource};
+use crate::define::pipeline::{Connection, Engine, KeysSource, SqlRead, SqlSource};
 use crate::failure::Failure;
 
 use super::text::Found;
@@ -47,7 +48,11 @@ pub(super) async fn discover(connection: &Connection, base: &Path) -> Result<Dis
             let files = Root::new(connection, base)?.list(FOLDERS).await?;
             files.into_iter().filter(|path| has_rows(path)).map(Found::File).collect()
         }
-        Some(Engine::Redis | Engine::Http) | None => Vec::new(),
+        Some(Engine::Redis) => {
+            let keys = redis::Server::new(connection, base)?.keys(&KeysSource::all(&connection.name)).describe().await?.rows;
+            if keys == Some(0) { Vec::new() } else { vec![Found::Keys] }
+        }
+        Some(Engine::Http) | None => Vec::new(),
     };
     let mut discovered = Discovered::default();
     for one in found {
@@ -89,6 +94,7 @@ fn unwritable(found: &Found) -> Option<String> {
     let (name, quotes) = match found {
         Found::Table(parts) => (parts.join("."), '"'),
         Found::File(path) => (path.clone(), '\0'),
+        Found::Keys => return None,
     };
     let refused = name.contains("{{") || name.contains("{%") || name.contains("{#") || name.contains(quotes) || name.trim() != name;
     refused.then_some(name)

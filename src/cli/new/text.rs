@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::cli::render::words;
 use crate::define::pipeline::Engine;
 
 /// One end of the pipeline.
@@ -24,13 +25,18 @@ pub(super) enum Found {
     Table(Vec<String>),
     /// A file below the connection's root.
     File(String),
+    /// The keys of a server, as they are.
+    Keys,
 }
 
 /// A pipeline with one batch stage for each thing found. `depth` is how many folders the file is below the project.
 pub(super) fn pipeline(from: &End, to: &End, found: &[Found], depth: usize) -> String {
     let mut text = format!("# yaml-language-server: $schema={}schema/pipeline.schema.json\n", "../".repeat(depth));
-    let what = if matches!(from.engine, Engine::File | Engine::S3) { "file" } else { "table" };
-    let many = crate::cli::render::words::counted(found.len() as u64, what);
+    let many = match from.engine {
+        Engine::Redis => "every key".to_owned(),
+        Engine::File | Engine::S3 => words::counted(found.len() as u64, "file"),
+        _ => words::counted(found.len() as u64, "table"),
+    };
     text.push_str(&format!("description: {many} of {} into {}.\n", from.connection, to.connection));
     let own: Vec<(&str, &str)> = [from, to].iter().filter_map(|end| Some((end.connection.as_str(), end.url.as_deref()?))).collect();
     if !own.is_empty() {
@@ -50,6 +56,7 @@ fn stage(one: &Found, from: &End, to: &End, all: &[Found], names: &mut BTreeSet<
     let source = match one {
         Found::Table(parts) => format!("sql: {}, table: {}", from.connection, scalar(&table(parts))),
         Found::File(path) => format!("files: {}, path: {}", from.connection, scalar(path)),
+        Found::Keys => format!("redis: {}, keys: [\"*\"]", from.connection),
     };
     let target = match (to.engine, one) {
         (Engine::File | Engine::S3, _) => format!("files: {}, path: {}", to.connection, scalar(&format!("{name}.parquet"))),
@@ -61,9 +68,12 @@ fn stage(one: &Found, from: &End, to: &End, all: &[Found], names: &mut BTreeSet<
         }
         (Engine::Redis, _) => format!("redis: {}", to.connection),
         (Engine::Http, _) => format!("http: {}", to.connection),
-        (Engine::Postgres | Engine::Sqlite, Found::File(_)) => format!("sql: {}, table: {name}, mode: replace", to.connection),
+        (Engine::Postgres | Engine::Sqlite, Found::File(_) | Found::Keys) => {
+            format!("sql: {}, table: {name}, mode: replace", to.connection)
+        }
     };
-    format!("  {name}:\n    kind: batch\n    from: {{ {source} }}\n    to: {{ {target} }}\n")
+    let proof = if *one == Found::Keys { "    verify: digest\n" } else { "" };
+    format!("  {name}:\n    kind: batch\n    from: {{ {source} }}\n    to: {{ {target} }}\n{proof}")
 }
 
 /// A table's own name, with its schema in front when another schema has one of the same name; a file's name without its endings.
@@ -77,6 +87,7 @@ fn plain_name(one: &Found, all: &[Found]) -> String {
             let name = path.rsplit('/').next().unwrap_or_default();
             name.split('.').next().unwrap_or_default().to_owned()
         }
+        Found::Keys => "keys".to_owned(),
     }
 }
 

@@ -42,6 +42,22 @@ pub struct KeysSource {
     pub most_bytes: Option<u64>,
 }
 
+impl KeysSource {
+    /// Every key of a connection.
+    pub fn all(connection: &str) -> Self {
+        Self {
+            connection: connection.to_owned(),
+            patterns: vec!["*".to_owned()],
+            types: Vec::new(),
+            least_lifetime: None,
+            most_lifetime: None,
+            unlimited: true,
+            least_bytes: None,
+            most_bytes: None,
+        }
+    }
+}
+
 /// What happens when the target has a key of that name already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
