@@ -1,6 +1,6 @@
 //! The `lookup` step: columns added from keyed rows that somebody else keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use arrow::array::{ArrayRef, BooleanArray};
 use arrow::compute::{CastOptions, cast_with_options, filter_record_batch, not};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 
 use super::builder::{Builder, joined, problem};
@@ -19,6 +20,9 @@ use crate::data::{Chunk, Column, Schema, Type};
 use crate::define::pipeline::{self, At, Missing};
 use crate::failure::Failure;
 use crate::journal::LookupReport;
+
+/// Keys that are named when they are not there and must be.
+const NAMED: usize = 10;
 
 /// Finds rows by their keys.
 #[async_trait]
@@ -232,14 +236,12 @@ impl LookupStep {
         let missing = found.len() - found.true_count();
         if missing > 0 && matches!(self.missing, Missing::Reject | Missing::Fail) {
             let absent = filtered(&batch, &not(&found).map_err(failed)?)?;
+            if self.missing == Missing::Fail {
+                return Err(self.absent(&absent)?);
+            }
             for row in 0..missing {
                 let misfit = Misfit::new(self.names(&batch), format!("the cache `{}` has no row of this key", self.cache));
-                let reject = values::reject(&absent.slice(row, 1), misfit);
-                if self.missing == Missing::Fail {
-                    return Err(Failure::bad_rows(format!("{}: {}", reject.origin, reject.reason))
-                        .help("add the row to what fills the cache, or write `missing: null`, `drop` or `reject`"));
-                }
-                rejects.push(reject);
+                rejects.push(values::reject(&absent.slice(row, 1), misfit));
             }
         }
         let columns = batch.columns().iter().cloned().chain(columns).collect();
@@ -264,6 +266,24 @@ impl LookupStep {
         let lenient = CastOptions { safe: true, ..CastOptions::default() };
         let key = |(place, key): (&usize, &Column)| cast_with_options(batch.column(*place), &key.ty.to_arrow(), &lenient);
         self.on.iter().zip(&self.table.key).map(key).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// The failure of rows whose keys are not there: each key once, the first of them by name.
+    fn absent(&self, rows: &RecordBatch) -> Result<Failure, Failure> {
+        let options = FormatOptions::default().with_null("NULL");
+        let columns = self.on.iter().map(|place| ArrayFormatter::try_new(rows.column(*place), &options));
+        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let key = |row: usize| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(", ");
+        let keys: BTreeSet<String> = (0..rows.num_rows()).map(key).collect();
+        let mut named: Vec<&str> = keys.iter().take(NAMED).map(String::as_str).collect();
+        let more = format!("and {} more", keys.len().saturating_sub(NAMED));
+        if keys.len() > NAMED {
+            named.push(&more);
+        }
+        let (count, cache, names, list) = (keys.len(), &self.cache, self.names(rows), named.join("; "));
+        let what = if count == 1 { "key" } else { "keys" };
+        Ok(Failure::bad_rows(format!("the cache `{cache}` has no row of {count} {what} of a batch, by `{names}`: {list}"))
+            .help("add the rows to what fills the cache, or write `missing: null`, `drop` or `reject`"))
     }
 
     fn names(&self, batch: &RecordBatch) -> String {

@@ -40,7 +40,7 @@ fn a_key_that_is_not_there_is_null_or_left_out_or_bad_or_fatal() {
     assert_eq!(bad.lines().count(), 2, "{bad}");
     assert!(bad.contains("the cache `customers` has no row of this key") && bad.contains(r#"\"n\":2,\"id\":9"#), "{bad}");
     let said = out(&looked_up(", missing: fail"));
-    assert!(said.contains("n=2: `id`: the cache `customers` has no row of this key"), "{said}");
+    assert!(said.contains("the cache `customers` has no row of 2 keys of a batch, by `id`: 9; NULL"), "{said}");
 }
 
 #[test]
