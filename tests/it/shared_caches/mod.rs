@@ -255,16 +255,14 @@ stages:
     assert_eq!(held, 4001, "the rows of one generation, and the control hash");
 }
 
-#[tokio::test]
-async fn values_of_every_type_come_back_as_they_went() {
-    let (schema, batch) = loads::awkward_batch(&loads::all_types(), 200);
+/// A filled cache of the rows of a schema by `id`, as one process sees it.
+fn filled(url: &str, schema: &haul::data::Schema, memory_ttl: Option<Duration>) -> Arc<Cache> {
     let holes = Holes::cut("all:{{ id }}").expect("a template");
     let name = holes.fill(&holes.text).expect("a key");
-    let url = Secret::new(server().fresh_database());
     let connection = Connection {
         name: "r".to_owned(),
         engine: Some(Engine::Redis),
-        url,
+        url: Secret::new(url.to_owned()),
         max_connections: 4,
         at: String::new(),
         http: Default::default(),
@@ -273,7 +271,7 @@ async fn values_of_every_type_come_back_as_they_went() {
         key: vec![("id".to_owned(), String::new())],
         home: Some(CacheHome { connection: "r".to_owned(), name, at: String::new() }),
         on_backend_error: OnBackendError::Fail,
-        memory_ttl: None,
+        memory_ttl,
         load: None,
         filled: true,
         ttl: None,
@@ -286,15 +284,19 @@ async fn values_of_every_type_come_back_as_they_went() {
         rate: None,
         min_rows: None,
     };
+    let redis = haul::connectors::redis::Server::new(&connection, Path::new(".")).expect("a server");
+    Cache::new("all", &spec, schema, (vec![0], None), (None, Some(redis))).expect("a cache")
+}
+
+#[tokio::test]
+async fn values_of_every_type_come_back_as_they_went() {
+    let (schema, batch) = loads::awkward_batch(&loads::all_types(), 200);
+    let url = server().fresh_database();
     for memory_ttl in [None, Some(Duration::from_secs(60))] {
-        let redis = haul::connectors::redis::Server::new(&connection, Path::new(".")).expect("a server");
-        let cache =
-            Cache::new("all", &Spec { memory_ttl, ..spec.clone() }, &schema, (vec![0], None), (None, Some(redis))).expect("a cache");
+        let cache = filled(&url, &schema, memory_ttl);
         let sink = cache.sink(CacheMode::Fill, None);
         let load = loads::begin(&sink, &loads::key("run"), &schema).await.expect("a load");
-        let mut writer = sink.writer(&load, "all", None).await.expect("a writer");
-        writer.write(batch.clone()).await.expect("written");
-        writer.commit(loads::mark("all", &batch)).await.expect("committed");
+        loads::write(&sink, &load, "all", &batch).await.expect("committed");
         sink.publish(&load).await.expect("published");
         let columns: Vec<usize> = (0..schema.columns.len()).collect();
         // Twice, so that the second time is from memory where there is such a level.
@@ -305,4 +307,27 @@ async fn values_of_every_type_come_back_as_they_went() {
             loads::assert_same_rows(&loads::batch_of(&schema, looked.columns), &batch);
         }
     }
+}
+
+#[test]
+fn what_others_keep_is_never_overwritten() {
+    let url = server().fresh_database();
+    let mut connection = connect(&url);
+    let foreign = ["customer:2@1", "customer:2"];
+    for key in foreign {
+        ask::<i64>(&mut connection, &["HSET", key, "name", "theirs"]);
+    }
+    for (cache, key) in [(FROM, foreign[0]), (LOAD, foreign[1])] {
+        let said = project(&url, cache, ORDERS).haul(&["run", "p"]).expect(1);
+        assert!(told(&said, &format!("`{key}` in `cache` holds something that no cache has written")), "{said:?}");
+        assert_eq!(ask::<Vec<String>>(&mut connection, &["HGETALL", key]), ["name", "theirs"]);
+    }
+    let update = "  changes:
+    kind: batch
+    from: { generate: 1, columns: { id: '2', name: \"'ours'\", score: 'cast(i as double)', revision: 'i' } }
+    to: { cache: customers }
+";
+    let said = project(&url, LOAD, update).haul(&["run", "p"]).expect(1);
+    assert!(told(&said, "`customer:2` in `cache` holds something that no cache has written"), "{said:?}");
+    assert_eq!(ask::<Vec<String>>(&mut connection, &["HGETALL", "customer:2"]), ["name", "theirs"]);
 }

@@ -3,9 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use super::{ended, project, rows, wait_until};
+use haul::define::pipeline::CacheMode;
+use haul::failure::FailureKind;
+
+use super::{ended, filled, project, rows, wait_until};
 use crate::support::redis::{ask, connect, redis as server, standalone};
-use crate::support::{self, Project, Said};
+use crate::support::{self, Project, Said, loads};
 
 /// A pipeline whose loads wait until an advisory lock of the origin is free.
 fn waiting(redis: &str, database: &str) -> Project {
@@ -153,6 +156,33 @@ fn a_change_during_a_filling_is_newer_than_what_the_filling_reads() {
     assert_eq!(names, [Some("new".to_owned()), None, Some("new".to_owned())]);
     assert_eq!(ask::<Vec<String>>(&mut connection, &["HKEYS", "customer:2@2"]), ["haul:row"], "a removed row does not come back");
     assert_eq!(ask::<String>(&mut connection, &["HGET", "haul:{customer:*}:cache", "current"]), "2");
+}
+
+/// Of two fillings the one that began last is seen, whichever ends first.
+#[tokio::test]
+async fn a_filling_that_began_before_another_one_is_never_seen() {
+    for older_ends_first in [true, false] {
+        let url = server().fresh_database();
+        let (schema, batch) = loads::ids(0..100, "row");
+        let sinks = [1, 2].map(|_| filled(&url, &schema, None).sink(CacheMode::Fill, None));
+        let mut fillings = Vec::new();
+        for sink in &sinks {
+            let load = loads::begin(sink, &loads::key("run"), &schema).await.expect("a load");
+            loads::write(sink, &load, "all", &batch).await.expect("written");
+            fillings.push(load);
+        }
+        let fenced = async || sinks[0].publish(&fillings[0]).await.expect_err("the older filling was shown").kind;
+        if older_ends_first {
+            assert_eq!(fenced().await, FailureKind::Fenced);
+        }
+        sinks[1].publish(&fillings[1]).await.expect("the newer filling");
+        if !older_ends_first {
+            assert_eq!(fenced().await, FailureKind::Fenced);
+        }
+        let mut connection = connect(&url);
+        assert_eq!(ask::<String>(&mut connection, &["HGET", "haul:{all:*}:cache", "current"]), "2");
+        assert_eq!(ask::<i64>(&mut connection, &["HEXISTS", "haul:{all:*}:cache", "filling"]), 0);
+    }
 }
 
 #[test]
