@@ -62,7 +62,11 @@ trait Target {
 
 /// Runs and kills until enough kills are dealt.
 fn torture(project: &Project, target: &dyn Target) {
-    let wanted = support::kills(KILLS);
+    torture_for(project, target, support::kills(KILLS));
+}
+
+/// The same for another number of kills.
+fn torture_for(project: &Project, target: &dyn Target, wanted: usize) {
     let (mut dice, seed) = support::dice();
     let (mut kills, mut cycles, mut halfway) = (0, 0, 0);
     let mut longest_ms = LONGEST_MS;

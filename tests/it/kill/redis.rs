@@ -1,28 +1,47 @@
-//! Rows into Redis: hashes that are replaced, and a list that is appended to.
+//! Rows into Redis: hashes that are replaced, on one server and over a cluster, and a list and a stream that are appended to.
 
-use redis::Commands;
+use redis::{Commands, Connection};
 
+use super::redis_keys::node_of;
 use super::rows::{Mode, Rows, gather};
 use super::sql::sqlite_source;
-use super::{PIPELINE, Target, torture};
-use crate::support::Project;
-use crate::support::redis::{connect, redis};
+use super::{KILLS, PIPELINE, Target, torture_for};
+use crate::support::redis::{cluster, connect, redis};
+use crate::support::{Project, kills};
+
+/// Kills that a sink has to survive whose way of writing another one has as well.
+const FEWER: usize = 60;
+/// A list and a stream have no place for two columns, or for an order that is looked at.
+const ONE_TEXT: &str = "    transform:\n      - set: { value: \"id || '|' || payload\" }\n      - select: [value]\n";
 
 #[test]
 fn redis_hashes() {
-    keys(Mode::Upsert, "", "hash: \"item:{{ id }}\"");
+    let url = redis().fresh_database();
+    survive(&url, Keys { nodes: vec![url.clone()], mode: Mode::Upsert, shape: "hash" }, "", "hash: \"item:{{ id }}\"", KILLS);
+}
+
+#[test]
+fn redis_hashes_over_a_cluster() {
+    let cluster = cluster();
+    let nodes: Vec<String> = cluster.nodes.iter().map(|node| node.url()).collect();
+    survive(&nodes[0].clone(), Keys { nodes, mode: Mode::Upsert, shape: "hash" }, "", "hash: \"item:{{ id }}\"", FEWER);
 }
 
 #[test]
 fn redis_list() {
-    let one_text = "    transform:\n      - set: { value: \"id || '|' || payload\" }\n      - select: [value]\n";
-    keys(Mode::Append, one_text, "list: items");
+    let url = redis().fresh_database();
+    survive(&url, Keys { nodes: vec![url.clone()], mode: Mode::Append, shape: "list" }, ONE_TEXT, "list: items", KILLS);
 }
 
-fn keys(mode: Mode, transform: &str, to: &str) {
+#[test]
+fn redis_stream() {
+    let url = redis().fresh_database();
+    survive(&url, Keys { nodes: vec![url.clone()], mode: Mode::Append, shape: "stream" }, ONE_TEXT, "stream: items", FEWER);
+}
+
+fn survive(url: &str, keys: Keys, transform: &str, to: &str, usual: usize) {
     let project = Project::new();
     sqlite_source(&project);
-    let url = redis().fresh_database();
     project.file(
         &format!("pipelines/{PIPELINE}.yaml"),
         format!(
@@ -38,47 +57,69 @@ stages:
 "
         ),
     );
-    torture(&project, &Keys { url, mode });
+    torture_for(&project, &keys, kills(usual));
 }
 
-/// A database of the test's server.
+/// A database of the test's server, or the masters of a cluster.
 struct Keys {
-    url: String,
+    nodes: Vec<String>,
     mode: Mode,
+    shape: &'static str,
 }
 
 impl Keys {
-    fn rows(&self) -> Rows {
-        let mut redis = connect(&self.url);
-        if self.mode == Mode::Append {
-            let items: Vec<String> = redis.lrange("items", 0, -1).expect("the list");
-            let split = |item: &String| item.split_once('|').map(|(id, payload)| (id.parse().expect("a number"), payload.to_owned()));
-            return gather(items.iter().map(|item| split(item).expect("an id and a payload")));
-        }
-        let keys: Vec<String> = redis.keys("item:*").expect("the keys");
-        let mut pipe = redis::pipe();
-        for key in &keys {
-            pipe.cmd("HMGET").arg(key).arg("id").arg("payload");
-        }
-        let values: Vec<(Option<i64>, Option<String>)> = pipe.query(&mut redis).expect("hashes");
-        let half = || (0, "half of a hash".to_owned());
-        gather(values.into_iter().map(|(id, payload)| id.zip(payload).unwrap_or_else(half)))
+    fn connections(&self) -> Vec<Connection> {
+        self.nodes.iter().map(|url| connect(url)).collect()
     }
+
+    fn rows(&self) -> Rows {
+        let split = |item: &String| item.split_once('|').map(|(id, payload)| (id.parse().expect("a number"), payload.to_owned()));
+        let texts = |items: Vec<String>| gather(items.iter().map(|item| split(item).expect("an id and a payload")));
+        let mut connections = self.connections();
+        match self.shape {
+            "list" => texts(connections[0].lrange("items", 0, -1).expect("the list")),
+            "stream" => {
+                let entries: Vec<(String, Vec<String>)> =
+                    redis::cmd("XRANGE").arg("items").arg("-").arg("+").query(&mut connections[0]).expect("the stream");
+                texts(entries.into_iter().map(|(_, mut fields)| fields.remove(1)).collect())
+            }
+            _ => gather(connections.iter_mut().flat_map(hashes)),
+        }
+    }
+}
+
+fn hashes(redis: &mut Connection) -> Vec<(i64, String)> {
+    let keys: Vec<String> = redis.keys("item:*").expect("the keys");
+    let mut pipe = redis::pipe();
+    for key in &keys {
+        pipe.cmd("HMGET").arg(key).arg("id").arg("payload");
+    }
+    let values: Vec<(Option<i64>, Option<String>)> = if keys.is_empty() { Vec::new() } else { pipe.query(redis).expect("hashes") };
+    let half = || (0, "half of a hash".to_owned());
+    values.into_iter().map(|(id, payload)| id.zip(payload).unwrap_or_else(half)).collect()
 }
 
 impl Target for Keys {
     fn reset(&self) {
-        let mut redis = connect(&self.url);
-        redis::cmd("FLUSHDB").exec(&mut redis).expect("an empty database");
-        let mut pipe = redis::pipe();
-        for (id, payload) in self.mode.before() {
-            if self.mode == Mode::Append {
-                pipe.rpush("items", format!("{id}|{payload}")).ignore();
-            } else {
-                pipe.hset_multiple(format!("item:{id}"), &[("id", id.to_string()), ("payload", payload)]).ignore();
-            }
+        let mut connections = self.connections();
+        for redis in &mut connections {
+            redis::cmd("FLUSHDB").exec(redis).expect("an empty database");
         }
-        pipe.exec(&mut redis).expect("what was there before");
+        let mut pipes: Vec<redis::Pipeline> = connections.iter().map(|_| redis::pipe()).collect();
+        for (id, payload) in self.mode.before() {
+            match self.shape {
+                "list" => pipes[0].rpush("items", format!("{id}|{payload}")).ignore(),
+                "stream" => pipes[0].cmd("XADD").arg("items").arg("*").arg("value").arg(format!("{id}|{payload}")).ignore(),
+                _ => {
+                    let key = format!("item:{id}");
+                    let node = if self.nodes.len() == 1 { 0 } else { node_of(&key) };
+                    pipes[node].hset_multiple(key, &[("id", id.to_string()), ("payload", payload)]).ignore()
+                }
+            };
+        }
+        for (pipe, redis) in pipes.iter().zip(&mut connections) {
+            pipe.exec(redis).expect("what was there before");
+        }
     }
 
     fn after_kill(&self, recorded: u64) -> Result<(), String> {
@@ -87,8 +128,8 @@ impl Target for Keys {
 
     fn at_end(&self) -> Result<(), String> {
         self.mode.check_at_end(&self.rows())?;
-        let mut redis = connect(&self.url);
-        let keys: Vec<String> = redis.keys("*").expect("the keys");
+        let keys: Vec<String> =
+            self.connections().iter_mut().flat_map(|redis| redis.keys::<_, Vec<String>>("*").expect("the keys")).collect();
         let own = |key: &&String| key.starts_with("item") || key.starts_with(&format!("haul:{{{PIPELINE}/copy/0}}:"));
         let strange: Vec<&String> = keys.iter().filter(|key| !own(key)).collect();
         if strange.is_empty() { Ok(()) } else { Err(format!("the server holds what nobody asked for: {strange:?}")) }

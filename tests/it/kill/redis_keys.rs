@@ -61,12 +61,7 @@ fn fill(cluster: &Cluster) -> Keys {
     let mut pipelines: Vec<redis::Pipeline> = cluster.nodes.iter().map(|_| redis::pipe()).collect();
     for number in 0..COUNT {
         let key = format!("key:{number}");
-        let node = match crc16(key.as_bytes()) % 16384 {
-            0..=5460 => 0,
-            5461..=10922 => 1,
-            _ => 2,
-        };
-        let pipeline = &mut pipelines[node];
+        let pipeline = &mut pipelines[node_of(&key)];
         match number % 4 {
             0 => pipeline.cmd("SET").arg(&key).arg("x".repeat(number as usize % 90)),
             1 => pipeline.cmd("RPUSH").arg(&key).arg(&[number, 1, 2]),
@@ -85,6 +80,15 @@ fn fill(cluster: &Cluster) -> Keys {
     }
     assert_eq!(all.len(), COUNT as usize);
     all
+}
+
+/// The master of a test's cluster that holds a key.
+pub fn node_of(key: &str) -> usize {
+    match crc16(key.as_bytes()) % 16384 {
+        0..=5460 => 0,
+        5461..=10922 => 1,
+        _ => 2,
+    }
 }
 
 fn crc16(bytes: &[u8]) -> u16 {
