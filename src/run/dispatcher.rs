@@ -314,7 +314,7 @@ impl Dispatcher {
             retry_in_ms: wait.map(tell::millis),
         };
         self.recorder.record(what).await;
-        let again = matches!(step, Step::Work(_)) && (failure.view_lost || self.segments[number].begin_again.is_some());
+        let again = step != Step::Begin && (failure.view_lost || self.segments[number].begin_again.is_some());
         match wait {
             Some(wait) if again => {
                 self.forget_waiting(number);

@@ -14,6 +14,7 @@ mod kill;
 mod postgres;
 mod readme;
 mod redis_keys;
+mod redis_moves;
 mod redis_rows;
 mod rendering;
 mod run;

@@ -1,8 +1,14 @@
 //! What servers and the driver report, as failures of the right kind.
 
+use std::time::Duration;
+
 use redis::{ErrorKind, RedisError, ServerError};
 
 use crate::failure::{Failure, FailureKind};
+
+/// How long to wait for a cluster that has lost a master. By default it takes 15 s to notice, and then elects another: the usual four waits
+/// of a stage's `retry` are longer than that.
+pub const FAILOVER: Duration = Duration::from_secs(5);
 
 /// The one place that decides what a driver's error means for a run.
 pub fn failure(error: RedisError) -> Failure {
@@ -26,7 +32,7 @@ pub fn refusal(error: &ServerError) -> Failure {
 
 fn from_server(code: &str, detail: &str) -> Failure {
     let message = if detail.is_empty() { format!("the server answered {code}") } else { format!("the server answered {code} {detail}") };
-    let failure = Failure::new(kind_of(code), message);
+    let failure = Failure::new(kind_of(code), message).retry_after((code == "CLUSTERDOWN").then_some(FAILOVER));
     match help_of(code, detail) {
         Some(help) => failure.help(help),
         None => failure,

@@ -5,14 +5,16 @@
 //! raises. A transaction that watches the counter cannot be carried out once a newer worker has claimed the load. Such transactions also write
 //! the `…:turn:…` of their split, and watch it: of two attempts of one worker, the one that was thought lost cannot be carried out any more.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
 
+use super::error::FAILOVER;
 use super::reply::{bytes, good, integer, items, text};
 use super::topology::SLOTS;
-use super::{Command, Lease, Server, slot};
+use super::{Address, Command, Lease, Server, slot};
 use crate::connectors::{Claim, FoundLoad, LoadKey, Mark, moved_on};
 use crate::data::Position;
 use crate::define::pipeline::RESERVED;
@@ -83,7 +85,11 @@ pub struct Marks {
     marks: Vec<u8>,
     epoch: Vec<u8>,
     stage: String,
+    told: Told,
 }
+
+/// The splits that this process believes to be committed whole.
+pub type Told = Arc<Mutex<BTreeSet<String>>>;
 
 /// What a writer finds before it writes.
 pub struct Standing {
@@ -108,19 +114,14 @@ struct Written {
 
 impl Marks {
     /// The records of an output, in the slot that its data is in, or in one of their own.
-    pub fn new(server: Arc<Server>, key: &LoadKey, with: Option<u16>) -> Self {
+    pub fn new(server: Arc<Server>, key: &LoadKey, with: Option<u16>, told: Told) -> Self {
         let own = format!("{}/{}/{}", key.pipeline, key.stage, key.output).replace(['{', '}'], "_");
         let prefix = match with {
             None => format!("{RESERVED}{own}}}"),
             Some(slot) => format!("{RESERVED}{}}}:{own}", tag_of(slot)),
         };
         let name = |what: &str| format!("{prefix}:{what}").into_bytes();
-        Self { server, load: name("load"), marks: name("marks"), epoch: name("epoch"), stage: key.stage.clone(), prefix }
-    }
-
-    /// A key that is where all records are.
-    pub fn place(&self) -> &[u8] {
-        &self.epoch
+        Self { server, load: name("load"), marks: name("marks"), epoch: name("epoch"), stage: key.stage.clone(), prefix, told }
     }
 
     /// Begins a transaction on a connection: it will not be carried out once a newer worker has claimed the load, or another attempt at the
@@ -158,8 +159,21 @@ impl Marks {
     async fn run(&self, script: &str, arguments: &[&str]) -> Result<Value, Failure> {
         let command = Command::new("EVAL").arg(script).arg(3).key(&self.load).key(&self.marks).key(&self.epoch);
         let command = arguments.iter().fold(command, |command, argument| command.arg(*argument));
-        let reply = self.server.call(&[command]).await?.pop().unwrap_or_default();
-        good(reply)
+        let reply = good(self.server.call(&[command]).await?.pop().unwrap_or_default())?;
+        self.replicated().await?;
+        Ok(reply)
+    }
+
+    /// Waits until a replica has the records, and what was written to their node before.
+    pub async fn replicated(&self) -> Result<(), Failure> {
+        self.server.replicated_on(&self.node().await?).await
+    }
+
+    /// The node that the records are on.
+    pub async fn node(&self) -> Result<Address, Failure> {
+        let topology = self.server.topology().await?;
+        let master = topology.master(slot(&self.epoch));
+        Ok(master.ok_or_else(|| Failure::transient("the slot of the records has no master").retry_after(Some(FAILOVER)))?.address.clone())
     }
 
     /// Runs a script that answers 0 when a newer worker has claimed the load.
@@ -212,11 +226,44 @@ impl Marks {
 
     /// Begins the load anew, without marks.
     pub async fn begin(&self, key: &LoadKey, epoch: u64, note: &str) -> Result<(), Failure> {
+        self.told().clear();
         self.unless_fenced(BEGIN, &[&epoch.to_string(), &key.run, &key.plan_hash, note, &FORMAT.to_string()]).await
+    }
+
+    fn told(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that a mark was committed.
+    pub fn committed(&self, mark: &Mark) {
+        if mark.position.is_none() {
+            self.told().insert(mark.split.clone());
+        }
+    }
+
+    /// Fails when the server has forgotten commits: it was started again without its last writes, or a replica without them took over. The load
+    /// is then claimed again, and what is missing written again.
+    async fn remembered(&self) -> Result<(), Failure> {
+        let told: Vec<String> = self.told().iter().cloned().collect();
+        if told.is_empty() {
+            return Ok(());
+        }
+        let command = told.iter().fold(Command::new("HMGET").key(&self.marks), |command, split| command.arg(split.as_str()));
+        let found = items(self.server.call(&[command]).await?.pop().unwrap_or_default())?;
+        let forgotten: Vec<&String> = told.iter().zip(found).filter(|(_, mark)| *mark == Value::Nil).map(|(split, _)| split).collect();
+        if forgotten.is_empty() {
+            return Ok(());
+        }
+        let mut known = self.told();
+        known.retain(|split| !forgotten.contains(&split));
+        let (server, stage) = (self.server.name(), &self.stage);
+        let message = format!("`{server}` has forgotten {} of {} splits of stage `{stage}`", forgotten.len(), told.len());
+        Err(Failure::transient(message).help("it was started again without its last writes; see its `appendfsync`").view_lost())
     }
 
     /// Says that the load is finished.
     pub async fn publish(&self, epoch: u64) -> Result<(), Failure> {
+        self.remembered().await?;
         self.unless_fenced(PUBLISH, &[&epoch.to_string()]).await
     }
 

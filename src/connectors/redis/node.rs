@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Pipeline};
+use redis::{AsyncConnectionConfig, Client, Pipeline, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -47,6 +47,11 @@ impl Node {
         let mut connection = self.connection().await?;
         connection.set_response_timeout(ANSWER + longest);
         match connection.send_packed_commands(&packed(commands), 0, commands.len()).await {
+            Ok(replies) if replies.iter().any(is_read_only) => {
+                // The node became a replica: where the name of the host leads to another one by now, only a new connection finds it.
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                Ok(replies)
+            }
             Ok(replies) => {
                 self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
                 Ok(replies)
@@ -94,6 +99,10 @@ impl Lease {
         let commands: Vec<&Command> = commands.iter().collect();
         self.connection.send_packed_commands(&packed(&commands), 0, commands.len()).await.map_err(failure)
     }
+}
+
+fn is_read_only(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "READONLY")
 }
 
 fn packed(commands: &[&Command]) -> Pipeline {

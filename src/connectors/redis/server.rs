@@ -1,7 +1,8 @@
 //! One server or cluster: its facts, its masters, and commands sent to the right one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use tokio::sync::OnceCell;
 
 use super::address::{Address, Settings};
 use super::command::{Command, Replies};
+use super::error::FAILOVER;
 use super::facts::Facts;
 use super::node::{Lease, Node};
 use super::reply::{items, text};
 use super::topology::Topology;
 use crate::connectors::tls;
 use crate::define::pipeline::Connection;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// Bytes of commands that go out in one pipeline; a larger command goes alone.
 pub const PIPELINE_BYTES: usize = 1 << 20;
@@ -37,6 +39,8 @@ pub struct Server {
     max_connections: u32,
     facts: OnceCell<Facts>,
     topology: tokio::sync::Mutex<Option<Arc<Topology>>>,
+    /// Something happened that another topology would explain.
+    doubted: AtomicBool,
     nodes: Mutex<BTreeMap<Address, Arc<Node>>>,
 }
 
@@ -55,6 +59,7 @@ impl Server {
             max_connections: connection.max_connections,
             facts: OnceCell::new(),
             topology: tokio::sync::Mutex::default(),
+            doubted: AtomicBool::new(false),
             nodes: Mutex::default(),
         }))
     }
@@ -109,36 +114,47 @@ impl Server {
         Ok(facts)
     }
 
-    /// The nodes that hold keys, as last seen.
+    /// The nodes that hold keys, as last seen; asked again when a node was lost or refused what it should have taken.
     pub async fn topology(&self) -> Result<Arc<Topology>, Failure> {
         let mut known = self.topology.lock().await;
-        if let Some(known) = &*known {
-            return Ok(Arc::clone(known));
+        match &*known {
+            Some(known) if !self.doubted.load(Ordering::Relaxed) => Ok(Arc::clone(known)),
+            _ => self.find(&mut known).await,
         }
-        let found = Arc::new(self.ask_topology().await?);
-        *known = Some(Arc::clone(&found));
-        Ok(found)
     }
 
     /// Asks again for the nodes that hold keys: any node that was known may answer.
     pub async fn refresh(&self) -> Result<Arc<Topology>, Failure> {
-        let mut known = self.topology.lock().await;
-        let found = Arc::new(self.ask_topology().await?);
+        self.find(&mut *self.topology.lock().await).await
+    }
+
+    /// Says that the nodes that are known may not be those that hold the keys any more.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    async fn find(&self, known: &mut Option<Arc<Topology>>) -> Result<Arc<Topology>, Failure> {
+        // Boxed, since everything that is sent waits for it: futures would be nested too deeply otherwise.
+        let found = Arc::new(Box::pin(self.ask_topology(known.as_deref())).await?);
+        // What is lost while it is asked is lost again when it is used.
+        self.doubted.store(false, Ordering::Relaxed);
         *known = Some(Arc::clone(&found));
         Ok(found)
     }
 
-    async fn ask_topology(&self) -> Result<Topology, Failure> {
+    async fn ask_topology(&self, known: Option<&Topology>) -> Result<Topology, Failure> {
+        let seed = &self.settings.seed;
         if !self.facts().await?.cluster {
-            return Ok(Topology::single(self.settings.seed.clone()));
+            return Ok(Topology::single(seed.clone()));
         }
-        let mut nodes = vec![self.settings.seed.clone()];
-        nodes.extend(self.nodes.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned());
-        nodes.dedup();
+        let mut others: BTreeSet<Address> = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        others.extend(known.iter().flat_map(|known| known.masters.iter().map(|master| &master.address).chain(&known.replicas)).cloned());
+        others.remove(seed);
         let mut first = None;
-        for node in nodes {
-            match self.on(&node, &[Command::new("CLUSTER SLOTS")]).await {
-                Ok(mut replies) => return Topology::read(replies.pop().unwrap_or_default(), &node),
+        for node in std::iter::once(seed).chain(&others) {
+            let answer = self.on(node, &[Command::new("CLUSTER SLOTS")]).await;
+            match answer.and_then(|mut replies| Topology::read(replies.pop().unwrap_or_default(), node)) {
+                Ok(topology) => return Ok(topology),
                 Err(failure) => first = first.or(Some(failure)),
             }
         }
@@ -159,13 +175,20 @@ impl Server {
     async fn send(&self, address: &Address, commands: &[&Command], longest: Duration) -> Result<Replies, Failure> {
         let node = self.node(address)?;
         let sent = node.send(commands, longest).await;
-        sent.map_err(|failure| failure.during(format_args!("`{}` at {address}", self.name)))
+        sent.map_err(|failure| self.lost(failure).during(format_args!("`{}` at {address}", self.name)))
+    }
+
+    /// A node that is lost may have a replica that takes its place soon.
+    fn lost(&self, failure: Failure) -> Failure {
+        self.doubt();
+        let cluster = self.facts.get().is_some_and(|facts| facts.cluster);
+        if cluster && failure.kind == FailureKind::Transient { failure.retry_after(Some(FAILOVER)) } else { failure }
     }
 
     /// Lends a connection to one node, for transactions.
     pub async fn lend(&self, address: &Address) -> Result<Lease, Failure> {
         let lease = self.node(address)?.lend().await;
-        lease.map_err(|failure| failure.during(format_args!("`{}` at {address}", self.name)))
+        lease.map_err(|failure| self.lost(failure).during(format_args!("`{}` at {address}", self.name)))
     }
 
     /// The most connections to one node that may be lent at the same time.
@@ -195,7 +218,12 @@ impl Server {
         for round in 0..ROUNDS {
             let mut moved = false;
             let mut again = Vec::new();
-            for (at, reply) in self.round(&topology, commands, open).await? {
+            let mut answers = self.round(&topology, commands, open).await?;
+            answers.sort_by_key(|(at, _)| *at);
+            if out_of_order(answers.iter().map(|(at, reply)| (commands[*at].slot(), reply))) {
+                return Err(Failure::transient(format!("a slot of `{}` changed hands in the middle of a pipeline", self.name)));
+            }
+            for (at, reply) in answers {
                 match next_route(&reply, round + 1 == ROUNDS) {
                     None => replies[at] = Some(reply),
                     Some(route) => {
@@ -207,7 +235,6 @@ impl Server {
             if again.is_empty() {
                 break;
             }
-            again.sort_by_key(|(at, _)| *at);
             open = again;
             if moved {
                 tokio::time::sleep(pause).await;
@@ -228,7 +255,7 @@ impl Server {
                     None => (&topology.masters[0].address, false),
                     Some(slot) => match topology.master(slot) {
                         Some(master) => (&master.address, false),
-                        None => return Err(uncovered(topology)),
+                        None => return Err(uncovered(topology.uncovered())),
                     },
                 },
             };
@@ -281,7 +308,46 @@ fn next_route(reply: &Value, last: bool) -> Option<Route> {
     }
 }
 
-fn uncovered(topology: &Topology) -> Failure {
-    Failure::transient(format!("{} slots of the cluster have no master", topology.uncovered()))
+/// Whether a command was carried out though one before it in its slot was sent to another node or told to wait: to do that one now would
+/// turn their order round. An `ASK` is about the key alone, and a later command with the same key gets one as well.
+fn out_of_order<'a>(answers: impl Iterator<Item = (Option<u16>, &'a Value)>) -> bool {
+    let mut put_off = BTreeSet::new();
+    for (slot, reply) in answers {
+        match reply {
+            Value::ServerError(error) if ["MOVED", "CLUSTERDOWN", "LOADING", "MASTERDOWN"].contains(&error.code()) => {
+                put_off.insert(slot);
+            }
+            _ if !put_off.is_empty() && put_off.contains(&slot) => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The failure of so many slots that nobody holds.
+pub(super) fn uncovered(slots: usize) -> Failure {
+    Failure::transient(format!("{slots} slots of the cluster have no master"))
         .help("`redis-cli --cluster check` shows which; a replica may be about to take over")
+        .retry_after(Some(FAILOVER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_a_slot_is_never_turned_round() {
+        let moved = |code: &str| {
+            let text = format!("-{code} 3999 127.0.0.1:6381\r\n");
+            redis::parse_redis_value(text.as_bytes()).expect("an error")
+        };
+        let check = |answers: &[(u16, Value)], expected: bool| {
+            assert_eq!(out_of_order(answers.iter().map(|(slot, reply)| (Some(*slot), reply))), expected, "{answers:?}");
+        };
+        check(&[(1, Value::Okay), (1, moved("MOVED")), (1, moved("MOVED"))], false);
+        check(&[(1, moved("CLUSTERDOWN")), (2, Value::Okay), (1, moved("MOVED"))], false);
+        check(&[(1, moved("CLUSTERDOWN")), (1, Value::Okay)], true);
+        check(&[(1, moved("MOVED")), (2, Value::Okay), (1, Value::Int(1))], true);
+        check(&[(1, moved("ASK")), (1, Value::Okay)], false);
+    }
 }

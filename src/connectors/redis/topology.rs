@@ -23,36 +23,35 @@ pub struct Master {
 pub struct Topology {
     /// At least one.
     pub masters: Vec<Master>,
+    /// Nodes that copy a master, and may take its place.
+    pub replicas: Vec<Address>,
 }
 
 impl Topology {
     /// One server that holds everything.
     pub(super) fn single(address: Address) -> Self {
-        Self { masters: vec![Master { address, slots: vec![(0, SLOTS - 1)] }] }
+        Self { masters: vec![Master { address, slots: vec![(0, SLOTS - 1)] }], replicas: Vec::new() }
     }
 
     /// Reads the answer to `CLUSTER SLOTS`: a list of `[first, last, [host, port, id, …], replicas…]`. A node that does not know its own
     /// host is the one that was asked.
     pub(super) fn read(reply: Value, asked: &Address) -> Result<Self, Failure> {
-        let odd = || Failure::permanent("the answer to CLUSTER SLOTS cannot be read");
-        let mut masters: Vec<Master> = Vec::new();
+        let (mut masters, mut replicas): (Vec<Master>, Vec<Address>) = Default::default();
         for range in items(reply)? {
             let mut range = items(range)?.into_iter();
             let mut bound = || u16::try_from(integer(range.next().ok_or_else(odd)?)?).map_err(|_| odd());
             let slots = (bound()?, bound()?);
-            let mut node = items(range.next().ok_or_else(odd)?)?.into_iter();
-            let host = match node.next().ok_or_else(odd)? {
-                Value::Nil => String::new(),
-                host => text(host)?,
-            };
-            let port = u16::try_from(integer(node.next().ok_or_else(odd)?)?).map_err(|_| odd())?;
-            let host = if host.is_empty() || host == "?" { asked.host.clone() } else { host };
-            let address = Address { host, port };
+            let address = node(range.next().ok_or_else(odd)?, asked)?;
+            for replica in range {
+                replicas.push(node(replica, asked)?);
+            }
             match masters.iter_mut().find(|master| master.address == address) {
                 Some(master) => master.slots.push(slots),
                 None => masters.push(Master { address, slots: vec![slots] }),
             }
         }
+        replicas.sort();
+        replicas.dedup();
         for master in &mut masters {
             master.slots.sort_unstable();
         }
@@ -61,7 +60,7 @@ impl Topology {
             return Err(Failure::transient("no node of the cluster holds any slot")
                 .help("the cluster is not set up yet; `redis-cli --cluster check` shows its state"));
         }
-        Ok(Self { masters })
+        Ok(Self { masters, replicas })
     }
 
     /// The master that holds a slot; `None` when no master does.
@@ -74,6 +73,22 @@ impl Topology {
         let held: usize = self.masters.iter().flat_map(|master| &master.slots).map(|(first, last)| usize::from(last - first) + 1).sum();
         usize::from(SLOTS).saturating_sub(held)
     }
+}
+
+fn odd() -> Failure {
+    Failure::permanent("the answer to CLUSTER SLOTS cannot be read")
+}
+
+/// Where a node is: `[host, port, …]`.
+fn node(reply: Value, asked: &Address) -> Result<Address, Failure> {
+    let mut node = items(reply)?.into_iter();
+    let host = match node.next().ok_or_else(odd)? {
+        Value::Nil => String::new(),
+        host => text(host)?,
+    };
+    let port = u16::try_from(integer(node.next().ok_or_else(odd)?)?).map_err(|_| odd())?;
+    let host = if host.is_empty() || host == "?" { asked.host.clone() } else { host };
+    Ok(Address { host, port })
 }
 
 /// The slot of a key: CRC16 (XMODEM) of the part between the first `{` and the next `}`, when there is such a part and it is not empty,

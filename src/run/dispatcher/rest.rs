@@ -32,9 +32,7 @@ impl Dispatcher {
         if segment.running > 0 || segment.failure.is_some() || draining {
             return;
         }
-        if let Some(wait) = segment.begin_again.take()
-            && segment.left > 0
-        {
+        if let Some(wait) = segment.begin_again.take() {
             segment.stages.clear();
             self.rest(number, Step::Begin, wait);
         }

@@ -32,7 +32,7 @@ pub(super) struct Segment {
     pub(super) running: usize,
     /// Steps that wait for their next attempt.
     pub(super) resting: usize,
-    /// A source's view is gone: once nothing runs any more, the segment begins again, after this wait.
+    /// A source's view is gone, or commits of a target: once nothing runs any more, the segment begins again, after this wait.
     pub(super) begin_again: Option<Duration>,
     /// Splits that are not committed yet.
     pub(super) left: usize,

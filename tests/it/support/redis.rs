@@ -37,10 +37,12 @@ struct Watcher {
     shell: Child,
 }
 
-/// Three masters that hold a third of the slots each, without replicas.
+/// Three masters that hold a third of the slots each.
 pub struct Cluster {
     /// The masters, in the order of their slots.
     pub nodes: Vec<Redis>,
+    /// A replica of each, where they were asked for.
+    pub replicas: Vec<Redis>,
 }
 
 /// The server of this test process, started by the first test that asks. Tests keep to databases of their own, and leave it running.
@@ -54,28 +56,38 @@ pub fn standalone() -> Redis {
     start(|port| (format!("port {port}\ndatabases {DATABASES}\n"), "redis://", None))
 }
 
-/// Three masters that agree on who holds which slots.
+/// Three masters that agree on who holds which slots, without replicas.
 pub fn cluster() -> Cluster {
-    let node = |_| {
-        start(|port| {
-            let bus = free_port();
-            (format!("port {port}\ncluster-enabled yes\ncluster-port {bus}\ncluster-config-file nodes.conf\n"), "redis://", None)
-        })
-    };
-    let nodes: Vec<Redis> = (0..3).map(node).collect();
+    let nodes: Vec<Redis> = (0..3).map(|_| cluster_node()).collect();
     for (node, slots) in nodes.iter().zip([("0", "5460"), ("5461", "10922"), ("10923", "16383")]) {
         node.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", slots.0, slots.1]);
     }
-    for node in &nodes[1..] {
-        let bus: Vec<String> = node.ask(&["CONFIG", "GET", "cluster-port"]);
-        nodes[0].ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), &bus[1]]);
+    nodes[1..].iter().for_each(|node| nodes[0].meet(node));
+    wait("the cluster to agree", || nodes.iter().all(|node| node.agrees(3)));
+    Cluster { nodes, replicas: Vec::new() }
+}
+
+/// The same with a replica of each master. None takes over by itself for 15 s; see [`Redis::take_over`].
+pub fn replicated_cluster() -> Cluster {
+    let mut cluster = cluster();
+    cluster.replicas = (0..3).map(|_| cluster_node()).collect();
+    cluster.replicas.iter().for_each(|node| cluster.nodes[0].meet(node));
+    wait("the cluster to know its replicas", || cluster.nodes.iter().chain(&cluster.replicas).all(|node| node.agrees(6)));
+    for (master, replica) in cluster.nodes.iter().zip(&cluster.replicas) {
+        replica.ask::<()>(&["CLUSTER", "REPLICATE", &master.id()]);
     }
-    let agreed = |node: &Redis| {
-        let info: String = node.ask(&["CLUSTER", "INFO"]);
-        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3") && info.contains("cluster_slots_ok:16384")
-    };
-    wait("the cluster to agree", || nodes.iter().all(agreed));
-    Cluster { nodes }
+    let follows = |replica: &Redis| replica.ask::<String>(&["INFO", "replication"]).contains("master_link_status:up");
+    wait("the replicas to have everything", || cluster.replicas.iter().all(follows));
+    cluster
+}
+
+fn cluster_node() -> Redis {
+    start(|port| {
+        let bus = free_port();
+        let config =
+            format!("port {port}\ncluster-enabled yes\ncluster-port {bus}\ncluster-config-file nodes.conf\nrepl-diskless-sync-delay 0\n");
+        (config, "redis://", None)
+    })
 }
 
 /// A server that only speaks TLS, with a certificate of an authority of its own, and only to the user `haul` with the password `se/cret`.
@@ -120,6 +132,70 @@ impl Redis {
     #[track_caller]
     pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         ask(&mut self.connect(), words)
+    }
+
+    /// Its name in a cluster.
+    pub fn id(&self) -> String {
+        self.ask(&["CLUSTER", "MYID"])
+    }
+
+    fn meet(&self, other: &Self) {
+        let bus: Vec<String> = other.ask(&["CONFIG", "GET", "cluster-port"]);
+        self.ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string(), &bus[1]]);
+    }
+
+    fn agrees(&self, nodes: usize) -> bool {
+        let info: String = self.ask(&["CLUSTER", "INFO"]);
+        let known = format!("cluster_known_nodes:{nodes}\r\n");
+        info.contains("cluster_state:ok") && info.contains(&known) && info.contains("cluster_slots_ok:16384")
+    }
+
+    /// Makes a replica the master, without asking anybody.
+    pub fn take_over(&self) {
+        self.ask::<()>(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
+        wait("the replica to be the master", || self.ask::<String>(&["INFO", "replication"]).contains("role:master"));
+    }
+
+    /// Begins to move slots to another master: from now on their keys leave this one.
+    pub fn open_slots(&self, to: &Self, slots: std::ops::Range<u16>) {
+        let (own, other) = (self.id(), to.id());
+        for slot in slots {
+            to.ask::<()>(&["CLUSTER", "SETSLOT", &slot.to_string(), "IMPORTING", &own]);
+            self.ask::<()>(&["CLUSTER", "SETSLOT", &slot.to_string(), "MIGRATING", &other]);
+        }
+    }
+
+    /// Moves the keys of open slots, each key for which `moves` says so.
+    pub fn move_keys(&self, to: &Self, slots: std::ops::Range<u16>, moves: impl Fn(usize) -> bool) {
+        let (mut connection, port) = (self.connect(), to.port.to_string());
+        for slot in slots {
+            let keys: Vec<Vec<u8>> = ask(&mut connection, &["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100000"]);
+            for (_, key) in keys.iter().enumerate().filter(|(place, _)| moves(*place)) {
+                let mut command = redis::cmd("MIGRATE");
+                command.arg("127.0.0.1").arg(&port).arg(key).arg(0).arg(60_000);
+                command.exec(&mut connection).expect("a key that moves");
+            }
+        }
+    }
+
+    /// Ends the move of slots: the other master holds them.
+    pub fn close_slots(&self, to: &Self, slots: std::ops::Range<u16>) {
+        let other = to.id();
+        for slot in slots {
+            for node in [to, self] {
+                node.ask::<()>(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &other]);
+            }
+        }
+    }
+
+    /// Holds every write back until [`Redis::go_on`].
+    pub fn hold(&self) {
+        self.ask::<()>(&["CLIENT", "PAUSE", "600000", "WRITE"]);
+    }
+
+    /// Lets writes go on.
+    pub fn go_on(&self) {
+        self.ask::<()>(&["CLIENT", "UNPAUSE"]);
     }
 
     /// Kills it as a machine that loses power does. What `SAVE` has written stays.

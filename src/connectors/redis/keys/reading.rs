@@ -10,11 +10,12 @@ use redis::Value as Reply;
 
 use super::expiry::{Expiry, instant};
 use super::pieces::{Pieces, words};
-use super::scan::{Found, Page, Range, Scan};
+use super::scan::{Found, Page, Scan};
 use super::value::{self, Piece};
 use super::{COLUMNS, payload, shown};
 use crate::clock;
 use crate::connectors::redis::reply::{bytes, good, items, text};
+use crate::connectors::redis::scans::Range;
 use crate::connectors::redis::{Command, Server};
 use crate::connectors::{ReadRequest, Reading, Split, SplitGoal, Splits};
 use crate::data::{BatchStream, Chunk, Position, Schema};
@@ -60,11 +61,7 @@ impl Reading for KeysReading {
     /// One split for each master: a node's keys come by one cursor.
     async fn splits(&self, goal: SplitGoal) -> Result<Splits, Failure> {
         let topology = self.server.refresh().await?;
-        let split = |id: String, slots: Vec<(u16, u16)>, label: String| -> Result<Split, Failure> {
-            let range =
-                serde_json::to_value(Range { slots }).map_err(|error| Failure::permanent("a split cannot be written down").cause(error))?;
-            Ok(Split { id, range, label, rows: None })
-        };
+        let split = |id: String, slots: Vec<(u16, u16)>, label: String| Range { slots }.split(id, label);
         let all = || topology.masters.iter().flat_map(|master| master.slots.clone()).collect();
         let splits = match topology.masters.as_slice() {
             [_] => vec![split("all".to_owned(), all(), "all keys".to_owned())?],

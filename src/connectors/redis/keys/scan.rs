@@ -1,7 +1,11 @@
 //! Which keys there are: the pages of SCAN over the nodes of a split, filtered as the pipeline asks, with each key's size.
+//!
+//! Slots that did not stay where they were while their nodes were scanned are scanned again, until nothing moved. So a key that is there all
+//! the time is met at least once, whatever a cluster does meanwhile; writing it twice changes nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::Value as Reply;
 use serde::{Deserialize, Serialize};
@@ -9,31 +13,30 @@ use serde::{Deserialize, Serialize};
 use super::glob;
 use super::pieces::{integer_text, words};
 use crate::connectors::Split;
+use crate::connectors::redis::holders::{Held, Holders, within};
 use crate::connectors::redis::reply::{good, integer, items, text};
-use crate::connectors::redis::{Address, Command, SLOTS, Server, Version, slot};
+use crate::connectors::redis::scans::{Range, Recent};
+use crate::connectors::redis::{Command, Server, Version, slot};
 use crate::data::Position;
 use crate::define::pipeline::{KeyType, KeysSource, RESERVED};
 use crate::failure::Failure;
 
 /// Keys that SCAN is asked for at a time.
 const COUNT: usize = 500;
+/// How often slots are scanned again because they moved meanwhile. A cluster that is given another shape moves them one by one, for long.
+const ROUNDS: u32 = 10_000;
+/// The pause before that.
+const PAUSE: Duration = Duration::from_millis(200);
 
-/// What a split covers, in the form that is kept with a load.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Range {
-    /// The slots, as inclusive ranges.
-    pub slots: Vec<(u16, u16)>,
-}
-
-/// Where a scan is, in the form that is kept with a load. A cursor means nothing to another process of the server.
+/// Where a scan is, in the form that is kept with a load. A cursor means something as long as the same process holds the same slots.
 #[derive(Debug, Serialize, Deserialize)]
 struct Place {
     v: u32,
-    run_id: String,
+    state: String,
     cursor: u64,
 }
 
-const PLACE_VERSION: u32 = 1;
+const PLACE_VERSION: u32 = 2;
 
 /// A key that is to be read.
 #[derive(Clone, Debug)]
@@ -59,18 +62,22 @@ pub(super) struct Scan {
     server: Arc<Server>,
     spec: Arc<KeysSource>,
     slots: Vec<(u16, u16)>,
+    /// Who held them when this round began.
+    holders: Holders,
+    round: u32,
     /// Nodes that are left, and the cursor that the first of them goes on from.
-    nodes: VecDeque<Address>,
+    nodes: VecDeque<Held>,
     cursor: u64,
-    /// The process of the only node; empty when a position would mean nothing.
-    run_id: String,
+    /// What tells whether a cursor still means something; empty when a position would mean nothing.
+    state: String,
+    recent: Recent,
     /// Whether the types of keys are needed by those who read them.
     typed: bool,
     types_pushed: bool,
 }
 
 impl Scan {
-    /// Begins, or goes on from a position as long as the node is the same process and alone holds the split.
+    /// Begins, or goes on from a position as long as one node holds the split, as the same process all the time.
     pub(super) async fn begin(
         server: Arc<Server>,
         spec: Arc<KeysSource>,
@@ -78,28 +85,25 @@ impl Scan {
         from: Option<&Position>,
         typed: bool,
     ) -> Result<Self, Failure> {
-        let range: Range = serde_json::from_value(split.range.clone())
-            .map_err(|error| Failure::permanent(format!("the split {} cannot be read", split.id)).cause(error))?;
-        let topology = server.refresh().await?;
-        let holds = |slots: &[(u16, u16)]| slots.iter().any(|one| range.slots.iter().any(|two| one.0 <= two.1 && two.0 <= one.1));
-        let nodes: VecDeque<Address> =
-            topology.masters.iter().filter(|master| holds(&master.slots)).map(|master| master.address.clone()).collect();
-        let alone = nodes.front().filter(|_| nodes.len() == 1);
-        let run_id = match alone {
-            Some(node) => run_id_of(&server, node).await?,
-            None => String::new(),
-        };
+        let slots = Range::of(split)?.slots;
+        let holders = server.holders(&slots).await?;
+        let nodes: VecDeque<Held> = holders.of(&slots).into();
+        let state = if nodes.len() == 1 { holders.state(&slots) } else { String::new() };
         let place = from.and_then(|position| serde_json::from_str::<Place>(&position.0).ok());
-        let cursor = place.filter(|place| place.v == PLACE_VERSION && place.run_id == run_id).map_or(0, |place| place.cursor);
+        let cursor = place.filter(|place| place.v == PLACE_VERSION && place.state == state).map_or(0, |place| place.cursor);
+        let recent = Recent::of(&server).await?;
         let old = server.facts().await?.version < Version(6, 0, 0);
         let types_pushed = spec.types.len() == 1 && !old;
         let typed = typed || (!spec.types.is_empty() && !types_pushed);
-        Ok(Self { server, spec, slots: range.slots, nodes, cursor, run_id, typed, types_pushed })
+        Ok(Self { server, spec, slots, holders, round: 0, nodes, cursor, state, recent, typed, types_pushed })
     }
 
     /// The next page; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Page>, Failure> {
-        let Some(node) = self.nodes.front().cloned() else { return Ok(None) };
+        if self.nodes.is_empty() {
+            self.again().await?;
+        }
+        let Some(held) = self.nodes.front().cloned() else { return Ok(None) };
         let mut command = Command::new("SCAN").arg(self.cursor).arg("COUNT").arg(COUNT);
         if let Some(pattern) = self.pushed_pattern() {
             command = command.arg("MATCH").arg(pattern);
@@ -107,35 +111,46 @@ impl Scan {
         if self.types_pushed {
             command = command.arg("TYPE").arg(self.spec.types[0].word());
         }
-        let reply = self.server.on(&node, &[command]).await?.pop().unwrap_or_default();
+        let reply = self.server.on(&held.node, &[command]).await?.pop().unwrap_or_default();
         let mut page = items(reply)?.into_iter();
         self.cursor = integer_text(page.next().unwrap_or_default())?;
-        let keys = words(items(page.next().unwrap_or_default())?)?;
-        let keys: Vec<Vec<u8>> = keys.into_iter().filter(|key| self.wants(key)).collect();
+        let mut keys = words(items(page.next().unwrap_or_default())?)?;
+        keys.retain(|key| wanted(&self.spec.patterns, key) && within(&held.slots, slot(key)) && self.recent.is_new(key));
         let keys = self.look(keys).await?;
         if self.cursor == 0 {
             self.nodes.pop_front();
         }
-        let position = if self.run_id.is_empty() || self.cursor == 0 { None } else { Some(self.place()) };
+        let position = if self.state.is_empty() || self.cursor == 0 { None } else { Some(self.place()) };
         Ok(Some(Page { keys, position }))
     }
 
+    /// Begins another round over the slots that did not stay where they were.
+    async fn again(&mut self) -> Result<(), Failure> {
+        let now = self.server.holders(&self.slots).await?;
+        let moved = now.moved_since(&self.holders, &self.slots);
+        if moved.is_empty() {
+            return Ok(());
+        }
+        self.round += 1;
+        if self.round == ROUNDS {
+            return Err(Failure::transient(format!("slots of `{}` kept moving while their keys were read", self.server.name())));
+        }
+        tokio::time::sleep(PAUSE).await;
+        self.nodes = now.of(&moved).into();
+        (self.holders, self.slots, self.state) = (now, moved, String::new());
+        self.recent = Recent::of(&self.server).await?;
+        Ok(())
+    }
+
     fn place(&self) -> Position {
-        let cursor = self.cursor;
-        Position(serde_json::json!({ "v": PLACE_VERSION, "run_id": self.run_id, "cursor": cursor }).to_string())
+        let (state, cursor) = (&self.state, self.cursor);
+        Position(serde_json::json!({ "v": PLACE_VERSION, "state": state, "cursor": cursor }).to_string())
     }
 
     /// The pattern that the server matches itself: the only one that names keys to take.
     fn pushed_pattern(&self) -> Option<&str> {
         let mut takes = self.spec.patterns.iter().filter(|pattern| !pattern.starts_with('!'));
         takes.next().filter(|pattern| takes.next().is_none() && *pattern != "*").map(String::as_str)
-    }
-
-    fn wants(&self, key: &[u8]) -> bool {
-        wanted(&self.spec.patterns, key) && {
-            let own = self.slots.len() == 1 && self.slots[0] == (0, SLOTS - 1);
-            own || self.slots.iter().any(|(first, last)| (*first..=*last).contains(&slot(key)))
-        }
     }
 
     /// Asks for the size of each key, and its type where it is needed; leaves out what is gone or filtered.
@@ -183,12 +198,6 @@ pub(super) fn wanted(patterns: &[String], key: &[u8]) -> bool {
     !key.starts_with(RESERVED.as_bytes())
         && patterns.iter().filter(takes).any(|pattern| glob::matches(pattern.as_bytes(), key))
         && !patterns.iter().filter_map(|pattern| pattern.strip_prefix('!')).any(|pattern| glob::matches(pattern.as_bytes(), key))
-}
-
-/// The process that a node is.
-async fn run_id_of(server: &Server, node: &Address) -> Result<String, Failure> {
-    let info = text(server.on(node, &[Command::new("INFO").arg("server")]).await?.pop().unwrap_or_default())?;
-    Ok(info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned())
 }
 
 /// Keys in the databases of all masters.

@@ -15,7 +15,7 @@ use super::shown;
 use super::target::Route;
 use super::writer::KeysWriter;
 use crate::connectors::redis::reply::{good, items};
-use crate::connectors::redis::{Command, Marks, SLOTS, Server, slot};
+use crate::connectors::redis::{Command, Marks, SLOTS, Server, Told, slot};
 use crate::connectors::{Claim, Compared, Load, LoadKey, Mark, Rows, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{KeysSink, RESERVED};
@@ -31,18 +31,19 @@ pub(super) struct KeysTarget {
     pub(super) spec: Arc<KeysSink>,
     /// New names and the old ones behind them, by their hashes.
     names: Arc<Mutex<HashMap<u64, u64>>>,
+    told: Told,
 }
 
 impl Server {
     /// A place for keys as they are.
     pub fn keys_sink(self: &Arc<Self>, spec: &KeysSink) -> Arc<dyn Sink> {
-        Arc::new(KeysTarget { server: Arc::clone(self), spec: Arc::new(spec.clone()), names: Arc::default() })
+        Arc::new(KeysTarget { server: Arc::clone(self), spec: Arc::new(spec.clone()), names: Arc::default(), told: Told::default() })
     }
 }
 
 impl KeysTarget {
     pub(super) fn marks(&self, key: &LoadKey) -> Marks {
-        Marks::new(Arc::clone(&self.server), key, None)
+        Marks::new(Arc::clone(&self.server), key, None, Arc::clone(&self.told))
     }
 
     /// The name that a key gets. Two keys that get the same one are an error.

@@ -79,8 +79,10 @@ impl KeysWriter {
 
     async fn record(&mut self, mark: Mark) -> Result<Committed, Failure> {
         self.settle(0).await?;
+        self.work.target.server.replicated().await?;
         let marks = self.work.target.marks(&self.work.load.key);
         marks.advance(self.work.load.epoch, self.before.as_ref(), &mark).await?;
+        marks.committed(&mark);
         let committed = Committed { rows: mark.rows, bytes: std::mem::take(&mut self.bytes) };
         self.before = Some(mark);
         Ok(committed)

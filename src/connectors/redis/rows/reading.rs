@@ -1,21 +1,21 @@
 //! One view of the keys of a source: a split for each master, read by a scan.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::{OptionFuture, try_join};
 use futures::stream;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::decode::Rows;
 use super::fetch::Fetch;
 use super::layout::Layout;
+use crate::connectors::redis::error::FAILOVER;
+use crate::connectors::redis::holders::{Held, within};
 use crate::connectors::redis::reply::{bytes, good, items};
-use crate::connectors::redis::{Address, Command, Server, Version, slot};
+use crate::connectors::redis::scans::{Range, Recent};
+use crate::connectors::redis::{Address, Command, Master, Server, Version, slot};
 use crate::connectors::{Reading, Split, SplitGoal, Splits};
 use crate::data::{BatchLimit, BatchStream, Chunk, Position, Schema};
 use crate::define::pipeline::{OtherTypes, RESERVED, RedisRows, RowShape};
@@ -41,12 +41,6 @@ struct Inner {
     keeps_null: bool,
 }
 
-/// What a split covers: the keys of these nodes.
-#[derive(Serialize, Deserialize)]
-struct Nodes {
-    nodes: Vec<(String, u16)>,
-}
-
 impl RowReading {
     /// A view through a request's columns.
     pub(super) fn new(server: Arc<Server>, spec: Arc<RedisRows>, layout: Layout, limit: BatchLimit) -> Self {
@@ -66,42 +60,33 @@ impl Reading for RowReading {
     }
 
     async fn splits(&self, goal: SplitGoal) -> Result<Splits, Failure> {
-        let topology = self.inner.server.topology().await?;
-        let nodes: Vec<Address> = match self.inner.spec.key.constant() {
-            Some(key) => topology.master(slot(key.as_bytes())).map(|master| master.address.clone()).into_iter().collect(),
-            None => topology.masters.iter().map(|master| master.address.clone()).collect(),
+        let topology = self.inner.server.refresh().await?;
+        let key = &self.inner.spec.key;
+        let masters: Vec<&Master> = match key.constant() {
+            Some(key) => topology.master(slot(key.as_bytes())).into_iter().collect(),
+            None => topology.masters.iter().collect(),
         };
         let most = goal.most.max(1);
-        let share = nodes.len().div_ceil(most).max(1);
-        let splits = nodes.chunks(share).enumerate().map(|(place, nodes)| {
-            let label: Vec<String> = nodes.iter().map(Address::to_string).collect();
-            let range = Nodes { nodes: nodes.iter().map(|node| (node.host.clone(), node.port)).collect() };
-            Ok(Split {
-                id: if most == 1 { "all".to_owned() } else { format!("{place:04}") },
-                range: serde_json::to_value(range).map_err(|error| Failure::permanent("a split cannot be recorded").cause(error))?,
-                label: format!("{} on {}", self.inner.spec.key, label.join(", ")),
-                rows: None,
-            })
+        let share = masters.len().div_ceil(most).max(1);
+        let splits = masters.chunks(share).enumerate().map(|(place, masters)| {
+            let nodes: Vec<String> = masters.iter().map(|master| master.address.to_string()).collect();
+            let id = if most == 1 { "all".to_owned() } else { format!("{place:04}") };
+            let slots = masters.iter().flat_map(|master| master.slots.clone()).collect();
+            Range { slots }.split(id, format!("{key} on {}", nodes.join(", ")))
         });
-        Ok(Splits { splits: splits.collect::<Result<_, Failure>>()?, fingerprint: self.fingerprint().await? })
+        Ok(Splits { splits: splits.collect::<Result<_, Failure>>()?, fingerprint: None })
     }
 
-    /// Keys that move to another master would be read twice, or not at all.
+    /// Slots mean the same keys wherever they move.
     async fn fingerprint(&self) -> Result<Option<String>, Failure> {
-        let topology = self.inner.server.refresh().await?;
-        if topology.masters.len() == 1 {
-            return Ok(None);
-        }
-        let slots: Vec<String> = topology.masters.iter().map(|master| format!("{} {:?}", master.address, master.slots)).collect();
-        Ok(Some(format!("{:016x}", xxh3_64(slots.join("\n").as_bytes()))))
+        Ok(None)
     }
 
     async fn read(&self, split: &Split, _: Option<&Position>) -> Result<BatchStream, Failure> {
-        let nodes: Nodes = serde_json::from_value(split.range.clone())
-            .map_err(|error| Failure::permanent(format!("the recorded split `{}` is not one of Redis", split.id)).cause(error))?;
+        let range = Range::of(split)?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let inner = Arc::clone(&self.inner);
-        let task = AbortOnDropHandle::new(tokio::spawn(async move { inner.read(nodes, sender).await }));
+        let task = AbortOnDropHandle::new(tokio::spawn(async move { inner.read(range.slots, sender).await }));
         Ok(Box::pin(stream::unfold((receiver, Some(task)), |(mut receiver, task)| async move {
             if let Some(chunk) = receiver.recv().await {
                 return Some((Ok(chunk), (receiver, task)));
@@ -114,26 +99,41 @@ impl Reading for RowReading {
 }
 
 impl Inner {
-    async fn read(&self, nodes: Nodes, sender: mpsc::Sender<Chunk>) -> Result<(), Failure> {
+    async fn read(&self, slots: Vec<(u16, u16)>, sender: mpsc::Sender<Chunk>) -> Result<(), Failure> {
         let rows = Rows::new(self.layout.clone(), self.limit, self.keeps_null);
         let mut fetch = Fetch::new(&self.server, &self.spec, rows, sender).await?;
-        for (host, port) in nodes.nodes {
-            match self.spec.key.constant() {
-                Some(key) => fetch.keys(&[key.as_bytes().to_vec()]).await?,
-                None => self.scan(&Address { host, port }, &mut fetch).await?,
-            }
+        match self.spec.key.constant() {
+            Some(key) => fetch.keys(&[key.as_bytes().to_vec()]).await?,
+            None => self.scans(&slots, &mut fetch).await?,
         }
         fetch.end().await
     }
 
+    /// Reads the keys of some slots, each once. Keys that went to another node meanwhile were read twice, or not at all: then the split is read
+    /// again, and nothing of this attempt is committed.
+    async fn scans(&self, slots: &[(u16, u16)], fetch: &mut Fetch<'_>) -> Result<(), Failure> {
+        let before = self.server.holders(slots).await?;
+        if before.moving(slots) > 0 {
+            return Err(moving(&self.server, "are being moved"));
+        }
+        for held in before.of(slots) {
+            self.scan(&held, fetch).await?;
+        }
+        if self.server.holders(slots).await?.moved_since(&before, slots).is_empty() {
+            return Ok(());
+        }
+        Err(moving(&self.server, "went to another node or process while they were read"))
+    }
+
     /// Reads the keys of one node. While one page of keys is read, the next one is asked for.
-    async fn scan(&self, node: &Address, fetch: &mut Fetch<'_>) -> Result<(), Failure> {
-        // A scan may give a key twice when the server's table shrinks meanwhile.
-        let mut seen = HashSet::new();
-        let mut page = page(&self.server, &self.spec, node, b"0").await?;
+    async fn scan(&self, held: &Held, fetch: &mut Fetch<'_>) -> Result<(), Failure> {
+        let mut recent = Recent::of(&self.server).await?;
+        let mut page = page(&self.server, &self.spec, &held.node, b"0").await?;
         loop {
-            let keys: Vec<Vec<u8>> = page.keys.into_iter().filter(|key| seen.insert(xxh3_64(key))).collect();
-            let next: OptionFuture<_> = (page.cursor != b"0").then(|| self::page(&self.server, &self.spec, node, &page.cursor)).into();
+            let mut keys = page.keys;
+            keys.retain(|key| within(&held.slots, slot(key)) && recent.is_new(key));
+            let next: OptionFuture<_> =
+                (page.cursor != b"0").then(|| self::page(&self.server, &self.spec, &held.node, &page.cursor)).into();
             let next = async { next.await.transpose() };
             let (following, ()) = try_join(next, fetch.keys(&keys)).await?;
             match following {
@@ -142,6 +142,12 @@ impl Inner {
             }
         }
     }
+}
+
+fn moving(server: &Server, what: &str) -> Failure {
+    Failure::transient(format!("slots of `{}` {what}", server.name()))
+        .help("let the cluster come to rest first; `redis-cli --cluster check` shows what is going on, `fix` ends what was interrupted")
+        .retry_after(Some(FAILOVER))
 }
 
 /// One page of a scan.

@@ -9,7 +9,7 @@ use super::layout::Layout;
 use super::reading::RowReading;
 use super::target::{self, Route};
 use super::writer::{Place, RowWriter};
-use crate::connectors::redis::{Marks, Server};
+use crate::connectors::redis::{Marks, Server, Told};
 use crate::connectors::{Claim, Load, LoadKey, Mark, Reading, Sink, SplitGoal, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{KeyTtl, OtherTypes, RedisRows, RedisRowsSink};
@@ -19,12 +19,13 @@ use crate::failure::Failure;
 pub(super) struct RowSink {
     server: Arc<Server>,
     spec: Arc<RedisRowsSink>,
+    told: Told,
 }
 
 impl RowSink {
     /// Touches nothing yet.
     pub(super) fn new(server: Arc<Server>, spec: RedisRowsSink) -> Self {
-        Self { server, spec: Arc::new(spec) }
+        Self { server, spec: Arc::new(spec), told: Told::default() }
     }
 
     async fn route(&self) -> Result<Route, Failure> {
@@ -53,7 +54,7 @@ impl RowSink {
             Route::Transactions(slot) => slot,
             Route::Spread => None,
         };
-        Ok(Marks::new(Arc::clone(&self.server), key, with))
+        Ok(Marks::new(Arc::clone(&self.server), key, with, Arc::clone(&self.told)))
     }
 }
 

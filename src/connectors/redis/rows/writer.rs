@@ -18,7 +18,7 @@ use super::reading::type_name;
 use super::target::Route;
 use crate::clock;
 use crate::connectors::redis::reply::{bytes, good, integer, items, text};
-use crate::connectors::redis::{Address, Command, Lease, Marks, Server, slot};
+use crate::connectors::redis::{Command, Lease, Marks, Server};
 use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
 use crate::data::change::is_changes;
 use crate::define::pipeline::{RedisRows, RedisRowsSink, RowMode, RowShape, Verify};
@@ -73,7 +73,7 @@ pub(super) struct RowWriter {
 /// How commands go out.
 enum Channel {
     /// In transactions on one node.
-    Transactions { slot: Option<u16>, lease: Option<Lease>, open: bool },
+    Transactions { lease: Option<Lease>, open: bool },
     /// To the nodes of their keys.
     Spread,
 }
@@ -97,7 +97,7 @@ impl RowWriter {
         before: Option<Mark>,
     ) -> Result<Self, Failure> {
         let channel = match to.route {
-            Route::Transactions(slot) => Channel::Transactions { slot, lease: None, open: false },
+            Route::Transactions(_) => Channel::Transactions { lease: None, open: false },
             Route::Spread => Channel::Spread,
         };
         Ok(Self {
@@ -132,7 +132,7 @@ impl RowWriter {
         self.waiting_bytes = 0;
         self.waiting_commands = 0;
         if !self.changes.is_empty() {
-            let node = self.node().await?;
+            let node = self.marks.node().await?;
             waiting.extend(self.changes.settle(&self.encoder, &self.server, mark.is_some(), &self.keys, &node).await?);
         }
         self.check_types(&waiting).await?;
@@ -170,7 +170,10 @@ impl RowWriter {
         let mut replies = all_good(self.server.call(&commands).await?)?;
         self.compare(&proofs, replies.split_off(writes))?;
         match mark {
-            Some(mark) => self.marks.advance(self.epoch, self.before.as_ref(), mark).await,
+            Some(mark) => {
+                self.server.replicated().await?;
+                self.marks.advance(self.epoch, self.before.as_ref(), mark).await
+            }
             None => Ok(()),
         }
     }
@@ -226,20 +229,9 @@ impl RowWriter {
         self.compare(&proofs, answers.split_off(written.min(answers.len())))
     }
 
-    /// The node that all keys are on.
-    async fn node(&self) -> Result<Address, Failure> {
-        let shared = match &self.channel {
-            Channel::Transactions { slot, .. } => *slot,
-            Channel::Spread => None,
-        };
-        let topology = self.server.topology().await?;
-        let master = topology.master(shared.unwrap_or_else(|| slot(self.marks.place())));
-        Ok(master.ok_or_else(|| Failure::transient("the slot of the keys has no master"))?.address.clone())
-    }
-
     /// Begins a transaction on a connection of the writer's own.
     async fn begin(&mut self) -> Result<(), Failure> {
-        let node = self.node().await?;
+        let node = self.marks.node().await?;
         let Channel::Transactions { lease, .. } = &mut self.channel else { return Ok(()) };
         let connection = match lease {
             Some(connection) => connection,
@@ -258,6 +250,8 @@ impl RowWriter {
             if failure.kind != FailureKind::Transient {
                 return Err(failure);
             }
+            // A connection of one's own was lost, or its node is not the master any more.
+            self.server.doubt();
             match self.marks.standing(&self.split).await {
                 Ok(standing) if standing.epoch == self.epoch && standing.mark.as_ref() == Some(mark) => {}
                 _ => return Err(failure),
@@ -266,6 +260,8 @@ impl RowWriter {
                 (*lease, *open) = (None, false);
             }
         }
+        self.marks.replicated().await?;
+        self.marks.committed(mark);
         (self.rows, self.bytes, self.appended) = (0, 0, 0);
         self.before = Some(mark.clone());
         Ok(committed)
@@ -384,6 +380,7 @@ impl Writer for RowWriter {
             return Err(self.marks.fenced());
         }
         if standing.mark.as_ref().is_some_and(|mark| mark.position.is_none()) {
+            self.marks.replicated().await?;
             return Ok(Committed { rows: self.rows, bytes: self.bytes });
         }
         if standing.published {
