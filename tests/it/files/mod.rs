@@ -2,6 +2,7 @@
 
 mod load;
 mod read;
+mod s3;
 mod write;
 
 use std::collections::BTreeMap;

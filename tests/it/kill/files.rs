@@ -1,4 +1,4 @@
-//! The files sink: one file, and a folder of parts.
+//! The files sink: one file, and a folder of parts, on a disk and in a bucket.
 
 use std::path::{Path, PathBuf};
 
@@ -6,38 +6,69 @@ use super::rows::{Mode, Rows, gather};
 use super::sql::sqlite_source;
 use super::{PIPELINE, Target, torture};
 use crate::support::Project;
+use crate::support::s3::{CREDENTIALS, Store};
 
 #[test]
 fn files_single() {
-    files("out.csv", Mode::Replace);
+    on_disk("out.csv", Mode::Replace);
 }
 
 #[test]
 fn files_folder_replace() {
-    files("out/", Mode::Replace);
+    on_disk("out/", Mode::Replace);
 }
 
 #[test]
 fn files_folder_append() {
-    files("out/", Mode::Append);
+    on_disk("out/", Mode::Append);
+}
+
+#[test]
+fn objects_single() {
+    in_a_bucket("out.csv", Mode::Replace);
+}
+
+#[test]
+fn objects_folder_replace() {
+    in_a_bucket("out/", Mode::Replace);
+}
+
+#[test]
+fn objects_folder_append() {
+    in_a_bucket("out/", Mode::Append);
 }
 
 /// The pipeline that fills a folder before the kills begin.
 const BEFORE: &str = "before";
 
-fn files(path: &str, mode: Mode) {
+fn on_disk(path: &str, mode: Mode) {
     let project = Project::new();
+    let root = project.path("data");
+    files(project, "file:data", root, path, mode);
+}
+
+fn in_a_bucket(path: &str, mode: Mode) {
+    let store = Store::start();
+    let mut project = Project::new();
+    for (name, value) in CREDENTIALS {
+        project.env(name, value);
+    }
+    files(project, &store.url(""), store.bucket(), path, mode);
+}
+
+fn files(project: Project, url: &str, root: PathBuf, path: &str, mode: Mode) {
     sqlite_source(&project);
     let lines: String = mode.before().iter().map(|(id, payload)| format!("{id},{payload}\n")).collect();
     project.file("before.csv", format!("id,payload\n{lines}"));
-    let connections = "connections: { from: { url: \"sqlite:source.db\" }, here: { url: \"file:.\" }, to: { url: \"file:data\" } }";
+    let connections =
+        format!("connections: {{ from: {{ url: \"sqlite:source.db\" }}, here: {{ url: \"file:.\" }}, to: {{ url: \"{url}\" }} }}");
     let to = format!("to: {{ files: to, path: \"{path}\", format: csv, mode: {} }}", mode.word());
     for (name, from) in [(BEFORE, "files: here, path: before.csv"), (PIPELINE, "sql: from, table: items")] {
         let splits = "splits: { most: 32, bytes: 16KiB, concurrency: 3 }";
         let stage = format!("kind: batch\n    from: {{ {from} }}\n    {to}\n    {splits}\n");
         project.file(&format!("pipelines/{name}.yaml"), format!("{connections}\nstages:\n  copy:\n    {stage}"));
     }
-    torture(&project, &Files { project: &project, root: project.path("data"), folder: path.ends_with('/'), mode });
+    torture(&project, &Files { project: &project, root, folder: path.ends_with('/'), mode });
 }
 
 /// CSV files below the project's folder `data`.

@@ -8,6 +8,7 @@ pub mod loads;
 mod postgres;
 pub mod proxy;
 pub mod redis;
+pub mod s3;
 pub mod web;
 
 pub use certificates::certificates;
@@ -16,6 +17,7 @@ pub use postgres::{postgres, postgres_with_tls};
 /// A project of its own: a temporary folder that goes away with the value.
 pub struct Project {
     folder: tempfile::TempDir,
+    environment: Vec<(String, String)>,
 }
 
 /// What a finished `haul` said.
@@ -32,7 +34,13 @@ pub struct Said {
 impl Project {
     /// An empty project.
     pub fn new() -> Self {
-        Self { folder: tempfile::Builder::new().prefix("haul-test-").tempdir().expect("a temporary folder") }
+        let folder = tempfile::Builder::new().prefix("haul-test-").tempdir().expect("a temporary folder");
+        Self { folder, environment: Vec::new() }
+    }
+
+    /// Sets a variable of the environment that `haul` runs in.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Writes a file below the project, with the folders it needs.
@@ -58,6 +66,7 @@ impl Project {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -25,6 +25,8 @@ const PARTS_UNDER_WAY: usize = 4;
 const BLOCK_BYTES: u64 = 1 << 20;
 /// Such blocks kept: about one a column of a wide Parquet file.
 const KEPT_BLOCKS: usize = 64;
+/// Objects looked at at the same time.
+const HEADS_UNDER_WAY: usize = 16;
 /// How often a small document is tried again when somebody else changed it first.
 const CHANGE_TRIES: usize = 64;
 
@@ -92,13 +94,24 @@ impl Store for Object {
     fn list(&self, folder: &str, depth: usize) -> Result<Vec<Found>, Failure> {
         let key = self.key(folder)?;
         let prefix = (!key.as_ref().is_empty()).then_some(&key);
-        let metas: Vec<ObjectMeta> = wait(self.store.list(prefix).try_collect()).map_err(|error| self.failed("list", folder, error))?;
+        let mut metas: Vec<ObjectMeta> = wait(self.store.list(prefix).try_collect()).map_err(|error| self.failed("list", folder, error))?;
         let skip = if folder.is_empty() { 0 } else { folder.len() + 1 };
-        let near = |found: &Found| {
-            let below = &found.path[skip..];
+        let near = |path: String| {
+            let below = &path[skip..];
             below.matches('/').count() <= depth && !below.split('/').rev().skip(1).any(|name| name.starts_with('.'))
         };
-        Ok(metas.into_iter().filter_map(|meta| self.found(meta)).filter(near).collect())
+        metas.retain(|meta| self.path(&meta.location).is_some_and(near));
+        // Some stores list objects without their etags, by which a read knows that an object is still the same: those are looked at.
+        let whole = futures::stream::iter(metas).map(async |meta: ObjectMeta| match meta.e_tag {
+            Some(_) => Ok(Some(meta)),
+            None => self.store.head(&meta.location).await.map(Some).or_else(|error| match error {
+                Error::NotFound { .. } => Ok(None),
+                error => Err(error),
+            }),
+        });
+        let whole =
+            wait(whole.buffered(HEADS_UNDER_WAY).try_collect::<Vec<_>>()).map_err(|error| self.failed("look into", folder, error))?;
+        Ok(whole.into_iter().flatten().filter_map(|meta| self.found(meta)).collect())
     }
 
     fn stat(&self, path: &str) -> Result<Option<Found>, Failure> {
