@@ -64,6 +64,8 @@ fn a_fixed_time_runs_once_in_a_repeated_hour() {
         "2026-10-25T02:00:00Z",
         &["2026-10-25 02:15:00 +02:00", "2026-10-25 02:15:00 +01:00"],
     );
+    // A pass that only the rules know, and no clock has shown.
+    check("30 23 * * *", "America/Nuuk", "2023-10-28T12:00:00Z", "2023-10-29T12:00:00Z", &["2023-10-28 23:30:00 -02:00"]);
     // In the middle of the second pass, the first one is over.
     let when = when("0,15,30,45 2 * * *", "Europe/Berlin");
     assert_eq!(tick::shown(&when, tick::next(&when, ms("2026-10-25T01:20:00Z")).expect("a tick")), "Mon 2026-10-26 02:00:00 +01:00");

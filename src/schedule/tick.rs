@@ -104,7 +104,11 @@ fn previous_named(cron: &Cron, before: Timestamp) -> Option<Timestamp> {
 fn instant(zone: &TimeZone, civil: DateTime) -> Option<Timestamp> {
     match zone.to_ambiguous_timestamp(civil).offset() {
         AmbiguousOffset::Unambiguous { offset } => offset.to_timestamp(civil).ok(),
-        AmbiguousOffset::Fold { before, .. } => before.to_timestamp(civil).ok(),
+        AmbiguousOffset::Fold { before, after } => {
+            let first = before.to_timestamp(civil).ok()?;
+            // Where a zone's rules begin, they may tell of a pass that its clocks never made: America/Nuuk in October 2023.
+            if zone.to_datetime(first) == civil { Some(first) } else { after.to_timestamp(civil).ok() }
+        }
         AmbiguousOffset::Gap { after, .. } => {
             let early = after.to_timestamp(civil).ok()?;
             Some(zone.following(early).next()?.timestamp())
