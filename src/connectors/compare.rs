@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use crate::data::{BatchStream, Digest};
 use crate::failure::Failure;
 
-/// The rows that a target should hold, for [`Sink::compare`].
+/// The rows that a target should hold, for [`super::Sink::compare`].
 #[async_trait]
 pub trait Rows: Send + Sync {
     /// All of them, from the beginning.
     async fn all(&self) -> Result<BatchStream, Failure>;
 
-    /// Some of them as they are by now; see [`Reading::again`].
+    /// Some of them as they are by now; see [`super::Reading::again`].
     async fn again(&self, keys: &BinaryArray) -> Result<BatchStream, Failure>;
 }
 
