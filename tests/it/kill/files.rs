@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::rows::{Mode, Rows, gather};
 use super::sql::sqlite_source;
-use super::{PIPELINE, Target, torture};
-use crate::support::Project;
+use super::{KILLS, PIPELINE, Target, torture_for};
 use crate::support::s3::{CREDENTIALS, Store};
+use crate::support::{self, Project};
 
 #[test]
 fn files_single() {
@@ -38,13 +38,16 @@ fn objects_folder_append() {
     in_a_bucket("out/", Mode::Append);
 }
 
+/// Kills of a load into a bucket: its steps are those of a folder, and each takes a request.
+const IN_A_BUCKET: usize = 40;
+
 /// The pipeline that fills a folder before the kills begin.
 const BEFORE: &str = "before";
 
 fn on_disk(path: &str, mode: Mode) {
     let project = Project::new();
     let root = project.path("data");
-    files(project, "file:data", root, path, mode);
+    files(project, "file:data", root, path, mode, KILLS);
 }
 
 fn in_a_bucket(path: &str, mode: Mode) {
@@ -53,10 +56,10 @@ fn in_a_bucket(path: &str, mode: Mode) {
     for (name, value) in CREDENTIALS {
         project.env(name, value);
     }
-    files(project, &store.url(""), store.bucket(), path, mode);
+    files(project, &store.url(""), store.bucket(), path, mode, IN_A_BUCKET);
 }
 
-fn files(project: Project, url: &str, root: PathBuf, path: &str, mode: Mode) {
+fn files(project: Project, url: &str, root: PathBuf, path: &str, mode: Mode, kills: usize) {
     sqlite_source(&project);
     let lines: String = mode.before().iter().map(|(id, payload)| format!("{id},{payload}\n")).collect();
     project.file("before.csv", format!("id,payload\n{lines}"));
@@ -68,7 +71,8 @@ fn files(project: Project, url: &str, root: PathBuf, path: &str, mode: Mode) {
         let stage = format!("kind: batch\n    from: {{ {from} }}\n    {to}\n    {splits}\n");
         project.file(&format!("pipelines/{name}.yaml"), format!("{connections}\nstages:\n  copy:\n    {stage}"));
     }
-    torture(&project, &Files { project: &project, root, folder: path.ends_with('/'), mode });
+    let target = Files { project: &project, root, folder: path.ends_with('/'), mode };
+    torture_for(&project, &target, support::kills(kills));
 }
 
 /// CSV files below the project's folder `data`.
