@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::Seal;
 use super::part::{self, PartWriter};
 use super::sink::{self, Target};
-use super::state::{LoadRecord, Record, Stage, Work};
+use super::state::{LoadRecord, Record, Work};
 use super::store::{join, parent};
 use super::{manifest, stream};
 use crate::connectors::{Claim, Committed, FoundLoad, Load, LoadKey, Mark, Sink, TargetProblem, Writer, moved_on};
@@ -142,13 +142,7 @@ impl Sink for RollSink {
             let work = Work::new(&load.key, &target.spec.path);
             work.change(&*target.store, &load, |record| {
                 record.rolled = Some(Rolled::begin(&target, record.rolled.as_ref())?);
-                record.load = Some(LoadRecord {
-                    runs: vec![load.key.run.clone()],
-                    plan_hash: load.key.plan_hash.clone(),
-                    note: note.clone(),
-                    stage: Stage::Loading,
-                    parts: Vec::new(),
-                });
+                record.load = Some(LoadRecord::begun(&load.key, &note));
                 Ok(())
             })
         })

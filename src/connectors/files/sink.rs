@@ -85,13 +85,7 @@ impl Sink for FileSink {
         stream::blocking(move || {
             let work = Work::new(&load.key, &target.spec.path);
             work.change(&*target.store, &load, |record| {
-                record.load = Some(LoadRecord {
-                    runs: vec![load.key.run.clone()],
-                    plan_hash: load.key.plan_hash.clone(),
-                    note: note.clone(),
-                    stage: Stage::Loading,
-                    parts: Vec::new(),
-                });
+                record.load = Some(LoadRecord::begun(&load.key, &note));
                 Ok(())
             })?;
             work.clean(&*target.store)

@@ -91,6 +91,17 @@ impl Part {
 }
 
 impl LoadRecord {
+    /// A load that has written nothing yet.
+    pub(super) fn begun(key: &LoadKey, note: &str) -> Self {
+        Self {
+            runs: vec![key.run.clone()],
+            plan_hash: key.plan_hash.clone(),
+            note: note.to_owned(),
+            stage: Stage::Loading,
+            parts: Vec::new(),
+        }
+    }
+
     /// Parts in split order, which is the order of rows in a single file.
     pub(super) fn in_order(&self) -> Vec<Part> {
         let mut parts = self.parts.clone();

@@ -25,8 +25,8 @@ pub(super) enum Event {
     Commit { after: u64, at_us: i64 },
     /// A message of pgoutput.
     Change(Bytes),
-    /// Everything that was committed before this place has been said.
-    Alive { until: u64 },
+    /// Everything that was committed before this place has been said. Who `asks` waits for [`Log::confirm`].
+    Alive { until: u64, asks: bool },
 }
 
 /// A running stream of the log.
@@ -55,7 +55,7 @@ impl Log {
         Ok(log)
     }
 
-    /// The next message. May be dropped before it answers.
+    /// The next message. May be dropped before it answers: it writes nothing, of which a half could stay on the wire.
     pub(super) async fn next(&mut self) -> Result<Event, Failure> {
         loop {
             let (tag, mut body) = self.wire.message().await?;
@@ -68,10 +68,7 @@ impl Log {
                     }
                     b'k' if body.len() >= 17 => {
                         let until = body.get_u64();
-                        if body[8] == 1 {
-                            self.confirm(self.confirmed).await?;
-                        }
-                        return Ok(Event::Alive { until });
+                        return Ok(Event::Alive { until, asks: body[8] == 1 });
                     }
                     _ => return Err(malformed()),
                 },

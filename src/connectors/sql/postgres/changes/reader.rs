@@ -130,11 +130,13 @@ impl Reader {
                     () = tokio::time::sleep_until(looked + LOOK) => None,
                 },
             };
-            if let Some(event) = event
-                && self.take(event)?
-                && self.flush(Some(&mut log)).await?.is_err()
-            {
-                return Ok(Err(Closed));
+            if let Some(event) = event {
+                if let Event::Alive { asks: true, .. } = event {
+                    log.confirm(self.done()).await?;
+                }
+                if self.take(event)? && self.flush(Some(&mut log)).await?.is_err() {
+                    return Ok(Err(Closed));
+                }
             }
             if looked.elapsed() >= LOOK {
                 log.confirm(self.done()).await?;
@@ -173,7 +175,7 @@ impl Reader {
                 return Ok(self.has_grown(2));
             }
             // The log may have moved on by what concerns other tables.
-            Event::Alive { until } if self.transaction.is_none() => self.lsn = self.lsn.max(until),
+            Event::Alive { until, .. } if self.transaction.is_none() => self.lsn = self.lsn.max(until),
             Event::Alive { .. } => {}
             Event::Change(message) => self.change(Message::read(&message)?)?,
         }
