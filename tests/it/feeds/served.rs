@@ -1,6 +1,9 @@
 //! Feeds beside other things: under `haul serve`, with another process, with programs that are not ours, and as what a pipeline follows.
 
+use std::sync::{Arc, OnceLock};
+
 use super::*;
+use crate::support::web::{Web, answer};
 
 #[test]
 fn serve_goes_on_when_the_pipeline_does_not() {
@@ -168,23 +171,47 @@ fn curl_reads_a_feed() {
     }
 }
 
-/// The EventSource of Node comes again by itself when the server goes, and goes on behind its last event.
+/// A page that says to the server it came from what its EventSource is told, one after the other.
+const PAGE: &str = "<script>
+    let said = Promise.resolve();
+    new EventSource('EVENTS').onmessage = (event) => {
+        said = said.then(() => fetch('/said', { method: 'POST', body: event.data }));
+    };
+</script>";
+
+/// The browser's EventSource comes again by itself when the server goes, and goes on behind its last event.
 #[test]
-fn an_event_source_goes_on_by_itself() {
-    let (project, haul, address) = filled("", "", 30);
-    project.file("haul.yaml", format!("feeds: {{ listen: \"{address}\" }}\n"));
-    let script = "const source = new EventSource(process.argv[1]);
-        source.onmessage = (event) => console.log(event.data);
-        source.onerror = () => {};";
-    let mut node = Command::new("node");
-    node.args(["--no-warnings", "--experimental-eventsource", "-e", script, &format!("http://{address}/feeds/a?from=start")]);
-    let reading = std::thread::spawn(move || program(node, 60));
-    // It has read a part by now, or reads it from the next server.
-    std::thread::sleep(Duration::from_millis(300));
+fn a_browser_goes_on_by_itself() {
+    let page = Arc::new(OnceLock::<String>::new());
+    let shown = Arc::clone(&page);
+    let web = Web::start(move |asked, stream| {
+        let page = if asked.method == "GET" { shown.get().map_or("", String::as_str) } else { "" };
+        answer(stream, 200, &[("Content-Type", "text/html")], page)
+    });
+    let (project, haul, address) = filled("", &format!(", origins: [\"{}\"]", web.url()), 30);
+    page.set(PAGE.replace("EVENTS", &format!("http://{address}/feeds/a?from=start"))).expect("the only page");
+    let profile = format!("--user-data-dir={}", project.path("profile").display());
+    let mut chromium = Command::new("chromium");
+    chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", &profile, &web.url()]);
+    let _browser = Running(chromium.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("chromium can be started"));
+    let said = || web.asked().into_iter().filter(|asked| asked.path == "/said").map(|asked| asked.body).collect::<Vec<_>>();
+    haul.until("the first event in the browser", || !said().is_empty());
     haul.kill();
+    project.file("haul.yaml", format!("feeds: {{ listen: \"{address}\", origins: [\"{}\"] }}\n", web.url()));
     let haul = Haul::start(&project, &["run", "p"]);
     add(&project, 31..=60);
-    haul.until_head(&project, 60);
-    let mut found = reading.join().expect("the events").into_iter();
+    haul.until("the last event in the browser", || said().len() >= 60);
+    let mut found = said().into_iter().map(|body| serde_json::from_slice(&body).expect("an event"));
     follow_on(|| found.next().expect("an event"), 0, 60);
+    assert_eq!(found.next(), None, "an event comes once");
+}
+
+/// A program that ends with the value.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
