@@ -58,7 +58,8 @@ pub(super) fn kind_of(code: &str) -> FailureKind {
     }
 }
 
-fn help_of(code: &str) -> Option<&'static str> {
+/// The way out that a code has, whatever was being done.
+pub(super) fn help_of(code: &str) -> Option<&'static str> {
     Some(match code {
         "28000" | "28P01" => "check user and password in the connection's URL, and the server's pg_hba.conf",
         "3D000" => "check the database's name at the end of the connection's URL",

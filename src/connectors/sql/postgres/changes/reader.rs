@@ -46,6 +46,8 @@ pub(super) struct Reader {
     lsn: u64,
     /// The position that was handed on last.
     told: Option<u64>,
+    /// The position behind the last rows that were handed on; the greatest there is as long as their transaction goes on.
+    rows: u64,
     copied: Option<Copied>,
     /// The transaction that is being read; `true` when the copy holds it already.
     transaction: Option<bool>,
@@ -65,7 +67,7 @@ impl Reader {
         let lanes = following.tables.iter().map(|table| Lane::new(table.clone(), following.limit)).collect::<Result<Vec<_>, _>>()?;
         let lane_of = following.tables.iter().enumerate().map(|(lane, table)| (table.oid, lane)).collect();
         let (lsn, end, goal) = (0, 0, 0);
-        Ok(Self { following, send, lanes, lane_of, lsn, told: None, copied: None, transaction: None, at_us: None, end, goal })
+        Ok(Self { following, send, lanes, lane_of, lsn, told: None, rows: 0, copied: None, transaction: None, at_us: None, end, goal })
     }
 
     /// Reads until nobody listens any more, or until something breaks.
@@ -100,7 +102,7 @@ impl Reader {
         let row = row.bind(&slot.name).fetch_one(session.raw()).await.map_err(failure)?;
         let text = |place: usize| row.try_get::<String, _>(place).map_err(failure);
         self.copied = Some(Copied { snapshot: text(0)?, until: text(1)? });
-        self.lsn = place::parse(&text(2)?)?;
+        (self.lsn, self.rows) = (place::parse(&text(2)?)?, u64::MAX);
         for table in tables {
             let decoder = Lane::decoder(table, *limit)?;
             if !read::send_batches(&mut session, &table.copy()?, decoder, &self.send).await? {
@@ -146,8 +148,12 @@ impl Reader {
         }
     }
 
+    /// Everything before this place may go from the server's log. What came behind the last rows that are committed concerns other tables: a
+    /// server that shuts down would wait for it to be confirmed.
     fn done(&self) -> u64 {
-        self.following.done.load(Ordering::Relaxed)
+        let done = self.following.done.load(Ordering::Relaxed);
+        let nothing_waits = self.transaction.is_none() && done >= self.rows && self.lanes.iter().all(|lane| lane.decoder.is_empty());
+        if nothing_waits { done.max(self.lsn) } else { done }
     }
 
     /// Asks where the log ends, and whether the slot is still what it was.
@@ -226,8 +232,14 @@ impl Reader {
         for lane in &mut self.lanes {
             chunks.extend(lane.finish()?);
         }
+        if !chunks.is_empty() {
+            self.rows = u64::MAX;
+        }
         if self.transaction.is_none() && (!chunks.is_empty() || self.told != Some(self.lsn)) {
             let position = Place::new(self.lsn, self.copied.as_ref()).position()?;
+            if self.rows == u64::MAX {
+                self.rows = self.lsn;
+            }
             if chunks.is_empty()
                 && let Some(lane) = self.lanes.first_mut()
             {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::encrypt::encrypted;
-use crate::connectors::sql::postgres::error::{from_io, kind_of};
+use crate::connectors::sql::postgres::error::{from_io, help_of, kind_of};
 use crate::connectors::sql::postgres::session::Pool;
 use crate::failure::{Failure, FailureKind};
 
@@ -167,7 +167,7 @@ fn refused(body: &[u8]) -> Failure {
     match (code.as_str(), failure.kind) {
         ("55006", _) => failure.help("another worker still reads the slot; this one waits until it has gone"),
         ("53300", _) => failure.help("raise `max_wal_senders` on the server"),
-        ("28000" | "28P01", _) => failure.help("let the role reach its database in the server's pg_hba.conf"),
+        ("28000" | "28P01" | "3D000", _) => failure.help(help_of(&code).unwrap_or_default()),
         (_, FailureKind::Permanent) => failure.help("the role needs REPLICATION, and the server a free one of `max_wal_senders`"),
         _ => failure,
     }
