@@ -8,7 +8,7 @@ use super::{rows, signal, sql, start, until};
 use crate::support::{Project, dice, kills, postgres};
 
 /// Slots of a server share one space of names, and every test has its own pipeline.
-fn pipeline(project: &Project, name: &str, from: &str, to: &str, batch: &str) {
+pub(super) fn pipeline(project: &Project, name: &str, from: &str, to: &str, batch: &str) {
     project.file(
         &format!("pipelines/{name}.yaml"),
         format!(
@@ -27,12 +27,12 @@ stages:
     );
 }
 
-fn catch_up(project: &Project, name: &str) {
+pub(super) fn catch_up(project: &Project, name: &str) {
     project.haul(&["run", name, "--until", "caught-up"]).expect(0);
 }
 
 #[track_caller]
-fn assert_same(from: &str, to: &str) {
+pub(super) fn assert_same(from: &str, to: &str) {
     let digest = "select count(*), md5(string_agg(t::text, ' ' order by id)) from items t";
     assert_eq!(sql(from, digest), sql(to, digest));
 }
@@ -132,6 +132,14 @@ fn a_slot_that_is_gone_is_said_plainly() {
     let before = sql(&from, held);
     sql(&from, "create table other as select generate_series(1, 1000)");
     until(&project, "an advanced slot", || sql(&from, held) != before);
+    // Nor does the server keep log for it: what it keeps begins where other tables had already been written.
+    let begins =
+        "select restart_lsn > (select pg_lsn '0/0' + place from written) from pg_replication_slots where database = current_database()";
+    sql(&from, "create table written as select pg_current_wal_lsn() - '0/0' as place");
+    until(&project, "log that may be removed", || {
+        sql(&from, "insert into other values (1); checkpoint");
+        sql(&from, begins) == "t"
+    });
     signal(&haul, "-TERM");
     haul.wait().expect("haul ends");
     project.haul(&["drop", FOLLOW]).expect(0);

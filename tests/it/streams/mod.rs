@@ -1,6 +1,6 @@
 //! Streams: everything arrives once, whoever is killed, stopped, cut off or late.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::support::{Project, postgres};
@@ -8,11 +8,14 @@ use crate::support::{Project, postgres};
 mod changes;
 mod cut;
 mod kill;
+mod large;
+mod logins;
 mod poison;
 mod poll;
 mod post;
 mod redis;
 mod redis_source;
+mod restart;
 mod roll;
 mod steps;
 
@@ -23,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn start(project: &Project, name: &str) -> Child {
     let log = std::fs::File::create(project.path("log.txt")).expect("a log");
     let mut command: Command = project.command(&["run", name]);
-    command.stdout(Stdio::null()).stderr(log).spawn().expect("haul can be started")
+    command.stdout(log.try_clone().expect("the same log")).stderr(log).spawn().expect("haul can be started")
 }
 
 /// Waits until `look` gives what is wanted.

@@ -12,7 +12,7 @@ pub mod s3;
 pub mod web;
 
 pub use certificates::certificates;
-pub use postgres::{postgres, postgres_with_tls};
+pub use postgres::{Postgres, Shutdown, own_postgres, postgres, postgres_with_tls};
 
 /// A project of its own: a temporary folder that goes away with the value.
 pub struct Project {
@@ -138,4 +138,11 @@ pub fn kills(usual: usize) -> usize {
 pub fn dice() -> (fastrand::Rng, u64) {
     let seed = setting("HAUL_KILL_SEED").unwrap_or_else(|| fastrand::u64(..));
     (fastrand::Rng::with_seed(seed), seed)
+}
+
+/// The most memory that a running process had so far, in KiB.
+pub fn peak_kib(process: &std::process::Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("a process of Linux that runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    peak.expect("its peak")
 }

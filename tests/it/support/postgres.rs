@@ -1,12 +1,13 @@
 //! A private PostgreSQL for the test process: real, on loopback, gone when the process is, however it ends.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::certificates::certificates;
@@ -18,8 +19,9 @@ pub struct Postgres {
     pub port: u16,
     folder: PathBuf,
     databases: AtomicU32,
-    /// The watcher reads the other end: when this process ends, also by kill -9, the pipe closes and the watcher stops the server.
-    _alive: ChildStdin,
+    /// The watcher reads the other end, and starts the server anew for every line; when this process ends, also by kill -9, the pipe closes and
+    /// the watcher stops the server.
+    watcher: Mutex<ChildStdin>,
 }
 
 /// The server of this test process, started by the first test that asks.
@@ -35,7 +37,75 @@ pub fn postgres_with_tls() -> &'static Postgres {
     SERVER.get_or_init(|| start(true))
 }
 
+/// A server that nobody else uses, so that it may be restarted, and set as no other test can bear; with TLS as above when that is wanted. It goes
+/// with the value.
+pub fn own_postgres(tls: bool) -> Postgres {
+    start(tls)
+}
+
+/// What a server writes into its log when it can be asked.
+const READY: &str = "ready to accept connections";
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug)]
+pub enum Shutdown {
+    /// Everybody is sent away first.
+    Fast,
+    /// As if it had crashed: it has to recover.
+    Immediate,
+}
+
 impl Postgres {
+    /// Stops the server and starts it again on the same data.
+    pub fn restart(&self, how: Shutdown) {
+        let started = || std::fs::read_to_string(self.folder.join("log")).map_or(0, |log| log.matches(READY).count());
+        let before = started();
+        let signal = match how {
+            Shutdown::Fast => "INT",
+            Shutdown::Immediate => "QUIT",
+        };
+        writeln!(self.watcher.lock().expect("the watcher"), "{signal}").expect("the watcher listens");
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while started() == before {
+            assert!(Instant::now() < deadline, "the server does not come back after {how:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Changes settings that need no restart.
+    pub fn set(&self, settings: &[&str]) {
+        for setting in settings {
+            self.sql(&self.url("postgres"), &format!("alter system set {setting}"));
+        }
+        self.reload();
+    }
+
+    /// Lets roles log in by these lines of `pg_hba.conf`, before those that are there.
+    pub fn admit(&self, lines: &str) {
+        let path = self.folder.join("data/pg_hba.conf");
+        let others = std::fs::read_to_string(&path).expect("pg_hba.conf");
+        std::fs::write(&path, format!("{lines}\n{others}")).expect("pg_hba.conf can be written");
+        self.reload();
+    }
+
+    /// From here on another authority has signed the server's certificate. Connections that stand are left alone.
+    pub fn change_certificate(&self) {
+        certificates(&self.folder, "IP:0.0.0.0");
+        self.reload();
+    }
+
+    fn reload(&self) {
+        let url = self.url("postgres");
+        let loaded = || self.sql(&url, "select pg_conf_load_time()");
+        let before = loaded();
+        self.sql(&url, "select pg_reload_conf()");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while loaded() == before {
+            assert!(Instant::now() < deadline, "the server does not load its settings again");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Creates an empty database of its own and gives its URL.
     pub fn fresh_database(&self) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
@@ -89,9 +159,9 @@ fn try_to_start(programs: &Path, tls: bool) -> Result<Postgres, String> {
     if tls {
         certificates(&folder, "IP:0.0.0.0");
     }
-    let alive = watch(programs, &folder, &log, port, tls);
+    let watcher = watch(programs, &folder, &log, port, tls);
     if ready(programs, port, &log) {
-        return Ok(Postgres { programs: programs.to_owned(), port, folder, databases: AtomicU32::new(0), _alive: alive });
+        return Ok(Postgres { programs: programs.to_owned(), port, folder, databases: AtomicU32::new(0), watcher: Mutex::new(watcher) });
     }
     Err(std::fs::read_to_string(&log).unwrap_or_default())
 }
@@ -108,10 +178,17 @@ fn watch(programs: &Path, folder: &Path, log: &Path, port: u16, tls: bool) -> Ch
     let script = format!(
         "{become_user} '{programs}/initdb' --username=postgres --auth=trust --no-sync --encoding=UTF8 --locale=C.UTF-8 --pgdata='{folder}/data' \
             </dev/null >'{log}' 2>&1 || echo 'FATAL: initdb failed' >>'{log}'
-        {become_user} '{programs}/postgres' -D '{folder}/data' -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='{folder}' \
-            -c fsync=off -c full_page_writes=off -c max_connections=200 -c wal_level=logical {tls} </dev/null >>'{log}' 2>&1 &
-        server=$!
-        read line
+        serve() {{
+            {become_user} '{programs}/postgres' -D '{folder}/data' -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='{folder}' \
+                -c fsync=off -c full_page_writes=off -c max_connections=200 -c wal_level=logical {tls} </dev/null >>'{log}' 2>&1 &
+            server=$!
+        }}
+        serve
+        while read signal; do
+            kill -$signal $server
+            wait $server
+            serve
+        done
         kill -TERM $server
         sleep 0.3
         kill -QUIT $server
@@ -132,7 +209,7 @@ fn ready(programs: &Path, port: u16, log: &Path) -> bool {
         ask.args(["--quiet", "--host=127.0.0.1", "--timeout=1", &format!("--port={port}")]);
         if ask.status().expect("pg_isready can be started").success() {
             // Whoever took the port first would answer as well: only our own server writes this log.
-            return std::fs::read_to_string(log).is_ok_and(|text| text.contains("ready to accept connections"));
+            return std::fs::read_to_string(log).is_ok_and(|text| text.contains(READY));
         }
         // It also says FATAL to whoever asks too early.
         let ended = |line: &str| line.contains("FATAL:") && !line.contains("the database system is starting up");
