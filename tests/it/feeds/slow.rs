@@ -2,18 +2,26 @@
 
 use serde_json::json;
 
+use super::clients::socket;
 use super::*;
+use crate::support::peak_kib;
 
 /// Rows that are wide enough that no connection's buffers take all of them.
 const COUNT: u64 = 160;
 
-/// A feed with a client that stops reading after the first event, and what it is told when it reads again.
-fn stuck(slow: &str) -> (Project, Haul, String, Answer) {
-    let project = project(&format!(", key: id, slow: {slow}, slow_after: 3s"), "");
+/// A feed whose rows have 100 kB each.
+fn wide(output: &str) -> Project {
+    let project = project(output, "");
     let text = project
         .read("pipelines/p.yaml")
         .replace("    batch:", "    transform: [{ set: { name: \"name || repeat('x', 100000)\" } }]\n    batch:");
     project.file("pipelines/p.yaml", text);
+    project
+}
+
+/// A feed with a client that stops reading after the first event, and what it is told when it reads again.
+fn stuck(slow: &str) -> (Project, Haul, String, Answer) {
+    let project = wide(&format!(", key: id, slow: {slow}, slow_after: 3s"));
     let haul = Haul::start(&project, &["run", "p"]);
     add(&project, 1..=1);
     haul.until_head(&project, 1);
@@ -84,4 +92,48 @@ fn a_slow_client_gets_the_last_event_of_each_key() {
     }
     add(&project, COUNT + 2..=COUNT + 2);
     assert_eq!(client.object()["@id"], COUNT + 2);
+}
+
+/// Clients that never read, of each protocol that goes on.
+const STUCK: usize = 6;
+/// Rows of the flood: 32 MB, of which no socket's buffers hold a fourth.
+const FLOOD: u64 = 320;
+/// What the flood may add to haul's memory. Each client may hold one piece of the feed.
+const MOST_KIB: u64 = 64 << 10;
+
+#[test]
+fn clients_that_never_read_cost_no_memory_and_hold_nobody_up() {
+    let project = wide(", slow_after: 1h");
+    let haul = Haul::start(&project, &["run", "p"]);
+    add(&project, 1..=1);
+    haul.until_head(&project, 1);
+    let address = haul.address();
+    let mut answers: Vec<Answer> =
+        (0..2 * STUCK).map(|client| get(&address, &format!("/feeds/a?from=start&as={}", ["ndjson", "sse"][client % 2]), &[])).collect();
+    let sockets: Vec<_> = (0..STUCK).map(|_| socket(&address, "?from=start")).collect();
+    let mut other = get(&address, "/feeds/a", &[]);
+    other.object();
+    let before = peak_kib(&haul.child);
+    for first in (2..FLOOD + 2).step_by(16) {
+        add(&project, first..=first + 15);
+        // Whoever reads gets everything meanwhile.
+        for id in first..first + 16 {
+            assert_eq!(other.object()["@id"], id);
+        }
+    }
+    let grown = peak_kib(&haul.child) - before;
+    println!("{} stuck clients: {before} KiB before, {grown} KiB more after", 3 * STUCK);
+    assert!(grown < MOST_KIB, "{} clients that do not read made haul grow by {grown} KiB", 3 * STUCK);
+    drop(sockets);
+    // One that begins to read after all has missed nothing until then. It is given up where the flood took longer than haul's patience.
+    let (mut late, mut at) = (answers.swap_remove(0), 0);
+    while at <= FLOOD
+        && let Ok(Some(line)) = late.try_line()
+    {
+        if let Some(id) = serde_json::from_str::<Value>(&line).ok().and_then(|event| event["@id"].as_u64()) {
+            at += 1;
+            assert_eq!(id, at);
+        }
+    }
+    assert!(at > 0);
 }
