@@ -180,15 +180,49 @@ fn a_wrong_definition_leaves_the_last_good_one_at_work() {
     let before = done(&project, "often");
     wait("more ticks", &project, "log", || done(&project, "often") >= before + 2);
     assert!(served.get(&project, "/metrics").contains("haul_pipelines{state=\"wrong\"} 1\n"));
-    for number in 0..100 {
-        project.file(&format!("pipelines/many/{number}.yaml"), rows("many", "{ every: 1d }"));
-    }
     project.file("pipelines/often.yaml", rows("often", "{ every: 1d }"));
-    wait("one reload", &project, "log", || project.read("log").contains("101 of 101 pipelines run by themselves, 0 are wrong"));
+    wait("the new definition", &project, "log", || {
+        project.read("log").matches("1 of 1 pipelines run by themselves, 0 are wrong").count() == 2
+    });
     std::thread::sleep(Duration::from_millis(1500));
     let before = ticks(&project, "often").len();
     std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(ticks(&project, "often").len(), before, "the new definition is at work");
+    assert_eq!(served.stop(), Some(143));
+}
+
+#[test]
+fn a_pull_of_many_files_is_one_reload() {
+    let (upstream, project) = (Project::new(), Project::new());
+    let git = |at: &Project, arguments: &[&str]| {
+        let who = ["-c", "user.name=a", "-c", "user.email=a@example.com"];
+        let done = Command::new("git").args(who).args(arguments).current_dir(at.path("")).output().expect("git can be started");
+        assert!(done.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    upstream.file("pipelines/first.yaml", rows("first", "{ every: 1d }"));
+    let commit = || {
+        git(&upstream, &["add", "pipelines"]);
+        git(&upstream, &["commit", "-qm", "Change pipelines"]);
+    };
+    git(&upstream, &["init", "-q", "-b", "main"]);
+    commit();
+    git(&project, &["init", "-q", "-b", "main"]);
+    let from = upstream.path("").to_string_lossy().into_owned();
+    let pull = ["pull", "-q", &from, "main"];
+    git(&project, &pull);
+    let served = serve(&project, "log", &[]);
+    let reads = || project.read("log").matches("definitions read").count() as u64;
+    wait("the first read", &project, "log", || reads() == 1);
+    for number in 0..100 {
+        upstream.file(&format!("pipelines/many/{number}.yaml"), rows("many", "{ every: 1d }"));
+    }
+    commit();
+    let begun = Instant::now();
+    git(&project, &pull);
+    let took = begun.elapsed();
+    wait("all of them", &project, "log", || project.read("log").contains("101 of 101 pipelines run by themselves, 0 are wrong"));
+    // Only a pull that stands still for a second on its way can be read in parts.
+    assert!(reads() <= 2 + took.as_secs(), "{} reads after a pull of {took:?}", reads());
     assert_eq!(served.stop(), Some(143));
 }
 

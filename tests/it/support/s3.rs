@@ -1,12 +1,15 @@
 //! An object store of a test's own: a real S3 server on loopback, which keeps its objects as plain files.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
+use tokio::sync::Mutex;
 
 /// What a client must show.
 pub const CREDENTIALS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "haul"), ("AWS_SECRET_ACCESS_KEY", "a secret of this test")];
@@ -48,18 +51,31 @@ impl Store {
     }
 }
 
+/// Answers one request after the other: the store looks at a condition such as `If-Match` before it writes, not while it does, and two that come
+/// together would both be granted.
 fn serve(files: FileSystem, listener: std::net::TcpListener) {
     let [(_, key), (_, secret)] = CREDENTIALS;
     let mut service = S3ServiceBuilder::new(files);
     service.set_auth(SimpleAuth::from_single(key, secret));
     let service = service.build();
+    let turn = Arc::new(Mutex::new(()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
         loop {
             let Ok((stream, _)) = listener.accept().await else { continue };
+            let (service, turn) = (service.clone(), Arc::clone(&turn));
+            let one_by_one = service_fn(move |request| {
+                let (service, turn) = (service.clone(), Arc::clone(&turn));
+                // To its end, even when the client goes away.
+                let answer = tokio::spawn(async move {
+                    let _turn = turn.lock().await;
+                    Service::call(&service, request).await
+                });
+                async { answer.await.expect("the store answers") }
+            });
             // A client that goes away is no fault of the server.
-            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone()));
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), one_by_one));
         }
     });
 }
