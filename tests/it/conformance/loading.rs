@@ -55,7 +55,7 @@ pub(super) async fn resuming_after_a_part(make: fn() -> System) {
         }
         sink.publish(&load).await.expect("published");
         sink.publish(&load).await.expect("published again");
-        assert_eq!(loads::read_back(&sink, &load).await.expect("rows").num_rows() as u64, rows);
+        assert_eq!(system.held(&sink, &load).await.num_rows() as u64, rows);
         assert_eq!(published(&system, &schema).await as u64, rows);
         let found = sink.claim(&key).await.expect("a claim").found.expect("the load");
         assert!(found.published && found.marks.len() == splits.len());
@@ -74,7 +74,7 @@ pub(super) async fn committing_twice(make: fn() -> System) {
         loads::write(&sink, &load, split, &batch).await.expect("the same commit");
         loads::write(&system.sink(&mode), &load, split, &batch).await.expect("the same commit of another process");
         sink.publish(&load).await.expect("published");
-        assert_same_rows(&loads::read_back(&sink, &load).await.expect("rows"), &batch);
+        assert_same_rows(&system.held(&sink, &load).await, &batch);
         assert_eq!(published(&system, &schema).await, 100);
     }
 }
@@ -92,7 +92,7 @@ pub(super) async fn a_newer_worker(make: fn() -> System) {
 
         let other = system.sink(&mode);
         let new = taken_over(&other, &old).await;
-        let late = asleep.commit(loads::mark(splits[0], &batch)).await.expect_err("a late commit");
+        let late = loads::committed(asleep, loads::mark(splits[0], &batch)).await.expect_err("a late commit");
         assert_eq!(late.kind, FailureKind::Fenced, "{late}");
         let again = loads::write(&sink, &old, splits[0], &batch).await.expect_err("an old worker");
         assert_eq!(again.kind, FailureKind::Fenced, "{again}");
@@ -115,10 +115,10 @@ pub(super) async fn going_on_from_a_checkpoint(make: fn() -> System) {
         writer.write(first.clone()).await.expect("written");
         let begun = loads::checkpoint(split, "100", &[&first]);
         if !sink.plan(&schema).await.expect("a plan").expect("no problems").checkpoints {
-            assert_eq!(writer.checkpoint(begun).await.expect_err("no checkpoints").kind, FailureKind::Permanent);
+            assert_eq!(loads::checkpointed(&mut writer, begun).await.expect_err("no checkpoints").kind, FailureKind::Permanent);
             continue;
         }
-        writer.checkpoint(begun.clone()).await.expect("a checkpoint");
+        loads::checkpointed(&mut writer, begun.clone()).await.expect("a checkpoint");
         writer.write(ids(100..150, "lost").1).await.expect("written");
         drop(writer);
 
@@ -128,14 +128,14 @@ pub(super) async fn going_on_from_a_checkpoint(make: fn() -> System) {
         let (second, third) = (ids(100..200, "b").1, ids(200..250, "c").1);
         let mut writer = sink.writer(&load, split, Some(&begun)).await.expect("a writer");
         writer.write(second.clone()).await.expect("written");
-        writer.checkpoint(loads::checkpoint(split, "200", &[&first, &second])).await.expect("a checkpoint");
+        loads::checkpointed(&mut writer, loads::checkpoint(split, "200", &[&first, &second])).await.expect("a checkpoint");
         // A checkpoint without rows moves the position alone.
-        writer.checkpoint(loads::checkpoint(split, "201", &[&first, &second])).await.expect("a checkpoint");
+        loads::checkpointed(&mut writer, loads::checkpoint(split, "201", &[&first, &second])).await.expect("a checkpoint");
         writer.write(third.clone()).await.expect("written");
         let done = Mark { position: None, ..loads::checkpoint(split, "", &[&first, &second, &third]) };
-        writer.commit(done.clone()).await.expect("a commit");
+        loads::committed(writer, done.clone()).await.expect("a commit");
         sink.publish(&load).await.expect("published");
-        let rows = loads::read_back(&sink, &load).await.expect("rows");
+        let rows = system.held(&sink, &load).await;
         assert_eq!(loads::digest(&rows), done.digest);
         assert_eq!(sink.claim(&load.key).await.expect("a claim").found.expect("the load").marks, [done]);
     }
@@ -156,17 +156,17 @@ pub(super) async fn a_checkpoint_from_another_place(make: fn() -> System) {
         let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
         writer.write(first.clone()).await.expect("written");
         let begun = loads::checkpoint("0000", "100", &[&first]);
-        late.checkpoint(begun.clone()).await.expect("a checkpoint");
-        let refused = writer.checkpoint(loads::checkpoint("0000", "100 too", &[&first])).await.expect_err("another place");
+        loads::checkpointed(&mut late, begun.clone()).await.expect("a checkpoint");
+        let refused = loads::checkpointed(&mut writer, loads::checkpoint("0000", "100 too", &[&first])).await.expect_err("another place");
         assert!(refused.kind == FailureKind::Transient && refused.view_lost, "{refused}");
         let mut writer = sink.writer(&load, "0000", None).await.expect("a writer");
         let refused = async {
             writer.write(first.clone()).await?;
-            writer.commit(loads::mark("0000", &first)).await
+            loads::committed(writer, loads::mark("0000", &first)).await
         };
         let refused = refused.await.expect_err("another place");
         assert!(refused.kind == FailureKind::Transient && refused.view_lost, "{refused}");
-        let rows = loads::read_back(&sink, &load).await.expect("rows");
+        let rows = system.held(&sink, &load).await;
         assert_eq!(loads::digest(&rows), begun.digest);
     }
 }
@@ -186,7 +186,7 @@ pub(super) async fn a_writer_that_goes_away(make: fn() -> System) {
         drop(writer);
         loads::write(&sink, &load, split, &batch).await.expect("a commit");
         sink.publish(&load).await.expect("published");
-        assert_same_rows(&loads::read_back(&sink, &load).await.expect("rows"), &batch);
+        assert_same_rows(&system.held(&sink, &load).await, &batch);
         assert_eq!(published(&system, &schema).await, 100);
     }
 }
@@ -224,7 +224,7 @@ pub(super) async fn replacing(make: fn() -> System) {
     loads::write(&sink, &load, split, &new).await.expect("a commit");
     let now = async || loads::read(&system.source(&schema), ReadRequest::default(), 4).await.expect("rows").0;
     assert_same_rows(&now().await, &old);
-    assert_same_rows(&loads::read_back(&sink, &load).await.expect("staged rows"), &new);
+    assert_same_rows(&system.held(&sink, &load).await, &new);
     assert_same_rows(&now().await, &old);
     sink.publish(&load).await.expect("published");
     assert_same_rows(&now().await, &new);

@@ -1,6 +1,7 @@
 //! What every connector promises, asked of each in the same words. A connector takes part by a [`System`]: a fresh place to write to, and a
 //! way to read what was written. What one engine alone promises is asked in its own module.
 
+mod http;
 mod loading;
 mod redis;
 mod values;
@@ -10,14 +11,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow::record_batch::RecordBatch;
 use haul::connectors::files::Root;
 use haul::connectors::sql::postgres::Server;
 use haul::connectors::sql::sqlite::Database;
-use haul::connectors::{Load, Sink, Source};
+use haul::connectors::{Load, ReadRequest, Sink, Source};
 use haul::data::{Schema, Type};
 use haul::define::pipeline::{
     Compression, Connection, CsvDialect, FileFormat, FilesSink, FilesSource, SchemaMode, SqlRead, SqlSink, SqlSource, WriteMode,
 };
+use haul::failure::FailureKind;
 use haul::secret::Secret;
 
 use crate::support::{loads, postgres};
@@ -35,6 +38,8 @@ pub struct System {
     /// Types of which the format has no form for every value: Parquet refuses infinite dates and the time 24:00, and in NDJSON the JSON
     /// text `null` reads as NULL.
     pub lacks: fn(&Type) -> bool,
+    /// Whether the sink reads back what it has written. What another one has written is asked for by the source alone.
+    pub reads_back: bool,
     /// What goes away with the system.
     _place: Box<dyn Any>,
 }
@@ -46,6 +51,16 @@ impl System {
 
     fn source(&self, schema: &Schema) -> Arc<dyn Source> {
         (self.source)(schema)
+    }
+
+    /// What the target holds of a load.
+    async fn held(&self, sink: &Arc<dyn Sink>, load: &Load) -> RecordBatch {
+        if self.reads_back {
+            return loads::read_back(sink, load).await.expect("rows");
+        }
+        let refused = loads::read_back(sink, load).await.expect_err("no rows can be read back");
+        assert_eq!(refused.kind, FailureKind::Permanent, "{refused}");
+        loads::read(&self.source(&load.schema), ReadRequest::default(), 4).await.expect("rows").0
     }
 
     /// The ids of the splits of a load: one where a sink writes one file.
@@ -99,6 +114,7 @@ pub fn sqlite() -> System {
         source: Box::new(move |_| reading.source(&sql_source())),
         modes: sql_modes(),
         lacks: |_| false,
+        reads_back: true,
         _place: Box::new(folder),
     }
 }
@@ -115,6 +131,7 @@ pub fn postgresql_at(url: &str) -> System {
         source: Box::new(move |_| reading.source(&sql_source())),
         modes: sql_modes(),
         lacks: |_| false,
+        reads_back: true,
         _place: Box::new(()),
     }
 }
@@ -139,6 +156,7 @@ fn files(path: &'static str, format: FileFormat, compression: Compression) -> Sy
         }),
         modes: if path.ends_with('/') { vec![WriteMode::Replace, WriteMode::Append] } else { vec![WriteMode::Replace] },
         lacks,
+        reads_back: true,
         _place: Box::new(folder),
     }
 }

@@ -85,6 +85,7 @@ fn system(url: &str, shape: RowShape, template: &'static str, place: Box<dyn std
         modes,
         // A source takes JSON's null as NULL, as in NDJSON.
         lacks: if shape == RowShape::Json { |ty| *ty == Type::Json || *ty == Type::Array(Box::new(Type::Json)) } else { |_| false },
+        reads_back: true,
         _place: place,
     }
 }

@@ -17,9 +17,9 @@ async fn arrives(system: &System, schema: &Schema, batch: &RecordBatch) {
     let sink = system.sink(&system.modes[0]);
     let load = loads::begin(&sink, &loads::key("run 1"), schema).await.expect("a load");
     loads::write(&sink, &load, "all", batch).await.expect("a commit");
-    assert_same_rows(&loads::read_back(&sink, &load).await.expect("staged rows"), batch);
+    assert_same_rows(&system.held(&sink, &load).await, batch);
     sink.publish(&load).await.expect("published");
-    assert_same_rows(&loads::read_back(&sink, &load).await.expect("published rows"), batch);
+    assert_same_rows(&system.held(&sink, &load).await, batch);
     let (rows, rejects) = loads::read(&system.source(schema), ReadRequest::default(), 4).await.expect("rows");
     assert_eq!(rejects, []);
     let columns = Schema::from_arrow(&rows.schema()).expect("logical columns").columns;
@@ -52,7 +52,7 @@ pub(super) async fn awkward_values(make: fn() -> System) {
             assert_eq!(mapped.grade == Grade::Exact, mapped.reason.is_empty(), "a grade has its reason: {mapped:?}");
         }
         let load = loads::load(&sink, "run 1", &schema, &batch).await.expect("a load");
-        assert_same_rows(&loads::read_back(&sink, &load).await.expect("rows"), &batch);
+        assert_same_rows(&system.held(&sink, &load).await, &batch);
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn no_rows(make: fn() -> System) {
     let system = make();
     let sink = system.sink(&system.modes[0]);
     let load = loads::load(&sink, "run 1", &schema, &batch).await.expect("a load");
-    assert_eq!(loads::read_back(&sink, &load).await.expect("rows").num_rows(), 0);
+    assert_eq!(system.held(&sink, &load).await.num_rows(), 0);
     let (rows, rejects) = loads::read(&system.source(&schema), ReadRequest::default(), 4).await.expect("rows");
     assert_eq!((rows.num_rows(), rejects.len()), (0, 0));
 }
@@ -92,7 +92,7 @@ pub(super) async fn a_cell_of_100_mib(make: fn() -> System) {
     writer.write(batch).await.expect("written");
     // Hashing so much takes long in a build for tests: the texts themselves are compared.
     let mark = Mark { split: "all".to_owned(), rows: 2, digest: Digest::default(), rejects: 0, position: None };
-    writer.commit(mark).await.expect("a commit");
+    loads::committed(writer, mark).await.expect("a commit");
     sink.publish(&load).await.expect("published");
     let (rows, _) = loads::read(&system.source(&schema), ReadRequest::default(), 1).await.expect("rows");
     let mut found: Vec<&str> = rows.column(1).as_string::<i32>().iter().flatten().collect();

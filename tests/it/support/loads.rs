@@ -12,7 +12,7 @@ use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{DataType, IntervalMonthDayNano, i256};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use futures::StreamExt;
-use haul::connectors::{Load, LoadKey, Mark, ReadRequest, Sink, Source, SplitGoal};
+use haul::connectors::{Committed, Load, LoadKey, Mark, ReadRequest, Sink, Source, SplitGoal, Writer};
 use haul::data::{BatchLimit, BatchStream, Column, Digest, Position, Reject, RowHasher, Schema, Type};
 use haul::define::pipeline::Verify;
 use haul::failure::Failure;
@@ -207,7 +207,19 @@ pub async fn begin(sink: &Arc<dyn Sink>, key: &LoadKey, schema: &Schema) -> Resu
 pub async fn write(sink: &Arc<dyn Sink>, load: &Load, split: &str, batch: &RecordBatch) -> Result<u64, Failure> {
     let mut writer = sink.writer(load, split, None).await?;
     writer.write(batch.clone()).await?;
-    Ok(writer.commit(mark(split, batch)).await?.rows)
+    Ok(committed(writer, mark(split, batch)).await?.rows)
+}
+
+/// Commits as the executor does, which first has the target take everything and say what it refuses: nothing, here.
+pub async fn committed(mut writer: Box<dyn Writer>, mark: Mark) -> Result<Committed, Failure> {
+    assert_eq!(writer.refused().await?, []);
+    writer.commit(mark).await
+}
+
+/// Commits a part of a split in the same way.
+pub async fn checkpointed(writer: &mut Box<dyn Writer>, mark: Mark) -> Result<Committed, Failure> {
+    assert_eq!(writer.refused().await?, []);
+    writer.checkpoint(mark).await
 }
 
 /// A whole load of one split.
