@@ -123,6 +123,7 @@ impl Sink for Change {
             guarantee: "after the other outputs are committed, and again when in doubt; what is older never replaces what is newer"
                 .to_owned(),
             reads_as: incoming.clone(),
+            tables: Vec::new(),
         }))
     }
 

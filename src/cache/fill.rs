@@ -36,6 +36,7 @@ impl Sink for Fill {
             whole: false,
             guarantee: "lookups wait until all rows are there; a later filling replaces them in one step".to_owned(),
             reads_as: incoming.clone(),
+            tables: Vec::new(),
         }))
     }
 

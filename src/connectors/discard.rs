@@ -37,6 +37,7 @@ impl Sink for Discard {
             checkpoints: true,
             guarantee: "none: rows are counted and dropped".to_owned(),
             reads_as: incoming.clone(),
+            tables: Vec::new(),
         }))
     }
 

@@ -11,12 +11,12 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::StreamExt;
 
-use crate::data::{BatchLimit, BatchStream, Digest, Mapped, Position, RawChunk, RawStream, Reject, Schema, WireFormat};
-use crate::define::pipeline::Verify;
+use crate::data::{BatchLimit, BatchStream, Lag, Mapped, Position, RawChunk, RawStream, Reject, Schema, WireFormat};
 use crate::dialect::Dialect;
 use crate::failure::Failure;
 
 pub use compare::{Compared, Rows};
+pub use load::{Claim, FoundLoad, Load, LoadKey, Mark};
 pub use registry::{Connections, Unusable};
 pub use request::requested;
 
@@ -27,6 +27,7 @@ pub mod feed;
 pub mod files;
 pub mod generate;
 pub mod http;
+mod load;
 pub mod redis;
 mod refused;
 mod registry;
@@ -50,6 +51,17 @@ pub struct Description {
     pub wire: Option<WireFormat>,
     /// What to know before trusting a resumed or concurrent read, one line, for the plan. Example: `one exported snapshot`.
     pub consistency: String,
+}
+
+/// One table of a stream of several.
+#[derive(Clone, Debug)]
+pub struct SourceTable {
+    /// For people: `public.orders`.
+    pub label: String,
+    /// Its columns.
+    pub schema: Schema,
+    /// The columns that name its rows.
+    pub key: Vec<String>,
 }
 
 /// What a stage wants of a source. The default wants everything.
@@ -111,6 +123,17 @@ pub trait Source: Send + Sync {
     /// Columns, key, estimates. Fails with a permanent failure when the thing to read is missing or refused.
     async fn describe(&self) -> Result<Description, Failure>;
 
+    /// Of a stream of several tables: each of them, in the order by which its batches name them ([`crate::data::change::table`]). Its description
+    /// then has no columns.
+    async fn tables(&self) -> Result<Vec<SourceTable>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// Of the changes of a table: columns whose values an update may leave out where it leaves them as they are.
+    async fn unsent(&self) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
     /// Begins one consistent view of the source for a stage: the same state for every split read through it, where the engine can.
     async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure>;
 
@@ -144,6 +167,11 @@ pub trait Reading: Send + Sync {
     /// Whether a stream can say that it has handed on everything there was; see [`crate::data::Lag::caught_up`].
     fn catches_up(&self) -> bool {
         true
+    }
+
+    /// How far the stream is behind by now, where the source knows that without handing rows on: its target may take its time.
+    fn lag(&self) -> Option<Lag> {
+        None
     }
 
     /// Says that everything up to a position is committed and will never be asked for again. Only streams call it, after each commit.
@@ -187,6 +215,8 @@ pub struct Target {
     pub guarantee: String,
     /// The columns as a source on the same target would describe them: what a stage that reads the target later can count on.
     pub reads_as: Schema,
+    /// Of a stream of several tables: what each of them becomes. The target itself then has no columns.
+    pub tables: Vec<Target>,
 }
 
 /// A problem with a target that is known before the run. `field` names the key of the output it points at (`table`, `key`, `mode`, …).
@@ -200,76 +230,6 @@ pub struct TargetProblem {
     pub message: String,
     /// The way out.
     pub help: String,
-}
-
-/// The identity of one load: the rows of one output of one stage in one run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadKey {
-    /// The pipeline's name.
-    pub pipeline: String,
-    /// The stage's name.
-    pub stage: String,
-    /// The place of the output in the stage's `to:` list, from 0.
-    pub output: usize,
-    /// The run, as named in the journal.
-    pub run: String,
-    /// A hash of everything that decides which rows are written where. A load of another hash is never continued.
-    pub plan_hash: String,
-}
-
-/// What `claim` found.
-#[derive(Clone, Debug)]
-pub struct Claim {
-    /// Greater than that of any earlier claim on the same pipeline, stage and output. A commit under a smaller epoch is refused.
-    pub epoch: u64,
-    /// The load to go on with: the same run's, or an unfinished one of the same plan hash.
-    pub found: Option<FoundLoad>,
-    /// Rows that an unfinished load of *another* plan hash has already made visible in the target (append and upsert write in place). The
-    /// executor refuses to start over them unless asked to with `--fresh`. 0 when nothing was left, and always 0 for sinks that stage.
-    pub left_behind: u64,
-}
-
-/// A load that an earlier worker began.
-#[derive(Clone, Debug)]
-pub struct FoundLoad {
-    /// The run that began it.
-    pub run: String,
-    /// What the executor asked to be kept with it at `prepare`.
-    pub note: String,
-    /// What has been committed: of whole splits, and of the beginnings of splits up to a position.
-    pub marks: Vec<Mark>,
-    /// Whether `publish` has been done.
-    pub published: bool,
-}
-
-/// A load that is being written.
-#[derive(Clone, Debug)]
-pub struct Load {
-    /// Whose it is.
-    pub key: LoadKey,
-    /// From the claim.
-    pub epoch: u64,
-    /// The incoming columns.
-    pub schema: Schema,
-    /// What proof the stage asks for. With [`Verify::Digest`] an upserting writer reads the split's rows back inside its transaction,
-    /// compares them with what arrived, and commits only when they agree. Other modes leave it to the executor, which uses `read_back`.
-    pub verify: Verify,
-}
-
-/// The record of what has been written of one split, committed in the same transaction as its rows. It counts from the split's beginning:
-/// each checkpoint's mark takes the place of the one before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The split's id.
-    pub split: String,
-    /// Rows that arrived at the sink.
-    pub rows: u64,
-    /// Their digest on the source side.
-    pub digest: Digest,
-    /// Rows refused on the way.
-    pub rejects: u64,
-    /// Where the split goes on; `None` when it is complete.
-    pub position: Option<Position>,
 }
 
 /// A place to write to. Cheap to make; holds no connection until it is used.
@@ -327,7 +287,7 @@ pub trait Sink: Send + Sync {
         Ok(None)
     }
 
-    /// Compares the target with its rows where the data is; with [`Verify::Count`] they are only looked for. `None`: the executor does it.
+    /// Compares the target with its rows where the data is; with [`crate::define::pipeline::Verify::Count`] they are only looked for. `None`: the executor does it.
     async fn compare(&self, load: &Load, rows: &dyn Rows) -> Result<Option<Compared>, Failure> {
         let _ = (load, rows);
         Ok(None)

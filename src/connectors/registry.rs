@@ -9,7 +9,8 @@ use super::http::Api;
 use super::redis;
 use super::sql::{postgres::Server, sqlite::Database};
 use super::{Sink, Source, discard, feed, generate};
-use crate::define::pipeline::{Connection, Engine, Pipeline, SinkSpec, SourceSpec};
+use crate::data::Schema;
+use crate::define::pipeline::{Connection, Engine, Pipeline, SinkSpec, SourceSpec, SqlSink};
 use crate::failure::Failure;
 use crate::transform::Problem;
 
@@ -88,6 +89,7 @@ impl Connections {
                 Opened::Sqlite(database) => Ok(database.sink(sql)),
                 Opened::Files(_) | Opened::Redis(_) | Opened::Http(_) => Err(wrong_family(&sql.connection, "sql")),
             },
+            SinkSpec::Tables(_) => Err(Failure::permanent("several tables are no single place to write to")),
             SinkSpec::Files(files) => Ok(self.files(&files.connection)?.sink(files)),
             SinkSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows_sink(rows)),
             SinkSpec::RedisKeys(keys) => Ok(self.redis(&keys.connection)?.keys_sink(keys)),
@@ -95,6 +97,17 @@ impl Connections {
             SinkSpec::Feed(sink) => Ok(feed::sink(sink, &self.base)),
             SinkSpec::Discard => Ok(discard::sink()),
             SinkSpec::Cache(sink) => Err(Failure::permanent(format!("cache `{}` is no system to write to", sink.cache))),
+        }
+    }
+
+    /// The writer of several tables of one database, each with the columns that come for it.
+    pub fn tables(&self, tables: Vec<(SqlSink, Schema)>) -> Result<Arc<dyn Sink>, Failure> {
+        let connection = tables.first().map(|(sink, _)| sink.connection.clone()).unwrap_or_default();
+        match self.open(&connection)? {
+            Opened::Postgres(server) => Ok(server.tables(tables)),
+            Opened::Sqlite(_) => Err(Failure::permanent(format!("`{connection}` is SQLite, which cannot apply changes"))
+                .help("write to PostgreSQL, or follow the tables by cursors")),
+            Opened::Files(_) | Opened::Redis(_) | Opened::Http(_) => Err(wrong_family(&connection, "sql")),
         }
     }
 

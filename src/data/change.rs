@@ -1,6 +1,10 @@
-//! Changes of rows, as batches carry them: behind the columns of the row stand two more, which say what happened to it.
+//! Changes of rows, as batches carry them: behind the columns of the row stand two more, which say what happened to it. In a stream of several
+//! tables each batch is of one of them, and its schema says of which.
+
+use std::sync::Arc;
 
 use arrow::array::AsArray;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
 /// The name of the column that says what happened: one of the words below.
@@ -24,6 +28,21 @@ pub const EMPTIED: &str = "e";
 
 /// The name of the column that numbers the rows of a batch while it goes through steps.
 pub const ROW: &str = "haul row";
+
+/// The word in a schema's metadata behind which the number of the table stands.
+const TABLE: &str = "haul table";
+
+/// The schema of batches of this table, counted from 0.
+pub fn schema_of(table: usize, schema: &SchemaRef) -> SchemaRef {
+    let mut metadata = schema.metadata().clone();
+    metadata.insert(TABLE.to_owned(), table.to_string());
+    Arc::new(Schema::clone(schema).with_metadata(metadata))
+}
+
+/// The table that a batch is of; 0 where there is only one.
+pub fn table(batch: &RecordBatch) -> usize {
+    batch.schema_ref().metadata().get(TABLE).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
 
 /// Whether a batch holds changes.
 pub fn is_changes(batch: &RecordBatch) -> bool {

@@ -65,6 +65,8 @@ pub struct Lag {
     pub behind_ms: Option<u64>,
     /// Bytes that the source holds behind these rows, when it can tell.
     pub bytes: Option<u64>,
+    /// Bytes of its log that the source keeps for this stream and might throw away otherwise, when it keeps any.
+    pub kept: Option<u64>,
 }
 
 /// What a source hands on: a batch of good rows, and the rows that were refused while it was made.

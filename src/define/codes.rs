@@ -71,6 +71,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("overlap-allow", "`overlap: allow`, and runs that share what they write"),
     ("param-default", "a default or allowed value does not fit the param's type"),
     ("param-value", "a given value does not fit the param's type or allowed values"),
+    ("partial-rows", "steps stand on changes that may leave large values out"),
     ("path-glob", "a wrong glob, or a glob as an output"),
     ("path-outside", "a path leaves its connection's folder or bucket"),
     ("primary-key-unused", "`primary_key` beside `schema: require`"),

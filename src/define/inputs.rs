@@ -7,6 +7,7 @@ use super::pipeline::{
     Compression, CsvDialect, Engine, FileFormat, FilesSource, GenerateSource, Input, PollSource, SourceSpec, SqlRead, SqlSource,
 };
 use super::reader::{Grammar, Reader};
+use super::tables::table_name;
 use super::{http, keys, redis, steps};
 use crate::data::Type;
 use crate::dialect::Dialect;
@@ -28,7 +29,11 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Inp
         file::Input::Sql(said) => {
             if let Some(changes) = &said.changes {
                 let source = super::streams::changes(reader, at, said, changes)?;
-                let name = said.name.clone().or_else(|| source.table.last().cloned()).unwrap_or_else(|| INPUT.to_owned());
+                let own = match source.tables.as_slice() {
+                    [table] => table.last().cloned(),
+                    _ => None,
+                };
+                let name = said.name.clone().or(own).unwrap_or_else(|| INPUT.to_owned());
                 return Some(Input { name, source: SourceSpec::Changes(source), at: at.to_owned() });
             }
             let source = sql(reader, at, said)?;
@@ -224,26 +229,6 @@ pub fn column_type(reader: &mut Reader<'_>, at: &str, text: &str) -> Option<Type
             None
         }
     }
-}
-
-/// `public.orders` as parts; a part in double quotes may hold dots.
-pub fn table_name(reader: &mut Reader<'_>, at: &str, said: &str) -> Option<Vec<String>> {
-    let text = reader.text(at, said)?;
-    let mut parts = vec![String::new()];
-    let mut quoted = false;
-    for letter in text.chars() {
-        match letter {
-            '"' => quoted = !quoted,
-            '.' if !quoted && !is_template(&text) => parts.push(String::new()),
-            letter => parts.last_mut()?.push(letter),
-        }
-    }
-    if quoted || parts.len() > 2 || parts.iter().any(|part| part.trim().is_empty() || part.trim() != part) {
-        let help = "write `table` or `schema.table`; a name that holds a dot stands in double quotes";
-        reader.error("table-name", at, format!("`{text}` is not the name of a table"), help);
-        return None;
-    }
-    Some(parts)
 }
 
 /// A path below a connection's root.

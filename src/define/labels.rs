@@ -10,7 +10,7 @@ impl SourceSpec {
                 SqlRead::Table { name, .. } => format!("{}.{}", source.connection, name.join(".")),
                 SqlRead::Query(_) => format!("{} (query)", source.connection),
             },
-            Self::Changes(source) => format!("{}.{}", source.connection, source.table.join(".")),
+            Self::Changes(source) => tables(&source.connection, source.tables.iter()),
             Self::Files(source) => format!("{}/{}", source.connection, source.path),
             Self::RedisKeys(keys) => format!("{} {}", keys.connection, keys.patterns.join(" ")),
             Self::Redis(rows) | Self::RedisFollow(RedisFollow { rows, .. }) => format!("{} {}", rows.connection, rows.key),
@@ -22,10 +22,11 @@ impl SourceSpec {
 }
 
 impl SinkSpec {
-    /// `warehouse.public.orders`, `out/orders.parquet`, `discard`, `cache customers`.
+    /// `warehouse.public.orders`, `warehouse: orders, customers`, `out/orders.parquet`, `discard`, `cache customers`.
     pub fn label(&self) -> String {
         match self {
             Self::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
+            Self::Tables(sinks) => tables(sinks.first().map_or("", |sink| &sink.connection), sinks.iter().map(|sink| &sink.table)),
             Self::Files(sink) => format!("{}/{}", sink.connection, sink.path),
             Self::RedisKeys(sink) => format!("{} keys", sink.connection),
             Self::Redis(sink) => format!("{} {}", sink.connection, sink.key),
@@ -34,6 +35,15 @@ impl SinkSpec {
             Self::Discard => "discard".to_owned(),
             Self::Cache(sink) => format!("cache {}", sink.cache),
         }
+    }
+}
+
+/// `shop.public.orders`, and of several `shop: public.orders, public.customers`.
+fn tables<'a>(connection: &str, names: impl Iterator<Item = &'a Vec<String>>) -> String {
+    let names: Vec<String> = names.map(|name| name.join(".")).collect();
+    match names.as_slice() {
+        [one] => format!("{connection}.{one}"),
+        several => format!("{connection}: {}", several.join(", ")),
     }
 }
 

@@ -27,6 +27,7 @@ mod stages;
 mod steps;
 mod streams;
 mod suggest;
+mod tables;
 
 pub use crate::load::Project;
 pub use check::{Checked, check, check_project, has_errors, in_file_order};

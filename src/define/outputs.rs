@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::connections::{Family, engine_of};
-use super::inputs::{Ending, csv_characters, csv_only, format, path, table_name};
+use super::inputs::{Ending, csv_characters, csv_only, format, path};
 use super::pipeline::{
     CacheMode, CacheSink, Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, Roll, RowMode, SchemaMode, SinkSpec, SqlSink,
     WriteMode,
@@ -11,6 +11,7 @@ use super::pipeline::{
 use super::reader::Reader;
 use super::stages::{at_least, positive};
 use super::steps::names;
+use super::tables::{self, Comes, table_name};
 use super::{feeds, http, keys, redis};
 use crate::diagnostic::Diagnostic;
 use crate::load::file::{self, FilesMode, Format, OutputCompression, SqlMode};
@@ -26,12 +27,12 @@ const PART_EVERY: Duration = Duration::from_secs(300);
 /// The least bytes of a part.
 const LEAST_PART: u64 = 1 << 10;
 
-/// Reads one output of a stage that reads `keys`, or not. `None` when it cannot be understood, which has been reported.
-pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output, keys_come: bool) -> Option<Output> {
+/// Reads one output. `None` when it cannot be understood, which has been reported.
+pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Output, comes: &Comes) -> Option<Output> {
     let (sink, allow_lossy) = match said {
-        file::Output::Sql(said) => (SinkSpec::Sql(sql(reader, at, said)?), &said.allow_lossy),
+        file::Output::Sql(said) => (sql(reader, at, said, comes)?, &said.allow_lossy),
         file::Output::Files(said) => (SinkSpec::Files(files(reader, at, said)?), &said.allow_lossy),
-        file::Output::Redis(said) if keys_come && keys::is_copy(said) => {
+        file::Output::Redis(said) if matches!(comes, Comes::Keys) && keys::is_copy(said) => {
             (SinkSpec::RedisKeys(Box::new(keys::output(reader, at, said)?)), &said.allow_lossy)
         }
         file::Output::Redis(said) => (SinkSpec::Redis(redis::output(reader, at, said)?), &said.allow_lossy),
@@ -56,10 +57,24 @@ fn cache(said: &file::CacheOutput) -> Option<CacheSink> {
     Some(CacheSink { cache: said.cache.clone()?, mode, version: said.version.clone() })
 }
 
-fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlOutput) -> Option<SqlSink> {
+fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlOutput, comes: &Comes) -> Option<SinkSpec> {
     let connection = said.sql.clone()?;
     engine_of(reader, &format!("{at}/sql"), &connection, Family::Sql);
-    let table = table_name(reader, &format!("{at}/table"), said.table.as_ref()?)?;
+    let table = said.table.as_deref();
+    let called = match (comes, table) {
+        (Comes::Changes(tables), table) => tables::targets(reader, at, table, tables)?,
+        (_, Some(table)) => vec![table_name(reader, &format!("{at}/table"), table)?],
+        (_, None) => {
+            if !reader.broken(&format!("{at}/table")) {
+                reader.error("missing-key", at, "`table` is missing", "add `table:` — the table: `orders` or `public.orders`");
+            }
+            return None;
+        }
+    };
+    let changes = matches!(comes, Comes::Changes(_));
+    if called.len() > 1 {
+        tables::one_table_only(reader, at, said);
+    }
     let mut columns = |key: &str, said: &Option<Vec<String>>| -> Vec<String> {
         let names = names(reader, &format!("{at}/{key}"), said.as_deref().unwrap_or_default());
         names.into_iter().map(|(name, _)| name).collect()
@@ -68,7 +83,7 @@ fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlOutput) -> Option<SqlS
     let key_at = format!("{at}/key");
     let mode = match said.mode {
         Some(SqlMode::Upsert) => {
-            if said.key.is_none() && !reader.broken(&key_at) {
+            if said.key.is_none() && !changes && !reader.broken(&key_at) {
                 let message = "`upsert` does not know which row a row replaces";
                 reader.error("missing-key", &format!("{at}/mode"), message, "add `key: [column]`");
             }
@@ -97,7 +112,9 @@ fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlOutput) -> Option<SqlS
         let message = "`primary_key` is for a table that is created, and `schema: require` creates none";
         reader.error_at_key("primary-key-unused", &format!("{at}/primary_key"), message, "remove `primary_key`, or `schema: require`");
     }
-    Some(SqlSink { connection, table, mode, schema, primary_key: said.primary_key.is_some().then_some(primary_key) })
+    let sink = SqlSink { connection, table: Vec::new(), mode, schema, primary_key: said.primary_key.is_some().then_some(primary_key) };
+    let mut sinks = tables::under(&sink, called);
+    Some(if sinks.len() == 1 { SinkSpec::Sql(sinks.remove(0)) } else { SinkSpec::Tables(sinks) })
 }
 
 fn files(reader: &mut Reader<'_>, at: &str, said: &file::FilesOutput) -> Option<FilesSink> {
@@ -247,6 +264,8 @@ fn target(output: &Output, stage: usize) -> Option<Target> {
         return Some(Target { connection, name: sink.feed.clone(), replaces: true, stage, at });
     }
     let (connection, name, replaces, key) = match &output.sink {
+        // Several are upserted into, which others may be too.
+        SinkSpec::Tables(_) => return None,
         SinkSpec::Sql(sink) => (&sink.connection, sink.table.join("."), sink.mode == WriteMode::Replace, "table"),
         SinkSpec::Files(sink) => (&sink.connection, sink.path.clone(), sink.mode == WriteMode::Replace, "path"),
         SinkSpec::Redis(sink) => (&sink.connection, sink.key.to_string(), sink.mode == RowMode::Replace, sink.shape.word()),

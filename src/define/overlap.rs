@@ -33,7 +33,7 @@ fn shared(stage: &Stage) -> Vec<(String, &'static str)> {
     for output in &stage.flow.to {
         found.extend(match &output.sink {
             // The record of what was written belongs to the output of a stage, and a run that takes it over shuts the earlier one out.
-            SinkSpec::Sql(_) => Some((output.at.clone(), "the load of a table")),
+            SinkSpec::Sql(_) | SinkSpec::Tables(_) => Some((output.at.clone(), "the load of a table")),
             SinkSpec::Redis(_) => Some((output.at.clone(), "the load of keys")),
             SinkSpec::RedisKeys(_) => Some((output.at.clone(), "the copy of keys")),
             SinkSpec::Files(files) if !of_one_run(&files.path) => Some((format!("{}/path", output.at), "files")),

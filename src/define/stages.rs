@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::graph::items;
 use super::pipeline::{CacheMode, CacheSink, Flow, Input, Kind, Limits, Output, Retry, SinkSpec, SplitPolicy, Stage, Step, Verify};
 use super::reader::Reader;
+use super::tables::Comes;
 use super::{caches, inputs, outputs, steps, streams};
 use crate::data::BatchLimit;
 use crate::diagnostic::Diagnostic;
@@ -126,8 +127,8 @@ fn flow(reader: &mut Reader<'_>, name: &str, at: &str, said: Rows<'_>, levels: &
         }
     }
     let complete = from.len() == from_items.len();
-    let keys_come = from_items.iter().any(|(_, input)| matches!(input, file::Input::Redis(said) if said.keys.is_some()));
-    let to = items(said.to, &format!("{at}/to")).iter().filter_map(|(at, output)| outputs::read(reader, at, output, keys_come)).collect();
+    let comes = Comes::of(&from_items, &from);
+    let to = items(said.to, &format!("{at}/to")).iter().filter_map(|(at, output)| outputs::read(reader, at, output, &comes)).collect();
     let rejects = said.rejects.and_then(|rejects| outputs::rejects(reader, &format!("{at}/rejects"), rejects));
     let verify = first(levels, |level| level.verify).unwrap_or(file::Verify::Digest);
     complete.then(|| Flow {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::connections::{Family, engine_of};
-use super::inputs::table_name;
 use super::pipeline::{
     ChangesSource, Engine, FilesSink, Flow, HttpFollow, HttpSource, Kind, RedisFollow, RedisRowsSink, Retry, RowMode, RowShape, SinkSpec,
     SourceSpec, SqlSink, Step, WriteMode,
 };
 use super::reader::Reader;
 use super::stages::positive;
+use super::tables::{self, table_name};
 use crate::load::file::{self, Defaults, StreamStage};
 use crate::load::shape;
 
@@ -76,6 +76,9 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
         }
     }
     let changes = flow.from.iter().any(|input| matches!(input.source, SourceSpec::Changes(_)));
+    if flow.from.iter().any(|input| matches!(&input.source, SourceSpec::Changes(changes) if changes.tables.len() > 1)) {
+        return tables::several(reader, at, flow);
+    }
     for (place, step) in flow.transform.iter().enumerate().filter(|_| changes) {
         let word = match step {
             Step::Sql(_) => "sql",
@@ -101,7 +104,12 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
                 "write one stream for each output",
             )),
             SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }) => None,
-            SinkSpec::Sql(_) | SinkSpec::Http(_) | SinkSpec::Discard if changes => {
+            SinkSpec::Http(_) if changes => Some((
+                "http",
+                "an API is sent rows, and changes would have to say what happened to each",
+                "serve them as a feed: `{ feed: …, key: […] }`, or follow the table by a cursor: `table: …, cursor: …`",
+            )),
+            SinkSpec::Sql(_) | SinkSpec::Discard if changes => {
                 Some(("mode", "changes are applied by their key", "write `mode: upsert` with the table's key"))
             }
             SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => {
@@ -145,7 +153,12 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
                 "move this output to the end of the list",
             )),
             SinkSpec::Feed(_) => None,
-            SinkSpec::Sql(_) | SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Discard | SinkSpec::Cache(_) => None,
+            SinkSpec::Sql(_)
+            | SinkSpec::Tables(_)
+            | SinkSpec::RedisKeys(_)
+            | SinkSpec::Http(_)
+            | SinkSpec::Discard
+            | SinkSpec::Cache(_) => None,
         };
         if let Some((key, message, help)) = problem {
             let pointer = format!("{}/{key}", output.at);
@@ -178,7 +191,7 @@ pub fn only_in_streams(reader: &mut Reader<'_>, flow: &Flow) {
 }
 
 /// Reads an input that follows the changes of a table. The slot gets its name when the pipeline's is known.
-pub fn changes(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput, table: &str) -> Option<ChangesSource> {
+pub fn changes(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput, names: &shape::NameOrNames) -> Option<ChangesSource> {
     let connection = said.sql.clone()?;
     let engine = engine_of(reader, &format!("{at}/sql"), &connection, Family::Sql);
     if engine == Some(Engine::Sqlite) {
@@ -200,8 +213,19 @@ pub fn changes(reader: &mut Reader<'_>, at: &str, said: &file::SqlInput, table: 
         let message = format!("`{key}` means nothing beside `changes`, which names a table and follows all of it");
         reader.error_at_key("cursor-fields", &format!("{at}/{key}"), message, format!("remove `{key}`, or `changes`"));
     }
-    let table = table_name(reader, &format!("{at}/changes"), table)?;
-    Some(ChangesSource { connection, table, slot: String::new() })
+    let at = format!("{at}/changes");
+    let listed = reader.document.get(&at).is_some_and(|said| said.is_array());
+    let mut tables = Vec::with_capacity(names.0.len());
+    for (place, name) in names.0.iter().enumerate() {
+        let at = if listed { format!("{at}/{place}") } else { at.clone() };
+        let table = table_name(reader, &at, name)?;
+        if tables.contains(&table) {
+            reader.error("stream-source", &at, format!("`{name}` is followed twice"), "name each table once");
+            continue;
+        }
+        tables.push(table);
+    }
+    Some(ChangesSource { connection, tables, slot: String::new() })
 }
 
 /// What a stream calls its own in a database: readable as far as there is room, and never that of another stream.

@@ -10,9 +10,9 @@ use super::problems::Problems;
 use super::routes::{describes_itself, followed, native_engine, output_key, passes_raw, writes};
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
 use crate::cache::Cache;
-use crate::connectors::{Description, ReadRequest, Unusable};
+use crate::connectors::{Description, ReadRequest, SourceTable, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Flow, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
+use crate::define::pipeline::{Flow, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlSink, Stage, Step, WriteMode};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
@@ -28,14 +28,15 @@ pub(super) struct Builder<'a> {
     pub problems: Problems<'a>,
 }
 
-pub(super) async fn stages(plan: &Plan<Open>) -> Result<Vec<StagePlan>, Refused> {
+/// The stages, and what is worth knowing of them.
+pub(super) async fn stages(plan: &Plan<Open>) -> Result<(Vec<StagePlan>, Vec<Diagnostic>), Refused> {
     let mut builder = Builder::new(&plan.pipeline, &plan.connections, &plan.document);
     for segment in order(plan) {
         let stage = builder.stage(segment, false).await;
         builder.planned[segment] = stage;
     }
     if builder.problems.diagnostics.is_empty() && builder.planned.iter().all(Option::is_some) {
-        Ok(builder.planned.into_iter().flatten().collect())
+        Ok((builder.planned.into_iter().flatten().collect(), builder.problems.warnings))
     } else {
         Err(builder.problems.refused())
     }
@@ -66,6 +67,26 @@ pub(super) fn hash<'a>(parts: impl Iterator<Item = &'a str>) -> String {
     format!("{:016x}", hasher.digest())
 }
 
+/// What comes to the outputs of a stage.
+#[derive(Clone, Copy)]
+struct Comes<'a> {
+    key: &'a [String],
+    schema: &'a Schema,
+    tables: &'a [SourceTable],
+}
+
+/// Gives a table the key of the rows that come for it, where it names none itself.
+fn keyed(sink: &mut SqlSink, key: &[String]) {
+    if sink.primary_key.is_none() && !key.is_empty() {
+        sink.primary_key = Some(key.to_vec());
+    }
+    if let WriteMode::Upsert { key: own } = &mut sink.mode
+        && own.is_empty()
+    {
+        *own = key.to_vec();
+    }
+}
+
 impl<'a> Builder<'a> {
     fn new(pipeline: &'a Pipeline, connections: &'a Arc<crate::connectors::Connections>, document: &'a Document) -> Self {
         let edges = Edges::of(pipeline);
@@ -80,7 +101,7 @@ impl<'a> Builder<'a> {
             edges: edges.all(),
             consumers,
             planned: vec![None; pipeline.stages.len()],
-            problems: Problems { document, diagnostics: Vec::new(), definition: false },
+            problems: Problems { document, diagnostics: Vec::new(), definition: false, warnings: Vec::new() },
         }
     }
 
@@ -97,14 +118,15 @@ impl<'a> Builder<'a> {
         }
         let transform = self.compile(&mut inputs, flow, &stage.at).await?;
         let schema = transform.schema().clone();
-        let key = output_key(&inputs, flow, &schema);
+        let key = output_key(&inputs, flow, &transform);
+        let tables = self.tables_of(&inputs, flow).await?;
         let cache = match &stage.kind {
             Kind::Cache(spec) => Some(self.cache(number, spec, &schema).await?),
             Kind::Batch | Kind::Stream { .. } => None,
         };
         let mut outputs = Vec::with_capacity(flow.to.len());
         for output in &flow.to {
-            outputs.push(self.output(number, output, &key, &schema, cache.as_ref()).await);
+            outputs.push(self.output(number, output, Comes { key: &key, schema: &schema, tables: &tables }, cache.as_ref()).await);
         }
         let outputs: Vec<OutputPlan> = outputs.into_iter().collect::<Option<_>>()?;
         fit(&mut self.problems, &mut inputs, &outputs, &schema).await?;
@@ -113,6 +135,7 @@ impl<'a> Builder<'a> {
         if streams && !self.can_stream(stage, &transform, &outputs) {
             return None;
         }
+        self.partial_rows(&inputs, stage).await?;
         let raw = !streams && consumers.is_empty() && passes_raw(&inputs, &transform, &outputs);
         let hash = self.hash(stage, &inputs, &schema);
         Some(StagePlan {
@@ -121,6 +144,7 @@ impl<'a> Builder<'a> {
             transform: Arc::new(transform),
             schema,
             key,
+            tables,
             outputs,
             consumers,
             raw,
@@ -151,7 +175,8 @@ impl<'a> Builder<'a> {
                 return None;
             }
         };
-        let predicted = if fresh { None } else { self.predicted(number, input)? };
+        let several = matches!(&input.source, SourceSpec::Changes(changes) if changes.tables.len() > 1);
+        let predicted = if fresh { None } else { self.predicted(number, input)?.filter(|_| !several) };
         let late = predicted.is_some();
         let description = match predicted {
             Some(schema) => Ok(Description {
@@ -259,24 +284,33 @@ impl<'a> Builder<'a> {
         Some(compiled)
     }
 
-    async fn output(
-        &mut self,
-        number: usize,
-        output: &Output,
-        key: &[String],
-        schema: &Schema,
-        own: Option<&Arc<Cache>>,
-    ) -> Option<OutputPlan> {
+    /// The tables of a stream that follows several.
+    async fn tables_of(&mut self, inputs: &[InputPlan], flow: &Flow) -> Option<Vec<SourceTable>> {
+        let ([InputPlan { origin: Origin::Source(from), .. }], [input]) = (inputs, flow.from.as_slice()) else { return Some(Vec::new()) };
+        match from.source.tables().await {
+            Ok(tables) => Some(tables),
+            Err(failure) => {
+                self.problems.failure(&input.at, "source-unreadable", &failure);
+                None
+            }
+        }
+    }
+
+    async fn output(&mut self, number: usize, output: &Output, comes: Comes<'_>, own: Option<&Arc<Cache>>) -> Option<OutputPlan> {
+        let Comes { key, schema, tables } = comes;
         let mut spec = output.sink.clone();
-        if let SinkSpec::Sql(sink) = &mut spec
-            && sink.primary_key.is_none()
-            && !key.is_empty()
-        {
-            sink.primary_key = Some(key.to_vec());
+        match &mut spec {
+            SinkSpec::Sql(sink) => keyed(sink, key),
+            SinkSpec::Tables(sinks) => sinks.iter_mut().zip(tables).for_each(|(sink, table)| keyed(sink, &table.key)),
+            _ => {}
         }
         let sink = match &spec {
             // A cache that could not be planned has been reported.
             SinkSpec::Cache(sink) => Ok(self.cache_of(sink, own)?.sink(sink.mode, sink.version.clone())),
+            SinkSpec::Tables(sinks) => {
+                let schemas = tables.iter().map(|table| table.schema.clone());
+                self.connections.tables(sinks.iter().cloned().zip(schemas).collect())
+            }
             other => self.connections.sink(other),
         };
         let sink = match sink {
@@ -301,7 +335,11 @@ impl<'a> Builder<'a> {
             }
         };
         self.lossy(number, output, schema, &target);
-        Some(OutputPlan { output: output.clone(), sink, target, label: spec.label() })
+        for (table, target) in tables.iter().zip(&target.tables) {
+            self.lossy(number, output, &table.schema, target);
+        }
+        let label = spec.label();
+        Some(OutputPlan { output: Output { sink: spec, ..output.clone() }, sink, target, label })
     }
 
     /// A lossy mapping is an error until the pipeline says that it is wanted; and what it says must exist.
@@ -317,7 +355,7 @@ impl<'a> Builder<'a> {
             }
         }
         for (name, at) in &output.allow_lossy {
-            if schema.find(name).is_none() {
+            if schema.find(name).is_none() && target.tables.is_empty() {
                 let names: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
                 let diagnostic =
                     Diagnostic::error("unknown-column", format!("`allow_lossy` names `{name}`, which the stage does not write"))

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::{InputPlan, Origin, OutputPlan, Plan, Sealed, SourcePlan, StagePlan};
-use crate::data::Grade;
+use crate::connectors::{SourceTable, Target};
+use crate::data::{Grade, Schema};
 use crate::define::pipeline::{CacheMode, FeedKeep, FeedSink, FilesSink, Kind, SinkSpec, SqlSink, Verify, WriteMode, length_text};
 
 /// The plan for people.
@@ -45,7 +46,7 @@ fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: u
         writeln!(text, "  with    {}: they stream to each other and run as one", together.join(", "))?;
     }
     for input in &stage.inputs {
-        write_input(text, input)?;
+        write_input(text, input, &stage.tables)?;
     }
     for line in &stage.transform.pushed().text {
         writeln!(text, "  pushed  {line}")?;
@@ -58,7 +59,13 @@ fn write_stage(text: &mut String, plan: &Plan<Sealed>, segment: usize, number: u
         writeln!(text, "  rejects up to {} to {}/{}", rejects.at_most, rejects.connection, rejects.path)?;
     }
     for output in &stage.outputs {
-        write_output(text, stage, output)?;
+        writeln!(text, "  to      {}: {}, verify {}", output.label, mode(output), verify(stage, output))?;
+        writeln!(text, "          {}", output.target.guarantee)?;
+        write_target(text, &stage.schema, &output.target)?;
+        for ((table, target), name) in stage.tables.iter().zip(&output.target.tables).zip(names(output)) {
+            writeln!(text, "          {} → {name}", table.label)?;
+            write_target(text, &table.schema, target)?;
+        }
     }
     if let Kind::Cache(cache) = &stage.stage.kind {
         for line in cache.describe() {
@@ -91,7 +98,14 @@ fn work(stage: &StagePlan) -> String {
     line
 }
 
-fn write_input(text: &mut String, input: &InputPlan) -> std::fmt::Result {
+fn write_input(text: &mut String, input: &InputPlan, tables: &[SourceTable]) -> std::fmt::Result {
+    if let (Origin::Source(from), [_, ..]) = (&input.origin, tables) {
+        writeln!(text, "  from    {}; {}", input.label, from.description.consistency)?;
+        for table in tables {
+            writeln!(text, "          {}: {} columns, key {}", table.label, table.schema.columns.len(), table.key.join(", "))?;
+        }
+        return Ok(());
+    }
     write!(text, "  from    {}", input.label)?;
     if input.name != input.label {
         write!(text, " as {}", input.name)?;
@@ -115,15 +129,13 @@ fn write_input(text: &mut String, input: &InputPlan) -> std::fmt::Result {
     Ok(())
 }
 
-fn write_output(text: &mut String, stage: &StagePlan, output: &OutputPlan) -> std::fmt::Result {
-    writeln!(text, "  to      {}: {}, verify {}", output.label, mode(output), verify(stage, output))?;
-    writeln!(text, "          {}", output.target.guarantee)?;
-    let incoming = &stage.schema.columns;
+fn write_target(text: &mut String, schema: &Schema, target: &Target) -> std::fmt::Result {
+    let incoming = &schema.columns;
     let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
     let names = width(&mut incoming.iter().map(|column| column.name.chars().count()));
     let types = width(&mut incoming.iter().map(|column| column.ty.to_string().chars().count()));
-    let natives = width(&mut output.target.columns.iter().map(|mapped| mapped.native.chars().count()));
-    for (column, mapped) in incoming.iter().zip(&output.target.columns) {
+    let natives = width(&mut target.columns.iter().map(|mapped| mapped.native.chars().count()));
+    for (column, mapped) in incoming.iter().zip(&target.columns) {
         let ty = column.ty.to_string();
         let mut line = format!("          {:names$}  {ty:types$} → {:natives$}  {}", column.name, mapped.native, mapped.grade);
         if mapped.grade != Grade::Exact {
@@ -131,7 +143,7 @@ fn write_output(text: &mut String, stage: &StagePlan, output: &OutputPlan) -> st
         }
         writeln!(text, "{}", line.trim_end())?;
     }
-    for statement in &output.target.ddl {
+    for statement in &target.ddl {
         for (at, line) in statement.lines().enumerate() {
             writeln!(text, "  {}     {line}", if at == 0 { "ddl" } else { "   " })?;
         }
@@ -139,8 +151,17 @@ fn write_output(text: &mut String, stage: &StagePlan, output: &OutputPlan) -> st
     Ok(())
 }
 
+/// What the tables are called that a stream of several goes to.
+fn names(output: &OutputPlan) -> Vec<String> {
+    match &output.output.sink {
+        SinkSpec::Tables(sinks) => sinks.iter().map(|sink| sink.table.join(".")).collect(),
+        _ => Vec::new(),
+    }
+}
+
 fn mode(output: &OutputPlan) -> String {
     match &output.output.sink {
+        SinkSpec::Tables(_) => "upsert by each table's key".to_owned(),
         SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key }, .. }) => format!("upsert by {}", key.join(", ")),
         SinkSpec::Sql(SqlSink { mode: WriteMode::Append, .. }) => "append".to_owned(),
         SinkSpec::Sql(SqlSink { mode: WriteMode::Replace, .. }) => "replace".to_owned(),
@@ -226,6 +247,7 @@ fn stage_json(plan: &Plan<Sealed>, number: usize) -> Value {
         "by_split": stage.by_split(),
         "raw": stage.raw,
         "key": stage.key,
+        "tables": stage.tables.iter().map(|table| json!({ "label": table.label, "columns": table.schema.columns.len(), "key": table.key })).collect::<Vec<_>>(),
         "inputs": stage.inputs.iter().map(input_json).collect::<Vec<_>>(),
         "pushed": stage.transform.pushed().text,
         "steps": stage.transform.describe(),
@@ -242,11 +264,26 @@ fn input_json(input: &InputPlan) -> Value {
 }
 
 fn output_json(stage: &StagePlan, output: &OutputPlan) -> Value {
-    let columns: Vec<Value> = stage
-        .schema
+    let tables = stage.tables.iter().zip(&output.target.tables).zip(names(output));
+    let tables = tables.map(|((table, target), name)| {
+        json!({ "from": table.label, "table": name, "columns": columns_json(&table.schema, target), "ddl": target.ddl })
+    });
+    json!({
+        "target": output.label,
+        "mode": mode(output),
+        "verify": verify(stage, output),
+        "guarantee": output.target.guarantee,
+        "columns": columns_json(&stage.schema, &output.target),
+        "ddl": output.target.ddl,
+        "tables": tables.collect::<Vec<_>>(),
+    })
+}
+
+fn columns_json(schema: &Schema, target: &Target) -> Vec<Value> {
+    schema
         .columns
         .iter()
-        .zip(&output.target.columns)
+        .zip(&target.columns)
         .map(|(column, mapped)| {
             json!({
                 "name": mapped.name,
@@ -256,13 +293,5 @@ fn output_json(stage: &StagePlan, output: &OutputPlan) -> Value {
                 "reason": mapped.reason,
             })
         })
-        .collect();
-    json!({
-        "target": output.label,
-        "mode": mode(output),
-        "verify": verify(stage, output),
-        "guarantee": output.target.guarantee,
-        "columns": columns,
-        "ddl": output.target.ddl,
-    })
+        .collect()
 }

@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::connectors::{Connections, Description, ReadRequest, Sink, Source, Target};
+use crate::connectors::{Connections, Description, ReadRequest, Sink, Source, SourceTable, Target};
 use crate::data::Schema;
 use crate::define::pipeline::{Flow, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
@@ -77,6 +77,8 @@ pub struct StagePlan {
     pub schema: Schema,
     /// The columns that name a row of what comes out; empty when none do.
     pub key: Vec<String>,
+    /// Of a stream of several tables: each of them. `schema` and `key` are then empty.
+    pub tables: Vec<SourceTable>,
     /// Where rows go.
     pub outputs: Vec<OutputPlan>,
     /// Numbers of stages that read this one.
@@ -199,7 +201,7 @@ impl Plan<Open> {
     /// Asks the real systems about tables, columns, types, keys and privileges, compiles every transform against real columns, and decides
     /// routes. Reads and writes no rows.
     pub async fn seal(self) -> Result<Plan<Sealed>, Refused> {
-        let stages = build::stages(&self).await?;
+        let (stages, found) = build::stages(&self).await?;
         let hash = build::hash(stages.iter().map(|stage| stage.hash.as_str()));
         Ok(Plan {
             pipeline: self.pipeline,
@@ -208,7 +210,7 @@ impl Plan<Open> {
             stages,
             segments: self.segments,
             hash,
-            warnings: self.warnings,
+            warnings: self.warnings.into_iter().chain(found).collect(),
             state: PhantomData,
         })
     }

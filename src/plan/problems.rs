@@ -11,6 +11,8 @@ pub(super) struct Problems<'a> {
     pub document: &'a Document,
     pub diagnostics: Vec<Diagnostic>,
     pub definition: bool,
+    /// What is worth knowing, and no reason not to run.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Problems<'_> {
@@ -20,6 +22,10 @@ impl Problems<'_> {
         if !self.diagnostics.iter().any(known) {
             self.diagnostics.push(diagnostic);
         }
+    }
+
+    pub(super) fn warning(&mut self, at: &str, diagnostic: Diagnostic) {
+        self.warnings.push(diagnostic.label(&self.document.source, self.document.value_span(at), ""));
     }
 
     pub(super) fn definition(&mut self, at: &str, diagnostic: Diagnostic) {

@@ -11,7 +11,8 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
         (SinkSpec::Sql(sink), SourceSpec::Sql(source) | SourceSpec::Poll(PollSource { sql: source, .. })) => {
             sink.connection == source.connection && matches!(&source.read, SqlRead::Table { name, .. } if *name == sink.table)
         }
-        (SinkSpec::Sql(sink), SourceSpec::Changes(source)) => sink.connection == source.connection && sink.table == source.table,
+        (SinkSpec::Tables(sinks), _) => sinks.iter().any(|sink| writes(&SinkSpec::Sql(sink.clone()), source)),
+        (SinkSpec::Sql(sink), SourceSpec::Changes(source)) => sink.connection == source.connection && source.tables.contains(&sink.table),
         (SinkSpec::Files(sink), SourceSpec::Files(source)) => {
             let inside = || source.path.strip_prefix(sink.path.as_str()).is_some_and(|rest| sink.path.ends_with('/') && !rest.is_empty());
             sink.connection == source.connection && (sink.path == source.path || inside())
@@ -54,6 +55,7 @@ pub(super) fn followed(source: &SourceSpec) -> Option<String> {
 pub(super) fn native_engine(pipeline: &Pipeline, output: &Output) -> Option<&'static str> {
     let connection = match &output.sink {
         SinkSpec::Sql(sink) => &sink.connection,
+        SinkSpec::Tables(sinks) => &sinks.first()?.connection,
         SinkSpec::RedisKeys(sink) => &sink.connection,
         _ => return None,
     };
@@ -61,15 +63,20 @@ pub(super) fn native_engine(pipeline: &Pipeline, output: &Output) -> Option<&'st
 }
 
 /// The columns that name a row of what comes out: the key or primary key an output names, else the source's key where it survives.
-pub(super) fn output_key(inputs: &[InputPlan], flow: &Flow, schema: &Schema) -> Vec<String> {
+pub(super) fn output_key(inputs: &[InputPlan], flow: &Flow, transform: &Compiled) -> Vec<String> {
     for output in &flow.to {
         let SinkSpec::Sql(sink) = &output.sink else { continue };
-        if let WriteMode::Upsert { key } = &sink.mode {
+        if let WriteMode::Upsert { key } = &sink.mode
+            && !key.is_empty()
+        {
             return key.clone();
         }
         if let Some(key) = &sink.primary_key {
             return key.clone();
         }
+    }
+    if !transform.key().is_empty() {
+        return transform.key().to_vec();
     }
     let [InputPlan { origin: Origin::Source(from), .. }] = inputs else { return Vec::new() };
     let untouched = |name: &str| {
@@ -82,7 +89,7 @@ pub(super) fn output_key(inputs: &[InputPlan], flow: &Flow, schema: &Schema) -> 
             Step::Filter(_) | Step::Select(_) | Step::Drop(_) | Step::Dedupe { .. } | Step::Lookup(_) => true,
         })
     };
-    surviving_key(&from.description.key, schema, untouched)
+    surviving_key(&from.description.key, transform.schema(), untouched)
 }
 
 /// Rows pass undecoded when one source feeds outputs that all speak its wire format for these columns, with nothing to do in between.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::OutputPlan;
 use super::build::Builder;
 use super::routes::native_engine;
+use super::{InputPlan, Origin, OutputPlan};
 use crate::define::pipeline::{Input, SinkSpec, SourceSpec, SqlSink, Stage, WriteMode};
 use crate::diagnostic::Diagnostic;
 use crate::transform::Compiled;
@@ -26,6 +26,36 @@ impl Builder<'_> {
             self.can_apply(transform.key(), outputs);
         }
         self.problems.diagnostics.len() == before
+    }
+
+    /// Steps need whole rows, and an update may leave large values out. `None` when the source cannot be asked, which is then among the problems.
+    pub(super) async fn partial_rows(&mut self, inputs: &[InputPlan], stage: &Stage) -> Option<()> {
+        let ([InputPlan { origin: Origin::Source(from), label, .. }], [input]) = (inputs, stage.flow.from.as_slice()) else {
+            return Some(());
+        };
+        if stage.flow.transform.is_empty() {
+            return Some(());
+        }
+        let unsent = match from.source.unsent().await {
+            Ok(unsent) => unsent,
+            Err(failure) => {
+                self.problems.failure(&input.at, "source-unreadable", &failure);
+                return None;
+            }
+        };
+        if !unsent.is_empty() {
+            let names: Vec<String> = unsent.iter().map(|name| format!("`{name}`")).collect();
+            let message = format!(
+                "an update that leaves a large value of {} as it is does not send it, and would end the stream: the steps need whole rows",
+                names.join(" or ")
+            );
+            let (_, table) = label.split_once('.').unwrap_or_default();
+            let help = format!(
+                "`alter table {table} replica identity full` has updates send all values; short ones, up to about 2 kB a row, always come"
+            );
+            self.problems.warning(&format!("{}/transform", stage.at), Diagnostic::warning("partial-rows", message).help(help));
+        }
+        Some(())
     }
 
     /// Changes are applied by the key that they have at their source, by an engine that can.
@@ -53,7 +83,11 @@ impl Builder<'_> {
                 }
                 continue;
             }
-            let SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key: own }, .. }) = &output.output.sink else { continue };
+            let own = match &output.output.sink {
+                SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key: own }, .. }) => own.as_slice(),
+                SinkSpec::Tables(_) => key,
+                _ => continue,
+            };
             if native_engine(self.pipeline, &output.output) != Some("postgres") {
                 let message = format!("{} cannot apply changes", output.label);
                 let problem = Diagnostic::error("stream-target", message).help("write to PostgreSQL, or follow the table by a cursor");

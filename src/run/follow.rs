@@ -22,6 +22,9 @@ use crate::failure::Failure;
 /// How often a position is committed that moves without rows.
 const WITHOUT_ROWS: Duration = Duration::from_secs(10);
 
+/// How often the source is asked how far the stream is behind, whatever its target does.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Follows until the run is stopped, or until it has caught up when that is asked for.
 pub async fn follow(context: &RunContext, stage: &Arc<StageRun>) -> Result<Done, Failure> {
     let Kind::Stream { every } = stage.plan.stage.kind else {
@@ -52,6 +55,17 @@ pub async fn follow(context: &RunContext, stage: &Arc<StageRun>) -> Result<Done,
         AbortOnDropHandle::new(tokio::spawn(async move {
             let read = async { forward(&stage, &attempt, reading.read(&split, from.as_ref()).await?, &sender).await };
             read.await.map_err(|failure| failure.during(format!("following {}", stage.plan.inputs[0].label)))
+        }))
+    };
+    let _telling = {
+        let (reading, counters) = (Arc::clone(&reading), Arc::clone(&stage.counters));
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if let Some(lag) = reading.lag() {
+                    tell(&counters, lag);
+                }
+            }
         }))
     };
     let ends = ends(stage, every);
@@ -165,6 +179,7 @@ impl Stream<'_> {
 fn tell(counters: &StageCounters, lag: Lag) {
     counters.behind_ms.store(lag.behind_ms.unwrap_or(UNKNOWN), Ordering::Relaxed);
     counters.behind_bytes.store(lag.bytes.unwrap_or(UNKNOWN), Ordering::Relaxed);
+    counters.kept_bytes.store(lag.kept.unwrap_or(UNKNOWN), Ordering::Relaxed);
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -35,6 +35,8 @@ pub struct StageCounters {
     pub behind_ms: AtomicU64,
     /// How far in bytes; [`UNKNOWN`] when it cannot tell.
     pub behind_bytes: AtomicU64,
+    /// Bytes of its log that the source keeps for a stream; [`UNKNOWN`] when it keeps none.
+    pub kept_bytes: AtomicU64,
     /// Estimated rows; 0 when unknown.
     pub rows_expected: AtomicU64,
 }

@@ -105,7 +105,7 @@ fn report(output: &OutputPlan, verdict: Verdict) -> OutputReport {
 fn holds_other_rows(output: &OutputPlan) -> bool {
     match &output.output.sink {
         SinkSpec::Sql(sink) => sink.mode != WriteMode::Replace,
-        SinkSpec::Redis(_) => true,
+        SinkSpec::Tables(_) | SinkSpec::Redis(_) => true,
         SinkSpec::Files(_) | SinkSpec::Cache(_) | SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Feed(_) | SinkSpec::Discard => {
             false
         }

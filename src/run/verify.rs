@@ -45,7 +45,7 @@ pub fn all_rows(reading: Arc<dyn Reading>) -> BatchStream {
 
 /// Whether writers compare rows as they write them, because the target holds others too.
 fn upserts(output: &OutputPlan) -> bool {
-    matches!(&output.output.sink, SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }) | SinkSpec::Redis(_))
+    matches!(&output.output.sink, SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }) | SinkSpec::Tables(_) | SinkSpec::Redis(_))
 }
 
 /// Whether all that can be proved is how many rows the target took: others may take them out again at once.

@@ -45,7 +45,7 @@ struct Inner {
 /// What of a stream's counters is shown: the metric, what it is, and its value when there is one.
 type StreamGauge = (&'static str, &'static str, fn(&StageCounters) -> Option<String>);
 
-const STREAM_GAUGES: [StreamGauge; 4] = [
+const STREAM_GAUGES: [StreamGauge; 5] = [
     ("stream_lag_seconds", "How far a stream is behind its source.", |counters| {
         let behind_ms = counters.behind_ms.load(Ordering::Relaxed);
         (behind_ms != UNKNOWN).then(|| seconds(i64::try_from(behind_ms).unwrap_or(i64::MAX)))
@@ -53,6 +53,10 @@ const STREAM_GAUGES: [StreamGauge; 4] = [
     ("stream_lag_bytes", "How far a stream is behind its source, in bytes of the source's log.", |counters| {
         let behind = counters.behind_bytes.load(Ordering::Relaxed);
         (behind != UNKNOWN).then(|| behind.to_string())
+    }),
+    ("stream_kept_bytes", "Bytes of its log that a source keeps for a stream.", |counters| {
+        let kept = counters.kept_bytes.load(Ordering::Relaxed);
+        (kept != UNKNOWN).then(|| kept.to_string())
     }),
     ("stream_rows", "Rows that a stream has handed on since its start.", |counters| {
         Some(counters.rows_out.load(Ordering::Relaxed).to_string())

@@ -66,6 +66,7 @@ fn every_example_has_a_test() {
         "follow_changes",
         "follow_orders",
         "follow_redis",
+        "follow_shop",
         "hourly_flights",
         "http_airports",
         "http_feed",
@@ -212,22 +213,34 @@ fn follow_redis() {
     assert!(drop.envs(environment).status().expect("haul can be started").success());
 }
 
-#[test]
-fn follow_changes() {
+/// Follows the shop, changes something in it, and follows it again: then one query gives the same in the shop as another one in its copy.
+fn follows(name: &str, change: &str, (in_shop, in_copy): (&str, &str)) {
     let (source, target) = (support::postgres().fresh_database(), support::postgres().fresh_database());
     support::postgres().sql(&source, SHOP);
     let project = project();
     let environment = [("SOURCE_URL", source.as_str()), ("TARGET_URL", target.as_str())];
-    check_in(&project, "follow_changes", &environment, &["--until", "caught-up"]);
-    support::postgres()
-        .sql(&source, "delete from orders where o_orderkey % 3 = 0; update orders set o_orderkey = -o_orderkey where o_orderkey < 50");
-    let haul = |arguments: &[&str]| {
+    check_in(&project, name, &environment, &["--until", "caught-up"]);
+    support::postgres().sql(&source, change);
+    for arguments in [&["run", name, "--until", "caught-up"][..], &["drop", name]] {
         assert!(project.command(arguments).envs(environment).status().expect("haul can be started").success());
-    };
-    haul(&["run", "follow_changes", "--until", "caught-up"]);
+    }
+    assert_eq!(support::postgres().sql(&source, in_shop), support::postgres().sql(&target, in_copy));
+}
+
+#[test]
+fn follow_changes() {
+    let change = "delete from orders where o_orderkey % 3 = 0; update orders set o_orderkey = -o_orderkey where o_orderkey < 50";
     let sum = "select count(*), sum(o_orderkey), sum(o_totalprice), max(o_clerk) from public.orders";
-    assert_eq!(support::postgres().sql(&source, sum), support::postgres().sql(&target, sum));
-    haul(&["drop", "follow_changes"]);
+    follows("follow_changes", change, (sum, sum));
+}
+
+#[test]
+fn follow_shop() {
+    let change = "begin; delete from lineitem where l_orderkey = 7; delete from orders where o_orderkey = 7; update orders set o_totalprice = 1; commit";
+    let sum =
+        "select (select count(*) || ' ' || sum(o_totalprice) from orders), (select count(*) || ' ' || sum(l_extendedprice) from lineitem)";
+    let copies = sum.replace("from orders", "from shop_orders").replace("from lineitem", "from shop_lineitem");
+    follows("follow_shop", change, (sum, &copies));
 }
 
 /// The events of a feed as they lie in its file.

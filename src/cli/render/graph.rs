@@ -187,9 +187,8 @@ fn source_label(source: &SourceSpec) -> String {
             SqlRead::Table { name, .. } => format!("{}.{}", sql.connection, name.join(".")),
             SqlRead::Query(_) => format!("{}: query", sql.connection),
         },
-        SourceSpec::Changes(changes) => format!("{}.{}", changes.connection, changes.table.join(".")),
         SourceSpec::Files(FilesSource { connection, path, .. }) => format!("{connection}/{path}"),
-        SourceSpec::RedisKeys(_) | SourceSpec::Http(_) => source.label(),
+        SourceSpec::Changes(_) | SourceSpec::RedisKeys(_) | SourceSpec::Http(_) => source.label(),
         SourceSpec::Redis(rows) | SourceSpec::RedisFollow(RedisFollow { rows, .. }) => format!("{} {}", rows.connection, rows.key),
         SourceSpec::Generate(generate) => format!("generate {}", super::words::counted(generate.rows, "row")),
         SourceSpec::Stage(name) => name.clone(),
@@ -200,7 +199,7 @@ fn sink_label(output: &Output) -> String {
     match &output.sink {
         SinkSpec::Sql(sink) => format!("{}.{}", sink.connection, sink.table.join(".")),
         SinkSpec::Files(sink) => format!("{}/{}", sink.connection, sink.path),
-        SinkSpec::RedisKeys(_) | SinkSpec::Http(_) => output.sink.label(),
+        SinkSpec::Tables(_) | SinkSpec::RedisKeys(_) | SinkSpec::Http(_) => output.sink.label(),
         SinkSpec::Redis(sink) => format!("{} {}", sink.connection, sink.key),
         SinkSpec::Feed(_) | SinkSpec::Discard | SinkSpec::Cache(_) => output.sink.label(),
     }

@@ -185,6 +185,7 @@ impl View {
                 .map(|at| clock::now_ms().unsigned_abs().saturating_sub(at)),
             behind_ms: Some(read(&self.counters.behind_ms)).filter(|ms| *ms != UNKNOWN),
             behind_bytes: Some(read(&self.counters.behind_bytes)).filter(|bytes| *bytes != UNKNOWN),
+            kept_bytes: Some(read(&self.counters.kept_bytes)).filter(|bytes| *bytes != UNKNOWN),
             rate: Some(elapsed_ms.saturating_sub(since_ms))
                 .filter(|ms| *ms >= SETTLED_MS)
                 .and_then(|ms| words::per_second(rows.saturating_sub(since_rows), ms)),
@@ -209,6 +210,8 @@ struct Status {
     /// How far a stream is behind its source.
     behind_ms: Option<u64>,
     behind_bytes: Option<u64>,
+    /// Of the source's log, kept for a stream.
+    kept_bytes: Option<u64>,
     /// Rows a second, lately.
     rate: Option<u64>,
 }
@@ -240,6 +243,7 @@ impl Status {
         if let Some(committed_ms) = self.committed_ms {
             parts.extend(self.behind_ms.map(|ms| format!("{} behind", words::span(ms))));
             parts.extend(self.behind_bytes.map(|bytes| format!("{} behind", words::size(bytes))));
+            parts.extend(self.kept_bytes.map(|bytes| format!("{} of log kept", words::size(bytes))));
             parts.push(format!("committed {} ago", words::span(committed_ms)));
         }
         if self.rejects > 0 {
@@ -326,8 +330,16 @@ mod tests {
         assert_eq!(estimated.text(), "25 %, 250,000 rows, 120 MiB, 61,500 rows/s, 12 s left");
         let cut = Status { splits: 8, splits_done: 2, retries: 1, rejects: 3, ..estimated };
         assert_eq!(cut.text(), "25 %, 250,000 rows, 120 MiB, 61,500 rows/s, split 2 of 8, 3 rejected, 1 retry, 12 s left");
-        let stream = Status { rate: None, committed_ms: Some(2500), behind_ms: Some(400), behind_bytes: Some(3 << 20), ..nothing };
-        assert_eq!(stream.text(), format!("0 rows, 0 B, {} behind, 3.0 MiB behind, committed {} ago", words::span(400), words::span(2500)));
+        let stream = Status {
+            rate: None,
+            committed_ms: Some(2500),
+            behind_ms: Some(400),
+            behind_bytes: Some(3 << 20),
+            kept_bytes: Some(5 << 20),
+            ..nothing
+        };
+        let (behind, committed) = (words::span(400), words::span(2500));
+        assert_eq!(stream.text(), format!("0 rows, 0 B, {behind} behind, 3.0 MiB behind, 5.0 MiB of log kept, committed {committed} ago"));
         let wrong_estimate = Status { rows_expected: 100, ..cut };
         assert_eq!(wrong_estimate.share(), Some(0.25));
         assert_eq!(Status { splits: 1, ..wrong_estimate }.share(), None);

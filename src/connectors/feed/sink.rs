@@ -58,6 +58,7 @@ impl Sink for Feed {
             guarantee: "effectively once: events and mark in one transaction; each event has a number, and clients go on behind the last one they got"
                 .to_owned(),
             reads_as: incoming.clone(),
+            tables: Vec::new(),
         }))
     }
 

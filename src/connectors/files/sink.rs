@@ -238,6 +238,7 @@ pub(super) fn plan(target: &Target, incoming: &Schema) -> Result<Result<Answer, 
         return Ok(Err(problems));
     }
     Ok(Ok(Answer {
+        tables: Vec::new(),
         columns: grades::map(incoming, &spec.format),
         ddl: Vec::new(),
         exists,

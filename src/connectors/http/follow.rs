@@ -100,7 +100,7 @@ async fn poll(api: &Api, reader: &Arc<Reader>, mut pages: Pages<'_>, every: Dura
         }
         let mut last = page.last.take().unwrap_or_else(|| Chunk::of(RecordBatch::new_empty(reader.schema.to_arrow())));
         last.position = Some(pages.position()?);
-        last.lag = Some(Lag { caught_up: !more, behind_ms: (!more).then_some(0), bytes: None });
+        last.lag = Some(Lag { caught_up: !more, behind_ms: (!more).then_some(0), bytes: None, kept: None });
         to.give(last).await?;
         if !more {
             tokio::time::sleep(every).await;

@@ -75,6 +75,7 @@ impl Sink for RequestSink {
             guarantee: "at least once: what is sent again bears the same Idempotency-Key, and counts once where the server heeds it"
                 .to_owned(),
             reads_as: incoming.clone(),
+            tables: Vec::new(),
         }))
     }
 

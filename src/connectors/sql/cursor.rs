@@ -136,7 +136,7 @@ impl Reader {
             self.at = Some(place.position()?);
         }
         last.position = self.at.clone();
-        last.lag = Some(Lag { caught_up: !more, behind_ms: if more { behind_ms } else { Some(0) }, bytes: None });
+        last.lag = Some(Lag { caught_up: !more, behind_ms: if more { behind_ms } else { Some(0) }, bytes: None, kept: None });
         self.send.give(last).await?;
         Ok(more)
     }

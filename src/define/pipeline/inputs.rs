@@ -24,7 +24,7 @@ pub enum SourceSpec {
     Sql(SqlSource),
     /// A table or query of a SQL database that is asked for new rows again and again.
     Poll(PollSource),
-    /// The changes of a table, from the database's own log.
+    /// The changes of tables, from the database's own log.
     Changes(ChangesSource),
     /// Files.
     Files(FilesSource),
@@ -84,13 +84,13 @@ pub enum SqlRead {
     Query(String),
 }
 
-/// A table whose changes a stream follows.
+/// Tables whose changes a stream follows, in the order of their transactions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangesSource {
     /// Connection name.
     pub connection: String,
-    /// `public.orders` is `[public, orders]`.
-    pub table: Vec<String>,
+    /// At least one; `public.orders` is `[public, orders]`.
+    pub tables: Vec<Vec<String>>,
     /// What the stream calls its own in the database: small letters, digits and `_`.
     pub slot: String,
 }

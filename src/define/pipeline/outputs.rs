@@ -20,6 +20,8 @@ pub struct Output {
 pub enum SinkSpec {
     /// A table of a SQL database.
     Sql(SqlSink),
+    /// Tables of one SQL database, one for each table of a stream of several, in their order.
+    Tables(Vec<SqlSink>),
     /// Files.
     Files(FilesSink),
     /// Keys of a Redis server.

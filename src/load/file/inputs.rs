@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{HttpInput, RedisInput};
-use crate::load::shape::{Duration, Entries, Scalar, families};
+use crate::load::shape::{Duration, Entries, NameOrNames, Scalar, families};
 
 families! {
     /// Where rows come from. The first key names the family and the connection.
@@ -44,9 +44,10 @@ pub struct SqlInput {
     /// A query in the database's own SQL, instead of a table.
     #[schemars(extend("minLength" = 1))]
     pub query: Option<String>,
-    /// In a stream: the table whose changes are followed, from the database's own log. PostgreSQL only.
-    #[schemars(extend("minLength" = 1, "examples" = ["public.orders"]))]
-    pub changes: Option<String>,
+    /// In a stream: the table whose changes are followed, from the database's own log, or several tables, whose transactions stay whole.
+    /// PostgreSQL only.
+    #[schemars(extend("examples" = ["public.orders", ["public.orders", "public.customers"]]))]
+    pub changes: Option<NameOrNames>,
     /// In a stream: the column that grows with every change of a row, such as `updated_at` or a serial number.
     #[schemars(extend("minLength" = 1, "examples" = ["updated_at"]))]
     pub cursor: Option<String>,

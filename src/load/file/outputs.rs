@@ -65,13 +65,14 @@ pub struct SqlOutput {
     /// The connection to write to.
     #[schemars(required)]
     pub sql: Option<String>,
-    /// The table: `orders` or `public.orders`.
-    #[schemars(required, extend("minLength" = 1))]
+    /// The table: `orders` or `public.orders`. Of the `changes` of tables: in it `{{ table }}` stands for the name of each table, without its
+    /// schema; by default each has the name that it has in `changes`.
+    #[schemars(extend("minLength" = 1, "examples" = ["public.orders", "copies.{{ table }}"]))]
     pub table: Option<String>,
     /// How rows meet what is there.
     #[schemars(extend("default" = "append"))]
     pub mode: Option<SqlMode>,
-    /// The columns by which `upsert` finds the row to replace.
+    /// The columns by which `upsert` finds the row to replace. Of the `changes` of tables, by default the key of each table.
     #[schemars(extend("minItems" = 1))]
     pub key: Option<Vec<String>>,
     /// What may be done to the table's shape.

@@ -1,5 +1,6 @@
 //! The daemon: it runs what is due, takes new definitions in, stops and crashes without losing or doubling a tick.
 
+mod behind;
 mod kill;
 mod missed;
 mod overlap;

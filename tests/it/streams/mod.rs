@@ -18,6 +18,7 @@ mod redis_source;
 mod restart;
 mod roll;
 mod steps;
+mod tables;
 
 /// The longest anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -61,11 +61,14 @@ fn steps_work_on_changes() {
     let catch_up = || project.haul(&["run", "steps", "--until", "caught-up"]);
     catch_up().expect(0);
     assert_stepped(&from, &to);
-    // An update that leaves a large value as it is does not send it, and the steps need whole rows.
+    // An update that leaves a large value as it is does not send it, and the steps need whole rows. The plan says so before.
+    let warned = || project.haul(&["plan", "steps"]).expect(0).stderr;
+    assert!(warned().contains("partial-rows") && warned().contains("`name` or `status` or `big`"), "{}", warned());
     sql(&from, "update items set name = 'again' where id = 1");
     let said = catch_up().expect(1).stdout;
     assert!(said.contains("`big`") && said.contains("replica identity full"), "{said}");
     sql(&from, "alter table items replica identity full");
+    assert!(!warned().contains("partial-rows"), "{}", warned());
     project.haul(&["run", "steps", "--until", "caught-up", "--fresh"]).expect(0);
     assert_stepped(&from, &to);
     for change in [

@@ -138,6 +138,7 @@ impl KeysTarget {
             checkpoints: true,
             guarantee: self.guarantee(&route).await?,
             reads_as: Schema::default(),
+            tables: Vec::new(),
         }))
     }
 

@@ -365,7 +365,7 @@ impl Reader {
         chunk.position = Some(self.at.position()?);
         let (ms, _) = number_of(&self.at.id);
         let behind_ms = (ms > 0).then(|| crate::clock::now_ms().unsigned_abs().saturating_sub(ms));
-        chunk.lag = Some(Lag { caught_up: !more, behind_ms: if more { behind_ms } else { Some(0) }, bytes: None });
+        chunk.lag = Some(Lag { caught_up: !more, behind_ms: if more { behind_ms } else { Some(0) }, bytes: None, kept: None });
         let _ = self.send.send(Ok(chunk)).await;
         Ok(more)
     }

@@ -70,6 +70,7 @@ pub(super) fn plan(spec: &RedisRowsSink, facts: &Facts, writers: usize, incoming
         checkpoints: true,
         guarantee: guarantee(spec, route),
         reads_as: reads_as(spec, incoming),
+        tables: Vec::new(),
     })
 }
 

@@ -5,12 +5,10 @@ use sqlx::AssertSqlSafe;
 
 use super::error::failure;
 use super::session::Session;
-use super::upsert::{ORDER, TABLE};
+use super::upsert::ORDER;
 use crate::data::change::{EMPTIED, GONE, MOVED, PUT};
 use crate::failure::Failure;
 
-/// The last change of every key.
-const LAST: &str = "pg_temp.haul_last";
 /// The two columns behind those of the row, in the temporary table.
 pub(super) const EXTRA: [&str; 2] = ["\"haul change\"", "\"haul kept\""];
 
@@ -18,66 +16,112 @@ pub(super) const EXTRA: [&str; 2] = ["\"haul change\"", "\"haul kept\""];
 pub(super) struct Changes<'a> {
     /// Quoted, as are the columns and the key.
     pub target: &'a str,
+    /// The temporary table that holds them.
+    pub rows: &'a str,
+    /// The name of the temporary table for the last change of every key.
+    pub last: String,
     /// The columns that are written, with their places in the incoming row.
     pub columns: Vec<(usize, &'a str)>,
     pub key: &'a [String],
 }
 
+/// Applies the changes of tables that stand in such an order that none refers to a later one: rows that go, go from the last table first, and
+/// rows that come, come to the first one first. Gives the number of rows that were put or removed.
+pub(super) async fn apply(session: &mut Session, tables: &[Changes<'_>]) -> Result<u64, Failure> {
+    let (mut removals, mut puts) = (Vec::new(), Vec::new());
+    for table in tables {
+        let emptied = table.gather(session).await?;
+        removals.push(table.removal(emptied));
+        puts.push(table.put());
+    }
+    removals.reverse();
+    // First the rows that go, so that what they held is free for those that come.
+    session.run(removals.into_iter().chain(puts).collect::<Vec<_>>().join(";\n")).await?;
+    let mut rows = 0;
+    for table in tables {
+        rows += table.complete(session).await?;
+    }
+    Ok(rows)
+}
+
 impl Changes<'_> {
-    /// Applies everything; gives the number of rows that were put or removed.
-    pub(super) async fn apply(&self, session: &mut Session) -> Result<u64, Failure> {
-        let (target, [change, kept]) = (self.target, EXTRA);
+    /// Finds the last change of every key. True when everything that was there before goes.
+    async fn gather(&self, session: &mut Session) -> Result<bool, Failure> {
+        let (rows, last, [change, _]) = (self.rows, &self.last, EXTRA);
         let key = self.key.join(", ");
-        let emptied: Option<i64> = scalar(session, format!("select max({ORDER}) from {TABLE} where {change} = '{EMPTIED}'")).await?;
-        if let Some(last) = emptied {
-            session.run(format!("delete from {target}; delete from {TABLE} where {ORDER} <= {last}")).await?;
+        let emptied: Option<i64> = scalar(session, format!("select max({ORDER}) from {rows} where {change} = '{EMPTIED}'")).await?;
+        if let Some(before) = emptied {
+            session.run(format!("delete from {rows} where {ORDER} <= {before}")).await?;
         }
         self.follow_moves(session).await?;
         session
             .run(format!(
-                "create temporary table haul_last on commit drop as select distinct on ({key}) * from {TABLE} order by {key}, {ORDER} desc;
-                 analyze {LAST}"
+                "create temporary table {last} on commit drop as select distinct on ({key}) * from {rows} order by {key}, {ORDER} desc;
+                 analyze pg_temp.{last}"
             ))
             .await?;
         self.fill_in(session).await?;
-        let same_key = |other: &str| self.key.iter().map(|name| format!("t.{name} = {other}.{name}")).collect::<Vec<_>>().join(" and ");
+        Ok(emptied.is_some())
+    }
+
+    fn same_key(&self, other: &str) -> String {
+        self.key.iter().map(|name| format!("t.{name} = {other}.{name}")).collect::<Vec<_>>().join(" and ")
+    }
+
+    /// The columns that are no part of the key, with their places in the incoming row.
+    fn others(&self) -> Vec<&(usize, &str)> {
+        self.columns.iter().filter(|(_, name)| !self.key.iter().any(|key| key == name)).collect()
+    }
+
+    fn removal(&self, emptied: bool) -> String {
+        let (target, last, [change, _]) = (self.target, &self.last, EXTRA);
+        if emptied {
+            return format!("delete from {target}");
+        }
+        format!("delete from {target} t using pg_temp.{last} l where l.{change} in ('{GONE}', '{MOVED}') and {}", self.same_key("l"))
+    }
+
+    fn put(&self) -> String {
+        let (target, last, [change, kept]) = (self.target, &self.last, EXTRA);
+        let key = self.key.join(", ");
         let names = self.columns.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
-        let others: Vec<&(usize, &str)> = self.columns.iter().filter(|(_, name)| !self.key.iter().any(|key| key == name)).collect();
-        let set = others.iter().map(|(_, name)| format!("{name} = excluded.{name}")).collect::<Vec<_>>().join(", ");
+        let set = self.others().iter().map(|(_, name)| format!("{name} = excluded.{name}")).collect::<Vec<_>>().join(", ");
         let conflict = if set.is_empty() { "do nothing".to_owned() } else { format!("do update set {set}") };
-        // First the rows that go, so that what they held is free for those that come.
-        session
-            .run(format!(
-                "delete from {target} t using {LAST} l where l.{change} in ('{GONE}', '{MOVED}') and {};
-                 insert into {target} ({names}) overriding system value select {names} from {LAST}
-                 where {change} = '{PUT}' and {kept} is null order by {key} on conflict ({key}) {conflict}",
-                same_key("l")
-            ))
-            .await?;
-        let partly: Option<i64> = scalar(session, format!("select count(*) from {LAST} where {kept} is not null")).await?;
+        format!(
+            "insert into {target} ({names}) overriding system value select {names} from pg_temp.{last}
+             where {change} = '{PUT}' and {kept} is null order by {key} on conflict ({key}) {conflict}"
+        )
+    }
+
+    /// Changes the rows of which some values were not sent. Gives the number of rows that were put or removed.
+    async fn complete(&self, session: &mut Session) -> Result<u64, Failure> {
+        let (target, last, [_, kept]) = (self.target, &self.last, EXTRA);
+        let others = self.others();
+        let partly: Option<i64> = scalar(session, format!("select count(*) from pg_temp.{last} where {kept} is not null")).await?;
         if partly.unwrap_or(0) > 0 && !others.is_empty() {
             let set = others
                 .iter()
                 .map(|(place, name)| format!("{name} = case when l.{kept} like '%,{place},%' then t.{name} else l.{name} end"));
             let set = set.collect::<Vec<_>>().join(", ");
+            let same_key = self.same_key("l");
             let changed =
-                session.run(format!("update {target} t set {set} from {LAST} l where l.{kept} is not null and {}", same_key("l"))).await?;
+                session.run(format!("update {target} t set {set} from pg_temp.{last} l where l.{kept} is not null and {same_key}")).await?;
             if Some(changed as i64) != partly {
                 return Err(Failure::permanent(format!("changed rows are missing in {target}: somebody else has removed them"))
                     .help("`--fresh` copies the table again"));
             }
         }
-        let rows: Option<i64> = scalar(session, format!("select count(*) from {LAST}")).await?;
-        session.run(format!("drop table {LAST}")).await?;
+        let rows: Option<i64> = scalar(session, format!("select count(*) from pg_temp.{last}")).await?;
+        session.run(format!("drop table pg_temp.{last}")).await?;
         Ok(rows.unwrap_or(0).unsigned_abs())
     }
 
     /// A row that moved to another key without sending a large value has it from its old key: from an earlier change there, or from the target,
     /// where the old row still is. One move after the other, since a row may move again.
     async fn follow_moves(&self, session: &mut Session) -> Result<(), Failure> {
-        let (target, [change, kept]) = (self.target, EXTRA);
+        let (target, rows, [change, kept]) = (self.target, self.rows, EXTRA);
         let moves = format!(
-            "select m.{ORDER}, n.{kept} from {TABLE} m join {TABLE} n on n.{ORDER} = m.{ORDER} + 1
+            "select m.{ORDER}, n.{kept} from {rows} m join {rows} n on n.{ORDER} = m.{ORDER} + 1
              where m.{change} = '{MOVED}' and n.{kept} is not null order by 1"
         );
         let moves: Vec<(i64, String)> =
@@ -87,12 +131,12 @@ impl Changes<'_> {
             for (place, name) in self.columns.iter().filter(|(place, _)| places.contains(&format!(",{place},"))) {
                 session
                     .run(format!(
-                        "update {TABLE} n set {name} = s.value, {kept} = nullif(replace(n.{kept}, ',{place},', ','), ',')
-                         from (select 1 as rank, x.{ORDER} as at, x.{name} as value from {TABLE} m join {TABLE} x on {}
+                        "update {rows} n set {name} = s.value, {kept} = nullif(replace(n.{kept}, ',{place},', ','), ',')
+                         from (select 1 as rank, x.{ORDER} as at, x.{name} as value from {rows} m join {rows} x on {}
                                where m.{ORDER} = {order} and x.{ORDER} < {order} and x.{change} = '{PUT}'
                                  and (x.{kept} is null or x.{kept} not like '%,{place},%')
                                union all
-                               select 2, 0, t.{name} from {TABLE} m join {target} t on {} where m.{ORDER} = {order}
+                               select 2, 0, t.{name} from {rows} m join {target} t on {} where m.{ORDER} = {order}
                                order by 1, 2 desc limit 1) s
                          where n.{ORDER} = {order} + 1",
                         same_key("x"),
@@ -106,9 +150,10 @@ impl Changes<'_> {
 
     /// A value that the last change of a row did not send may have come with an earlier one.
     async fn fill_in(&self, session: &mut Session) -> Result<(), Failure> {
-        let [change, kept] = EXTRA;
-        let places =
-            format!("select distinct unnest(string_to_array(trim(both ',' from {kept}), ','))::int from {LAST} where {kept} is not null");
+        let (rows, last, [change, kept]) = (self.rows, &self.last, EXTRA);
+        let places = format!(
+            "select distinct unnest(string_to_array(trim(both ',' from {kept}), ','))::int from pg_temp.{last} where {kept} is not null"
+        );
         let places: Vec<i32> =
             sqlx::query_scalar(AssertSqlSafe(places)).persistent(false).fetch_all(session.raw()).await.map_err(failure)?;
         let key = self.key.join(", ");
@@ -117,8 +162,8 @@ impl Changes<'_> {
             let same_key = self.key.iter().map(|name| format!("l.{name} = s.{name}")).collect::<Vec<_>>().join(" and ");
             session
                 .run(format!(
-                    "update {LAST} l set {name} = s.value, {kept} = nullif(replace(l.{kept}, ',{place},', ','), ',')
-                     from (select distinct on ({key}) {key}, {name} as value from {TABLE}
+                    "update pg_temp.{last} l set {name} = s.value, {kept} = nullif(replace(l.{kept}, ',{place},', ','), ',')
+                     from (select distinct on ({key}) {key}, {name} as value from {rows}
                            where {change} = '{PUT}' and ({kept} is null or {kept} not like '%,{place},%') order by {key}, {ORDER} desc) s
                      where l.{kept} like '%,{place},%' and {same_key}"
                 ))

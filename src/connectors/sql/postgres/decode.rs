@@ -9,7 +9,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::tuples;
 use super::types::PgType;
 use super::values::Values;
-use crate::data::{BatchLimit, Chunk, Reject, Schema};
+use crate::data::{BatchLimit, Chunk, Reject, Schema, change};
 use crate::failure::Failure;
 
 /// However large the limit, a batch must stay below the 2 GiB that offsets can name, with room for one more row of 1 GiB.
@@ -57,6 +57,11 @@ impl Decoder {
             read: 0,
             refused: Vec::new(),
         })
+    }
+
+    /// The batches are of this table of a stream of several.
+    pub(super) fn of_table(self, table: usize) -> Self {
+        Self { schema: change::schema_of(table, &self.schema), ..self }
     }
 
     /// Takes one whole tuple.

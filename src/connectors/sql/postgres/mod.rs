@@ -6,8 +6,8 @@
 //!
 //! `session` makes connections, with what `login` knows; `catalog` and `types` ask what the server knows. `tuples`, `numeric`, `values` and
 //! `decode` turn the wire into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`;
-//! `poll` follows a cursor, `changes` the log. Writing is `sink`, `target` (the plan), `marks` (the ledger), `writer` over `copying`, `upsert`,
-//! `apply` (changes), `sift` (what is refused), and at the end `publish` and `swap`.
+//! `poll` follows a cursor, `changes` the log. Writing is `sink`, `tables` (several at once), `target` (the plan), `marks` (the ledger), `writer` over
+//! `open` and `copying`, `upsert`, `apply` (changes), `sift` (what is refused), and at the end `publish` and `swap`.
 
 mod apply;
 mod catalog;
@@ -20,6 +20,7 @@ mod fit;
 mod login;
 mod marks;
 mod numeric;
+mod open;
 mod poll;
 mod publish;
 mod read;
@@ -29,6 +30,7 @@ mod sink;
 mod source;
 mod splits;
 mod swap;
+mod tables;
 mod target;
 mod texts;
 mod tuples;
@@ -70,17 +72,27 @@ impl Server {
         Arc::new(poll::PgPoll { source, spec: spec.clone() })
     }
 
-    /// A table whose changes are followed.
+    /// Tables whose changes are followed.
     pub fn changes(&self, spec: &ChangesSource) -> Arc<dyn Source> {
-        let read = SqlRead::Table { name: spec.table.clone(), columns: Vec::new(), filter: None };
-        let table = SqlSource { connection: spec.connection.clone(), read, split_by: None };
-        let source = source::PgSource { pool: Arc::clone(&self.pool), spec: table };
-        Arc::new(changes::PgChanges { source, spec: spec.clone() })
+        let table = |name: &Vec<String>| {
+            let read = SqlRead::Table { name: name.clone(), columns: Vec::new(), filter: None };
+            SqlSource { connection: spec.connection.clone(), read, split_by: None }
+        };
+        let source = |name| source::PgSource { pool: Arc::clone(&self.pool), spec: table(name) };
+        let tables = spec.tables.iter().map(source).collect();
+        Arc::new(changes::PgChanges { pool: Arc::clone(&self.pool), tables, slot: spec.slot.clone() })
     }
 
     /// A table to write.
     pub fn sink(&self, spec: &SqlSink) -> Arc<dyn Sink> {
         Arc::new(sink::PgSink { pool: Arc::clone(&self.pool), spec: Arc::new(spec.clone()) })
+    }
+
+    /// Tables that are written together, each with the columns that come for it.
+    pub fn tables(&self, tables: Vec<(SqlSink, Schema)>) -> Arc<dyn Sink> {
+        let sink = |spec| sink::PgSink { pool: Arc::clone(&self.pool), spec: Arc::new(spec) };
+        let tables = tables.into_iter().map(|(spec, schema)| writer::Table { sink: sink(spec), schema }).collect();
+        Arc::new(tables::PgTables { tables })
     }
 }
 

@@ -16,7 +16,7 @@ use super::read;
 use super::session::{Pool, Session, Use};
 use super::target::{Blueprint, Place};
 use super::values::Values;
-use super::writer::PgWriter;
+use super::writer::{PgWriter, Table};
 use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, RawStream, Schema, WireFormat};
 use crate::define::pipeline::{SqlSink, WriteMode};
@@ -52,7 +52,7 @@ impl PgSink {
     }
 
     /// What `prepare` runs besides the ledger: the statements, and whether they create the target.
-    fn statements(&self, blueprint: &Blueprint, staging: Option<&str>) -> Result<Vec<String>, Failure> {
+    pub(super) fn statements(&self, blueprint: &Blueprint, staging: Option<&str>) -> Result<Vec<String>, Failure> {
         let place = &blueprint.place;
         let mut statements = Vec::new();
         match (&place.table, staging) {
@@ -170,6 +170,7 @@ impl Sink for PgSink {
             checkpoints: true,
             guarantee,
             reads_as: blueprint.reads_as(),
+            tables: Vec::new(),
         }))
     }
 
@@ -206,7 +207,8 @@ impl Sink for PgSink {
     }
 
     async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
-        Ok(Box::new(PgWriter::new(self.clone(), load.clone(), split.to_owned(), from.cloned())))
+        let tables = vec![Table { sink: self.clone(), schema: load.schema.clone() }];
+        Ok(Box::new(PgWriter::new(tables, load.clone(), split.to_owned(), from.cloned())))
     }
 
     async fn publish(&self, load: &Load) -> Result<(), Failure> {
@@ -281,7 +283,7 @@ impl Sink for PgSink {
     }
 }
 
-fn refused(problems: Vec<TargetProblem>) -> Failure {
+pub(super) fn refused(problems: Vec<TargetProblem>) -> Failure {
     let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
     let failure = Failure::permanent(format!("the target does not fit: {}", messages.join("; ")));
     match problems.into_iter().next() {

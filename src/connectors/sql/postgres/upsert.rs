@@ -13,8 +13,6 @@ use super::types::Kind;
 use crate::data::{BatchLimit, Digest, Schema};
 use crate::failure::Failure;
 
-/// The temporary table, which lives as long as the transaction.
-pub(super) const TABLE: &str = "pg_temp.haul_rows";
 /// Its own column: the order in which rows came.
 pub(super) const ORDER: &str = "\"haul row\"";
 /// Most keys that a difference names.
@@ -22,6 +20,10 @@ const KEYS: usize = 20;
 
 /// What came in, and where it goes.
 pub(super) struct Incoming {
+    /// The temporary table, which lives as long as the transaction.
+    pub(super) rows: String,
+    /// Which of several tables that are written together it is.
+    number: usize,
     target: String,
     /// Quoted.
     columns: Vec<String>,
@@ -39,7 +41,9 @@ impl Incoming {
         columns: Vec<String>,
         key: &[String],
         changes: bool,
+        number: usize,
     ) -> Result<Self, Failure> {
+        let rows = format!("haul_rows_{number}");
         let target = quoted(&[table.schema.clone(), table.name.clone()])?;
         let key = key.iter().map(|name| ident(name)).collect::<Result<Vec<_>, _>>()?;
         let mut own = Vec::new();
@@ -55,17 +59,17 @@ impl Incoming {
         let extra: String = if changes { EXTRA.iter().map(|name| format!(", add column {name} text")).collect() } else { String::new() };
         session
             .run(format!(
-                "create temporary table haul_rows on commit drop as select {list} from {target} with no data;
-                 alter table {TABLE} add column {ORDER} bigint generated always as identity{extra}"
+                "create temporary table {rows} on commit drop as select {list} from {target} with no data;
+                 alter table pg_temp.{rows} add column {ORDER} bigint generated always as identity{extra}"
             ))
             .await?;
-        Ok(Self { target, columns, key, own })
+        Ok(Self { rows: format!("pg_temp.{rows}"), number, target, columns, key, own })
     }
 
     /// The same as changes to apply; `places` are those of the columns in the incoming row.
     pub(super) fn changes(&self, places: impl Iterator<Item = usize>) -> Changes<'_> {
         let columns = places.zip(self.columns.iter().map(String::as_str)).collect();
-        Changes { target: &self.target, columns, key: &self.key }
+        Changes { target: &self.target, rows: &self.rows, last: format!("haul_last_{}", self.number), columns, key: &self.key }
     }
 
     /// Reads the temporary table back and compares it with what came in.
@@ -78,9 +82,9 @@ impl Incoming {
         raw: bool,
     ) -> Result<(), Failure> {
         let there = if raw {
-            read::digest_raw(session, &format!("copy {TABLE} ({}) to stdout (format binary)", self.columns.join(", "))).await?
+            read::digest_raw(session, &format!("copy {} ({}) to stdout (format binary)", self.rows, self.columns.join(", "))).await?
         } else {
-            let (copy, decoder) = sink.reading(TABLE, &self.own, written, BatchLimit::default())?;
+            let (copy, decoder) = sink.reading(&self.rows, &self.own, written, BatchLimit::default())?;
             read::digest(session, &copy, decoder).await?
         };
         if there == came {
@@ -93,7 +97,7 @@ impl Incoming {
     /// Puts the last row of every key into the target, in the order of the key, so that two splits never wait for each other in a circle.
     pub(super) async fn merge(&self, session: &mut Session) -> Result<u64, Failure> {
         let keyless = self.key.iter().map(|name| format!("{name} is null")).collect::<Vec<_>>().join(" or ");
-        let nulls: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {TABLE} where {keyless}")))
+        let nulls: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {} where {keyless}", self.rows)))
             .persistent(false)
             .fetch_one(session.raw())
             .await
@@ -112,9 +116,9 @@ impl Incoming {
         let last = self.last_rows();
         session
             .run(format!(
-                "analyze {TABLE}; insert into {} ({columns}) overriding system value select {columns} from ({last}) last order by {key}
+                "analyze {}; insert into {} ({columns}) overriding system value select {columns} from ({last}) last order by {key}
                  on conflict ({key}) {conflict}",
-                self.target
+                self.rows, self.target
             ))
             .await?;
         // Rows that a key-only table held already count as in the target too.
@@ -128,7 +132,7 @@ impl Incoming {
 
     fn last_rows(&self) -> String {
         let key = self.key.join(", ");
-        format!("select distinct on ({key}) * from {TABLE} order by {key}, {ORDER} desc")
+        format!("select distinct on ({key}) * from {} order by {key}, {ORDER} desc", self.rows)
     }
 
     /// Compares the target with the last row of every key that came in.

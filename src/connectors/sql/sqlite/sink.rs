@@ -215,6 +215,7 @@ fn target(shape: &Shape, spec: &SqlSink) -> Target {
         checkpoints: true,
         guarantee: format!("effectively once: rows and mark in one transaction{published}{upsert}"),
         reads_as: shape.reads_as(),
+        tables: Vec::new(),
     }
 }
 

@@ -14,6 +14,8 @@ use crate::failure::Failure;
 /// One table.
 #[derive(Clone)]
 pub(super) struct Followed {
+    /// Which of several tables it is; `None` of a single one.
+    pub number: Option<usize>,
     pub label: String,
     pub oid: u32,
     /// Quoted.
@@ -26,7 +28,7 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    pub(super) async fn find(session: &mut Session, source: &PgSource) -> Result<Self, Failure> {
+    pub(super) async fn find(session: &mut Session, source: &PgSource, number: Option<usize>) -> Result<Self, Failure> {
         let relation = Relation::find(session, &source.spec).await?;
         let label = relation.label.clone();
         let Some(table) = relation.table.as_ref().filter(|table| table.kind == 'r') else {
@@ -56,6 +58,7 @@ impl Followed {
         let schema = columns_of(&columns);
         let key = relation.key.iter().filter_map(|name| schema.find(name).map(|(place, _)| place)).collect();
         Ok(Self {
+            number,
             oid: table.oid,
             table: catalog::quoted(&[table.schema.clone(), table.name.clone()])?,
             types: columns.into_iter().map(|column| column.ty).collect(),
@@ -64,6 +67,21 @@ impl Followed {
             schema,
             label,
         })
+    }
+
+    /// Columns whose values may be kept out of line, from where an update that does not change them does not fetch them for the log. A table whose
+    /// rows cannot grow so large has no such place.
+    pub(super) async fn unsent(&self, session: &mut Session) -> Result<Vec<String>, Failure> {
+        let names: Vec<String> = sqlx::query_scalar(
+            "select a.attname::text from pg_catalog.pg_class c join pg_catalog.pg_attribute a on a.attrelid = c.oid
+             where c.oid = $1 and c.reltoastrelid <> 0 and c.relreplident <> 'f'
+               and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attstorage <> 'p' order by a.attnum",
+        )
+        .bind(Oid(self.oid))
+        .fetch_all(session.raw())
+        .await
+        .map_err(failure)?;
+        Ok(names.into_iter().filter(|name| !self.key_names.contains(name)).collect())
     }
 
     /// The columns of a batch of changes: those of the table, which may all be NULL where a row is gone, and two more.

@@ -24,7 +24,11 @@ impl Lane {
     /// Makes batches of the table's tuples in the form of COPY.
     pub(super) fn decoder(followed: &Followed, limit: BatchLimit) -> Result<Decoder, Failure> {
         let (schema, types) = followed.wire();
-        Decoder::new(&schema, &types, &followed.key_names, limit, followed.label.clone())
+        let decoder = Decoder::new(&schema, &types, &followed.key_names, limit, followed.label.clone())?;
+        Ok(match followed.number {
+            Some(table) => decoder.of_table(table),
+            None => decoder,
+        })
     }
 
     /// The batch so far, when there is one.

@@ -1,4 +1,4 @@
-//! The changes of a table, by logical decoding: first a copy of the table, then every transaction behind it, in the order of their commits.
+//! The changes of tables, by logical decoding: first a copy of each, then every transaction behind it, in the order of their commits.
 //!
 //! The server streams its log as it grows, over a connection of its own that speaks the replication protocol (`log`); to ask for the log by SQL
 //! would make it decode everything since the slot's restart point with every question. What was read stays in the slot until the target has
@@ -14,8 +14,8 @@ mod reader;
 mod slot;
 mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::unfold;
@@ -26,46 +26,88 @@ use self::followed::Followed;
 use self::place::Place;
 use self::reader::{Following, Reader};
 use self::slot::Slot;
-use super::session::{Pool, Use};
+use super::session::{Pool, Session, Use};
 use super::source::PgSource;
-use crate::connectors::{Description, ReadRequest, Reading, Source, Split, SplitGoal, Splits};
-use crate::data::{BatchLimit, BatchStream, Position, Schema};
-use crate::define::pipeline::ChangesSource;
+use crate::connectors::{Description, ReadRequest, Reading, Source, SourceTable, Split, SplitGoal, Splits};
+use crate::data::{BatchLimit, BatchStream, Lag, Position, Schema};
 use crate::failure::Failure;
 
 /// Chunks that may wait for the one who takes them.
 const AHEAD: usize = 2;
 
-/// A table whose changes are followed.
+/// Tables whose changes are followed.
 pub(super) struct PgChanges {
-    pub(super) source: PgSource,
-    pub(super) spec: ChangesSource,
+    pub(super) pool: Arc<Pool>,
+    pub(super) tables: Vec<PgSource>,
+    /// The name of the slot.
+    pub(super) slot: String,
+}
+
+impl PgChanges {
+    async fn find(&self, session: &mut Session) -> Result<Vec<Followed>, Failure> {
+        let mut found = Vec::with_capacity(self.tables.len());
+        for (number, table) in self.tables.iter().enumerate() {
+            let number = (self.tables.len() > 1).then_some(number);
+            found.push(Followed::find(session, table, number).await?);
+        }
+        Ok(found)
+    }
 }
 
 #[async_trait]
 impl Source for PgChanges {
     async fn describe(&self) -> Result<Description, Failure> {
-        let mut session = self.source.pool.session(Use::Read).await?;
+        let mut session = self.pool.session(Use::Read).await?;
         followed::can_decode(&mut session).await?;
-        let followed = Followed::find(&mut session, &self.source).await?;
+        let mut found = self.find(&mut session).await?;
         session.release();
-        let name = &self.spec.slot;
-        let consistency = format!("copied first, then its changes by the slot and publication {name}, which `haul drop` removes");
-        Ok(Description { schema: followed.schema, key: followed.key_names, rows: None, bytes: None, wire: None, consistency })
+        let name = &self.slot;
+        let whose = if found.len() == 1 { "its" } else { "their" };
+        let consistency = format!("copied first, then {whose} changes by the slot and publication {name}, which `haul drop` removes");
+        let (schema, key) = match found.pop() {
+            Some(only) if found.is_empty() => (only.schema, only.key_names),
+            _ => (Schema { columns: Vec::new() }, Vec::new()),
+        };
+        Ok(Description { schema, key, rows: None, bytes: None, wire: None, consistency })
+    }
+
+    async fn tables(&self) -> Result<Vec<SourceTable>, Failure> {
+        if self.tables.len() == 1 {
+            return Ok(Vec::new());
+        }
+        let mut session = self.pool.session(Use::Read).await?;
+        let found = self.find(&mut session).await?;
+        session.release();
+        let table = |found: Followed| SourceTable { label: found.label, schema: found.schema, key: found.key_names };
+        Ok(found.into_iter().map(table).collect())
+    }
+
+    async fn unsent(&self) -> Result<Vec<String>, Failure> {
+        let mut session = self.pool.session(Use::Read).await?;
+        let mut unsent = Vec::new();
+        for table in self.find(&mut session).await? {
+            unsent.extend(table.unsent(&mut session).await?);
+        }
+        session.release();
+        Ok(unsent)
     }
 
     async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure> {
-        let mut session = self.source.pool.session(Use::Read).await?;
-        let followed = Followed::find(&mut session, &self.source).await?;
+        let mut session = self.pool.session(Use::Read).await?;
+        let tables = self.find(&mut session).await?;
         session.release();
-        let slot = Slot { name: self.spec.slot.clone() };
+        let schema = match tables.as_slice() {
+            [only] => only.schema.clone(),
+            _ => Schema { columns: Vec::new() },
+        };
+        let slot = Slot { name: self.slot.clone() };
         let done = Arc::new(AtomicU64::new(0));
-        Ok(Arc::new(Changes { pool: Arc::clone(&self.source.pool), followed, slot, limit: request.limit, done }))
+        Ok(Arc::new(Changes { pool: Arc::clone(&self.pool), tables, schema, slot, limit: request.limit, done, lag: Arc::default() }))
     }
 
     async fn forget(&self) -> Result<Vec<String>, Failure> {
-        let mut session = self.source.pool.session(Use::Read).await?;
-        let slot = Slot { name: self.spec.slot.clone() };
+        let mut session = self.pool.session(Use::Read).await?;
+        let slot = Slot { name: self.slot.clone() };
         let removed = slot.remove(&mut session).await?;
         session.release();
         Ok(if removed { vec![format!("the slot and publication {}", slot.name)] } else { Vec::new() })
@@ -74,22 +116,26 @@ impl Source for PgChanges {
 
 struct Changes {
     pool: Arc<Pool>,
-    followed: Followed,
+    tables: Vec<Followed>,
+    /// The columns of the table; none of several.
+    schema: Schema,
     slot: Slot,
     limit: BatchLimit,
     /// Everything before this place in the log is committed in the target.
     done: Arc<AtomicU64>,
+    /// How far the reader is behind, as it saw last.
+    lag: Arc<Mutex<Option<Lag>>>,
 }
 
 #[async_trait]
 impl Reading for Changes {
     fn schema(&self) -> &Schema {
-        &self.followed.schema
+        &self.schema
     }
 
     async fn splits(&self, _: SplitGoal) -> Result<Splits, Failure> {
-        let label = self.followed.label.clone();
-        Ok(Splits::whole(label))
+        let labels: Vec<&str> = self.tables.iter().map(|table| table.label.as_str()).collect();
+        Ok(Splits::whole(labels.join(", ")))
     }
 
     async fn fingerprint(&self) -> Result<Option<String>, Failure> {
@@ -102,10 +148,11 @@ impl Reading for Changes {
         let (send, receive) = mpsc::channel(AHEAD);
         let following = Following {
             pool: Arc::clone(&self.pool),
-            tables: vec![self.followed.clone()],
+            tables: self.tables.clone(),
             slot: self.slot.clone(),
             limit: self.limit,
             done: Arc::clone(&self.done),
+            lag: Arc::clone(&self.lag),
         };
         let reader = Reader::new(following, send)?;
         let task = AbortOnDropHandle::new(tokio::spawn(reader.run(from)));
@@ -113,6 +160,10 @@ impl Reading for Changes {
             let chunk = receive.recv().await?;
             Some((chunk, (receive, task)))
         })))
+    }
+
+    fn lag(&self) -> Option<Lag> {
+        *self.lag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The reader tells the server: nobody else may move a slot that is being streamed.

@@ -1,8 +1,8 @@
 //! Reads the copy and then the log, and makes batches of changes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -34,6 +34,8 @@ pub(super) struct Following {
     pub limit: BatchLimit,
     /// Everything before this place in the log is committed in the target.
     pub done: Arc<AtomicU64>,
+    /// How far the target is behind, told with every look.
+    pub lag: Arc<Mutex<Option<Lag>>>,
 }
 
 pub(super) struct Reader {
@@ -57,6 +59,8 @@ pub(super) struct Reader {
     end: u64,
     /// Where it ended at first: who has come so far has caught up.
     goal: u64,
+    /// Bytes of log that the server keeps for the slot.
+    kept: u64,
 }
 
 /// Nobody takes chunks any more.
@@ -66,8 +70,22 @@ impl Reader {
     pub(super) fn new(following: Following, send: mpsc::Sender<Result<Chunk, Failure>>) -> Result<Self, Failure> {
         let lanes = following.tables.iter().map(|table| Lane::new(table.clone(), following.limit)).collect::<Result<Vec<_>, _>>()?;
         let lane_of = following.tables.iter().enumerate().map(|(lane, table)| (table.oid, lane)).collect();
-        let (lsn, end, goal) = (0, 0, 0);
-        Ok(Self { following, send, lanes, lane_of, lsn, told: None, rows: 0, copied: None, transaction: None, at_us: None, end, goal })
+        let (lsn, end, goal, kept) = (0, 0, 0, 0);
+        Ok(Self {
+            following,
+            send,
+            lanes,
+            lane_of,
+            lsn,
+            told: None,
+            rows: 0,
+            copied: None,
+            transaction: None,
+            at_us: None,
+            end,
+            goal,
+            kept,
+        })
     }
 
     /// Reads until nobody listens any more, or until something breaks.
@@ -156,12 +174,16 @@ impl Reader {
         if nothing_waits { done.max(self.lsn) } else { done }
     }
 
-    /// Asks where the log ends, and whether the slot is still what it was.
+    /// Asks where the log ends, and whether the slot is still what it was. Tells how far what is committed is behind.
     async fn look(&mut self) -> Result<(), Failure> {
         let mut session = self.following.pool.session(Use::Read).await?;
-        self.following.slot.check(&mut session).await?;
+        self.kept = self.following.slot.check(&mut session).await?;
         self.end = Slot::end_of_log(&mut session).await?;
         session.release();
+        // Where everything that was handed on is committed, the log has only moved on by what is of no matter.
+        let done = self.done();
+        let lag = self.lag(if done >= self.rows { self.lsn } else { done });
+        *self.following.lag.lock().unwrap_or_else(PoisonError::into_inner) = Some(lag);
         Ok(())
     }
 
@@ -215,13 +237,15 @@ impl Reader {
         self.lanes.get_mut(*self.lane_of.get(&table)?)
     }
 
-    fn lag(&self) -> Lag {
+    /// How far this place is behind the end of the log.
+    fn lag(&self, place: u64) -> Lag {
         let behind = |at_us: i64| (clock::now_ms() - (at_us + EPOCH_US) / 1000).max(0).unsigned_abs();
-        let at_end = self.lsn >= self.end;
+        let at_end = place >= self.end;
         Lag {
-            caught_up: self.lsn >= self.goal,
+            caught_up: place >= self.goal,
             behind_ms: if at_end { Some(0) } else { self.at_us.map(behind) },
-            bytes: Some(self.end.saturating_sub(self.lsn)),
+            bytes: Some(self.end.saturating_sub(place)),
+            kept: Some(self.kept),
         }
     }
 
@@ -247,7 +271,7 @@ impl Reader {
             }
             if let Some(last) = chunks.last_mut() {
                 last.position = Some(position);
-                last.lag = Some(self.lag());
+                last.lag = Some(self.lag(self.lsn));
             }
             self.told = Some(self.lsn);
         }
@@ -265,6 +289,7 @@ impl Reader {
                         let done = self.done();
                         if let Some(log) = &mut log {
                             log.confirm(done).await?;
+                            self.look().await?;
                         }
                     }
                 }

@@ -48,20 +48,23 @@ impl Slot {
         Ok(there)
     }
 
-    /// Makes sure that the slot still holds what comes behind the stream's position.
-    pub(super) async fn check(&self, session: &mut Session) -> Result<(), Failure> {
-        let status: Option<Option<String>> =
-            sqlx::query_scalar("select wal_status from pg_replication_slots where slot_name = $1 and database = current_database()")
-                .bind(&self.name)
-                .fetch_optional(session.raw())
-                .await
-                .map_err(failure)?;
-        let lost = match status.as_ref().map(Option::as_deref) {
+    /// Makes sure that the slot still holds what comes behind the stream's position. Gives the bytes of log that the server keeps for it.
+    pub(super) async fn check(&self, session: &mut Session) -> Result<u64, Failure> {
+        let found: Option<(Option<String>, Option<i64>)> = sqlx::query_as(
+            "select wal_status, pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint
+             from pg_replication_slots where slot_name = $1 and database = current_database()",
+        )
+        .bind(&self.name)
+        .fetch_optional(session.raw())
+        .await
+        .map_err(failure)?;
+        let kept = found.as_ref().and_then(|(_, kept)| *kept).unwrap_or(0).max(0).unsigned_abs();
+        let lost = match found.as_ref().map(|(status, _)| status.as_deref()) {
             None => format!("the replication slot {} is gone, and with it the changes since the stream stopped", self.name),
             Some(Some("lost")) => {
                 format!("the server has invalidated the replication slot {}: the log it needed was removed", self.name)
             }
-            Some(_) => return Ok(()),
+            Some(_) => return Ok(kept),
         };
         Err(Failure::permanent(lost).help(
             "`haul run … --fresh` copies the table again and follows it from there; `max_slot_wal_keep_size` bounds what a slot may hold",
