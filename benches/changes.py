@@ -65,7 +65,8 @@ class Server(Ground):
 
     def __init__(self, folder):
         super().__init__(folder, "changes")
-        self.settings |= {"wal_level": "logical", "track_commit_timestamp": "on", "max_wal_size": "16GB"}
+        # A commit that does not wait for its log is told to nobody before the log writer comes by, which takes up to 200 ms.
+        self.settings |= {"wal_level": "logical", "track_commit_timestamp": "on", "max_wal_size": "16GB", "synchronous_commit": "on"}
 
     def _load(self):
         for database in ("source", "target"):

@@ -3,6 +3,7 @@
 
 use sqlx::AssertSqlSafe;
 
+use super::came::Came;
 use super::error::failure;
 use super::session::Session;
 use super::upsert::ORDER;
@@ -23,45 +24,59 @@ pub(super) struct Changes<'a> {
     /// The columns that are written, with their places in the incoming row.
     pub columns: Vec<(usize, &'a str)>,
     pub key: &'a [String],
+    pub came: &'a Came,
+    /// How many changes came.
+    pub copied: u64,
 }
 
 /// Applies the changes of tables that stand in such an order that none refers to a later one: rows that go, go from the last table first, and
 /// rows that come, come to the first one first. Gives the number of rows that were put or removed.
 pub(super) async fn apply(session: &mut Session, tables: &[Changes<'_>]) -> Result<u64, Failure> {
-    let (mut removals, mut puts) = (Vec::new(), Vec::new());
+    let (mut rows, mut removals, mut puts) = (0, Vec::new(), Vec::new());
     for table in tables {
-        let emptied = table.gather(session).await?;
-        removals.push(table.removal(emptied));
+        rows += table.gather(session).await?;
+        removals.extend(table.removal());
         puts.push(table.put());
     }
     removals.reverse();
     // First the rows that go, so that what they held is free for those that come.
     session.run(removals.into_iter().chain(puts).collect::<Vec<_>>().join(";\n")).await?;
-    let mut rows = 0;
-    for table in tables {
-        rows += table.complete(session).await?;
+    for table in tables.iter().filter(|table| !table.came.is_plain()) {
+        table.complete(session).await?;
     }
     Ok(rows)
 }
 
 impl Changes<'_> {
-    /// Finds the last change of every key. True when everything that was there before goes.
-    async fn gather(&self, session: &mut Session) -> Result<bool, Failure> {
+    /// Finds the last change of every key, and gives their number.
+    async fn gather(&self, session: &mut Session) -> Result<u64, Failure> {
+        if self.came.is_plain() {
+            return Ok(self.copied);
+        }
         let (rows, last, [change, _]) = (self.rows, &self.last, EXTRA);
         let key = self.key.join(", ");
-        let emptied: Option<i64> = scalar(session, format!("select max({ORDER}) from {rows} where {change} = '{EMPTIED}'")).await?;
-        if let Some(before) = emptied {
-            session.run(format!("delete from {rows} where {ORDER} <= {before}")).await?;
+        if self.came.emptied {
+            let before = format!("select max({ORDER}) from {rows} where {change} = '{EMPTIED}'");
+            session.run(format!("delete from {rows} where {ORDER} <= ({before})")).await?;
         }
-        self.follow_moves(session).await?;
-        session
+        if self.came.moved && self.came.kept {
+            self.follow_moves(session).await?;
+        }
+        let found = session
             .run(format!(
                 "create temporary table {last} on commit drop as select distinct on ({key}) * from {rows} order by {key}, {ORDER} desc;
                  analyze pg_temp.{last}"
             ))
             .await?;
-        self.fill_in(session).await?;
-        Ok(emptied.is_some())
+        if self.came.kept {
+            self.fill_in(session).await?;
+        }
+        Ok(found)
+    }
+
+    /// The table that holds one change for every key.
+    fn changes(&self) -> String {
+        if self.came.is_plain() { self.rows.to_owned() } else { format!("pg_temp.{}", self.last) }
     }
 
     fn same_key(&self, other: &str) -> String {
@@ -73,47 +88,47 @@ impl Changes<'_> {
         self.columns.iter().filter(|(_, name)| !self.key.iter().any(|key| key == name)).collect()
     }
 
-    fn removal(&self, emptied: bool) -> String {
-        let (target, last, [change, _]) = (self.target, &self.last, EXTRA);
-        if emptied {
-            return format!("delete from {target}");
+    fn removal(&self) -> Option<String> {
+        let (target, changes, [change, _]) = (self.target, self.changes(), EXTRA);
+        if self.came.emptied {
+            return Some(format!("delete from {target}"));
         }
-        format!("delete from {target} t using pg_temp.{last} l where l.{change} in ('{GONE}', '{MOVED}') and {}", self.same_key("l"))
+        let gone =
+            || format!("delete from {target} t using {changes} l where l.{change} in ('{GONE}', '{MOVED}') and {}", self.same_key("l"));
+        (self.came.gone || self.came.moved).then(gone)
     }
 
     fn put(&self) -> String {
-        let (target, last, [change, kept]) = (self.target, &self.last, EXTRA);
+        let (target, changes, [change, kept]) = (self.target, self.changes(), EXTRA);
         let key = self.key.join(", ");
         let names = self.columns.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
         let set = self.others().iter().map(|(_, name)| format!("{name} = excluded.{name}")).collect::<Vec<_>>().join(", ");
         let conflict = if set.is_empty() { "do nothing".to_owned() } else { format!("do update set {set}") };
         format!(
-            "insert into {target} ({names}) overriding system value select {names} from pg_temp.{last}
+            "insert into {target} ({names}) overriding system value select {names} from {changes}
              where {change} = '{PUT}' and {kept} is null order by {key} on conflict ({key}) {conflict}"
         )
     }
 
-    /// Changes the rows of which some values were not sent. Gives the number of rows that were put or removed.
-    async fn complete(&self, session: &mut Session) -> Result<u64, Failure> {
-        let (target, last, [_, kept]) = (self.target, &self.last, EXTRA);
+    /// Changes the rows of which some values were not sent, and drops what is no longer needed.
+    async fn complete(&self, session: &mut Session) -> Result<(), Failure> {
+        let (target, changes, [_, kept]) = (self.target, self.changes(), EXTRA);
         let others = self.others();
-        let partly: Option<i64> = scalar(session, format!("select count(*) from pg_temp.{last} where {kept} is not null")).await?;
-        if partly.unwrap_or(0) > 0 && !others.is_empty() {
+        if self.came.kept && !others.is_empty() {
+            let partly: Option<i64> = scalar(session, format!("select count(*) from {changes} where {kept} is not null")).await?;
             let set = others
                 .iter()
                 .map(|(place, name)| format!("{name} = case when l.{kept} like '%,{place},%' then t.{name} else l.{name} end"));
             let set = set.collect::<Vec<_>>().join(", ");
             let same_key = self.same_key("l");
             let changed =
-                session.run(format!("update {target} t set {set} from pg_temp.{last} l where l.{kept} is not null and {same_key}")).await?;
+                session.run(format!("update {target} t set {set} from {changes} l where l.{kept} is not null and {same_key}")).await?;
             if Some(changed as i64) != partly {
                 return Err(Failure::permanent(format!("changed rows are missing in {target}: somebody else has removed them"))
                     .help("`--fresh` copies the table again"));
             }
         }
-        let rows: Option<i64> = scalar(session, format!("select count(*) from pg_temp.{last}")).await?;
-        session.run(format!("drop table pg_temp.{last}")).await?;
-        Ok(rows.unwrap_or(0).unsigned_abs())
+        session.run(format!("drop table {changes}")).await.map(drop)
     }
 
     /// A row that moved to another key without sending a large value has it from its old key: from an earlier change there, or from the target,

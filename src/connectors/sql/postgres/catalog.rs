@@ -109,6 +109,20 @@ pub(super) async fn find_table(session: &mut Session, name: &[String]) -> Result
     Ok(Some(table))
 }
 
+/// What a writer of a table goes by, in words that change with it: the table that has its name, and that one's columns.
+pub(super) async fn shape(session: &mut Session, table: &Table) -> Result<String, Failure> {
+    let name = quoted(&[table.schema.clone(), table.name.clone()])?;
+    sqlx::query_scalar(
+        "select concat_ws(' ', to_regclass($1)::oid, string_agg(
+           concat_ws(' ', attname, atttypid, atttypmod, attnotnull, attgenerated, attidentity), ',' order by attnum))
+         from pg_catalog.pg_attribute where attrelid = to_regclass($1) and attnum > 0 and not attisdropped",
+    )
+    .bind(name)
+    .fetch_one(session.raw())
+    .await
+    .map_err(failure)
+}
+
 /// Names like the one that was not found, for the error.
 pub(super) async fn similar_tables(session: &mut Session, name: &[String]) -> Result<Vec<String>, Failure> {
     let last = name.last().map_or("", String::as_str);

@@ -23,6 +23,7 @@ const WITHOUT_POSITIONS: &str = "haul ledger, version 1";
 const CREATION_LOCK: i64 = 7_018_974_531_201;
 
 /// The ledger in one schema.
+#[derive(Clone)]
 pub(super) struct Ledger {
     schema: String,
     loads: String,

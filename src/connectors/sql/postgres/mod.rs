@@ -7,9 +7,10 @@
 //! `session` makes connections, with what `login` knows; `catalog` and `types` ask what the server knows. `tuples`, `numeric`, `values` and
 //! `decode` turn the wire into batches, `encode` the other way; `fit` says which types go together. Reading is `source`, `splits` and `read`;
 //! `poll` follows a cursor, `changes` the log. Writing is `sink`, `tables` (several at once), `target` (the plan), `marks` (the ledger), `writer` over
-//! `open` and `copying`, `upsert`, `apply` (changes), `sift` (what is refused), and at the end `publish` and `swap`.
+//! `open` and `copying`, `upsert`, `apply` (changes) with `came` (their kinds), `sift` (what is refused), and at the end `publish` and `swap`.
 
 mod apply;
+mod came;
 mod catalog;
 mod changes;
 mod copying;

@@ -53,6 +53,8 @@ pub(super) struct Into {
     pub(super) digest: Option<Digest>,
     /// Rows that the server took.
     pub(super) copied: u64,
+    /// Tells the table from what it may be changed into.
+    pub(super) shape: String,
 }
 
 pub(super) fn copy_of(into: &str, place: &Into, changes: bool) -> String {
@@ -66,6 +68,23 @@ pub(super) fn written(schema: &Schema, columns: &[(usize, Form)]) -> Schema {
 }
 
 impl Open {
+    /// Nothing written yet.
+    pub(super) fn new(session: Session, ledger: Ledger, done: Option<Mark>, changes: bool) -> Self {
+        Self {
+            ledger,
+            into: BTreeMap::new(),
+            state: Copy::Resting(session),
+            current: None,
+            done,
+            frame: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            raw: false,
+            changes,
+            arrived: None,
+        }
+    }
+
     /// Sends the frame when it is large enough, or in any case.
     pub(super) async fn flush(&mut self, anyway: bool) -> Result<(), Failure> {
         if self.frame.len() < FRAME && !anyway {
@@ -133,30 +152,30 @@ impl Open {
 
     /// Takes what is in the temporary tables to the targets.
     pub(super) async fn merge(&self, session: &mut Session) -> Result<u64, Failure> {
-        let came: Vec<_> = self.into.values().filter_map(|place| Some((place, place.upsert.as_ref()?))).collect();
+        let came: Vec<_> = self.into.values().filter_map(|place| Some((place, place.upsert.as_ref()?, place.copied))).collect();
         if self.changes {
             return merge_changes(session, &came).await;
         }
         let mut rows = self.into.values().filter(|place| place.upsert.is_none()).map(|place| place.copied).sum();
-        for (_, incoming) in came {
+        for (_, incoming, _) in came {
             rows += incoming.merge(session).await?;
         }
         Ok(rows)
     }
 
-    /// The same of one temporary table.
-    pub(super) async fn merge_one(&self, session: &mut Session, place: &Into, incoming: &Incoming) -> Result<u64, Failure> {
-        if self.changes { merge_changes(session, &[(place, incoming)]).await } else { incoming.merge(session).await }
+    /// The same of one temporary table, with so many rows.
+    pub(super) async fn merge_one(&self, session: &mut Session, place: &Into, incoming: &Incoming, rows: u64) -> Result<u64, Failure> {
+        if self.changes { merge_changes(session, &[(place, incoming, rows)]).await } else { incoming.merge(session).await }
     }
 }
 
-async fn merge_changes(session: &mut Session, came: &[(&Into, &Incoming)]) -> Result<u64, Failure> {
-    let oids: Vec<u32> = came.iter().map(|(place, _)| place.table.oid).collect();
+async fn merge_changes(session: &mut Session, came: &[(&Into, &Incoming, u64)]) -> Result<u64, Failure> {
+    let oids: Vec<u32> = came.iter().map(|(place, ..)| place.table.oid).collect();
     let mut changes = Vec::with_capacity(came.len());
     for number in tables::in_order(session, &oids).await? {
-        let (place, incoming) = came[number];
+        let (place, incoming, rows) = came[number];
         let own = place.columns.len() - EXTRA.len();
-        changes.push(incoming.changes(place.columns[..own].iter().map(|(place, _)| *place)));
+        changes.push(incoming.changes(place.columns[..own].iter().map(|(place, _)| *place), rows));
     }
     apply::apply(session, &changes).await
 }

@@ -120,12 +120,15 @@ impl PgWriter {
         let mut text = HEADER.to_vec();
         Encoder::new(batch, &arrays, &place.columns)?.fill(&mut text, usize::MAX)?;
         text.extend_from_slice(TRAILER);
-        let (incoming, copy) = self.copy_into(session, place, 0, change::is_changes(batch)).await?;
+        let (mut incoming, copy) = self.copy_into(session, place, 0, change::is_changes(batch)).await?;
         let mut sink = session.raw().copy_in_raw(&copy).await.map_err(failure)?;
         sink.send(&text[..]).await.map_err(failure)?;
         let mut rows = sink.finish().await.map_err(failure)?;
-        if let Some(incoming) = &incoming {
-            rows = open.merge_one(session, place, incoming).await?;
+        if let Some(incoming) = &mut incoming {
+            if open.changes {
+                incoming.came.look(batch)?;
+            }
+            rows = open.merge_one(session, place, incoming, rows).await?;
             session.run(format!("drop table {}", incoming.rows)).await?;
         }
         session.run(AT_ONCE).await?;

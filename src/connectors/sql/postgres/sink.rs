@@ -39,7 +39,7 @@ impl PgSink {
         format!("haul_stage_{:016x}", xxh3_64(of.as_bytes()))
     }
 
-    fn replaces(&self) -> bool {
+    pub(super) fn replaces(&self) -> bool {
         self.spec.mode == WriteMode::Replace
     }
 

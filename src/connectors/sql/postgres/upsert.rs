@@ -3,6 +3,7 @@
 use sqlx::AssertSqlSafe;
 
 use super::apply::{Changes, EXTRA};
+use super::came::Came;
 use super::catalog::{Table, TableColumn, ident, quoted};
 use super::error::failure;
 use super::read;
@@ -31,6 +32,8 @@ pub(super) struct Incoming {
     key: Vec<String>,
     /// Those of the target, in the order of `columns`.
     own: Vec<TableColumn>,
+    /// Of changes: their kinds.
+    pub(super) came: Came,
 }
 
 impl Incoming {
@@ -40,7 +43,7 @@ impl Incoming {
         table: &Table,
         columns: Vec<String>,
         key: &[String],
-        changes: bool,
+        came: Option<Came>,
         number: usize,
     ) -> Result<Self, Failure> {
         let rows = format!("haul_rows_{number}");
@@ -56,20 +59,21 @@ impl Incoming {
         own.sort_by_key(|(place, _)| *place);
         let own = own.into_iter().map(|(_, column)| column).collect();
         let list = columns.join(", ");
-        let extra: String = if changes { EXTRA.iter().map(|name| format!(", add column {name} text")).collect() } else { String::new() };
+        let extra: String = came.iter().flat_map(|_| EXTRA).map(|name| format!(", add column {name} text")).collect();
         session
             .run(format!(
                 "create temporary table {rows} on commit drop as select {list} from {target} with no data;
                  alter table pg_temp.{rows} add column {ORDER} bigint generated always as identity{extra}"
             ))
             .await?;
-        Ok(Self { rows: format!("pg_temp.{rows}"), number, target, columns, key, own })
+        Ok(Self { rows: format!("pg_temp.{rows}"), number, target, columns, key, own, came: came.unwrap_or_default() })
     }
 
     /// The same as changes to apply; `places` are those of the columns in the incoming row.
-    pub(super) fn changes(&self, places: impl Iterator<Item = usize>) -> Changes<'_> {
+    pub(super) fn changes(&self, places: impl Iterator<Item = usize>, copied: u64) -> Changes<'_> {
         let columns = places.zip(self.columns.iter().map(String::as_str)).collect();
-        Changes { target: &self.target, rows: &self.rows, last: format!("haul_last_{}", self.number), columns, key: &self.key }
+        let last = format!("haul_last_{}", self.number);
+        Changes { target: &self.target, rows: &self.rows, last, columns, key: &self.key, came: &self.came, copied }
     }
 
     /// Reads the temporary table back and compares it with what came in.

@@ -9,7 +9,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use arrow::record_batch::RecordBatch;
 
-use super::catalog::quoted;
+use super::came::Came;
+use super::catalog::{quoted, shape};
 use super::copying::{AHEAD, Copy, copy_in, lost};
 use super::encode::{Encoder, prepared};
 use super::fit::Form;
@@ -45,11 +46,18 @@ pub(super) struct PgWriter {
     hasher: RowHasher,
     /// In streams: what came since the last commit.
     pub(super) kept: Option<Kept>,
+    /// What the last commit has left, so that the next one need not ask for it again.
+    left: Option<Left>,
+}
+
+struct Left {
+    ledger: Ledger,
+    into: BTreeMap<usize, Into>,
 }
 
 impl PgWriter {
     pub(super) fn new(tables: Vec<Table>, load: Load, split: String, from: Option<Mark>) -> Self {
-        Self { tables, load, split, from, open: None, hasher: RowHasher::default(), kept: None }
+        Self { tables, load, split, from, open: None, hasher: RowHasher::default(), kept: None, left: None }
     }
 
     /// Begins the transaction.
@@ -82,7 +90,13 @@ impl PgWriter {
         let mut session = open.rested()?;
         let place = match open.into.entry(number) {
             Entry::Occupied(found) => found.into_mut(),
-            Entry::Vacant(place) => place.insert(self.find(&mut session, number, changes).await?),
+            Entry::Vacant(place) => {
+                let left = self.left.as_mut().and_then(|left| left.into.remove(&number));
+                place.insert(match left {
+                    Some(left) if shape(&mut session, &left.table).await? == left.shape => left,
+                    _ => self.find(&mut session, number, changes).await?,
+                })
+            }
         };
         let copy = match &place.upsert {
             Some(incoming) => copy_of(&incoming.rows, place, changes),
@@ -105,6 +119,9 @@ impl PgWriter {
     pub(super) async fn enter(&self, changes: bool) -> Result<Open, Failure> {
         let first = self.first();
         let mut session = first.pool.session(Use::Write).await?;
+        if let Some(left) = &self.left {
+            return Ok(Open::new(session, left.ledger.clone(), None, changes));
+        }
         let ledger = first.ledger(&mut session).await?;
         // Seen early; what counts is the look under lock before the commit.
         if ledger.look(&mut session, &self.load.key).await?.is_none_or(|row| row.epoch != self.load.epoch as i64) {
@@ -115,19 +132,7 @@ impl PgWriter {
         if done.is_none() && found != self.from {
             return Err(moved_on(&self.split));
         }
-        Ok(Open {
-            ledger,
-            into: BTreeMap::new(),
-            state: Copy::Resting(session),
-            current: None,
-            done,
-            frame: Vec::new(),
-            rows: 0,
-            bytes: 0,
-            raw: false,
-            changes,
-            arrived: None,
-        })
+        Ok(Open::new(session, ledger, done, changes))
     }
 
     /// Looks at one of the tables as it is now.
@@ -140,7 +145,8 @@ impl PgWriter {
             let behind = schema.columns.len();
             columns.extend([(behind, Form::Bytes), (behind + 1, Form::Bytes)]);
         }
-        Ok(Into { table, names, columns, upsert: None, digest: None, copied: 0 })
+        let shape = shape(session, &table).await?;
+        Ok(Into { table, names, columns, shape, upsert: None, digest: None, copied: 0 })
     }
 
     /// The COPY, into the target or, for an upsert, into a temporary table, which is made here.
@@ -155,7 +161,8 @@ impl PgWriter {
         let WriteMode::Upsert { key } = &self.tables[number].sink.spec.mode else {
             return Ok((None, copy_of(&quoted(&[table.schema.clone(), table.name.clone()])?, place, changes)));
         };
-        let incoming = Incoming::create(session, table, place.names.clone(), key, changes, number).await?;
+        let came = changes.then(|| Came::new(&self.tables[number].schema, &place.columns, key));
+        let incoming = Incoming::create(session, table, place.names.clone(), key, came, number).await?;
         let copy = copy_of(&incoming.rows, place, changes);
         Ok((Some(incoming), copy))
     }
@@ -234,6 +241,9 @@ impl PgWriter {
         let mut hasher = std::mem::take(&mut self.hasher);
         let Some(open) = self.copy(changes, number).await? else { return Ok(()) };
         let Some(mut place) = open.into.remove(&number) else { return Err(lost()) };
+        if let Some(incoming) = place.upsert.as_mut().filter(|_| changes) {
+            incoming.came.look(batch)?;
+        }
         let columns = &place.columns;
         if let Some(digest) = &mut place.digest {
             let places: Vec<usize> = columns.iter().map(|(place, _)| *place).collect();
@@ -291,6 +301,12 @@ impl PgWriter {
             return Ok(Committed { rows: done.rows, bytes: 0 });
         }
         let rows = open.arrived.unwrap_or_default();
+        // A load that replaces may lose the table that it writes to, and must then say why.
+        if self.from.is_some() && !self.first().replaces() {
+            let left = self.left.get_or_insert_with(|| Left { ledger: open.ledger.clone(), into: BTreeMap::new() });
+            let into = std::mem::take(&mut open.into).into_iter();
+            left.into.extend(into.map(|(number, place)| (number, Into { upsert: None, digest: None, copied: 0, ..place })));
+        }
         open.ledger.share(&mut session, &self.load).await?;
         if open.ledger.mark(&mut session, &self.load, self.from.as_ref(), mark).await? {
             return self.settle(session, &open.ledger, mark, Committed { rows, bytes: open.bytes }).await;
