@@ -85,3 +85,57 @@ impl Came {
         !(self.moved || self.emptied || self.kept || self.repeated)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+
+    use super::*;
+    use crate::data::Column;
+
+    fn came(form: Form, ty: Type) -> Came {
+        let schema = Schema { columns: vec![Column::new("id", ty)] };
+        Came::new(&schema, &[(0, form)], &["id".to_owned()])
+    }
+
+    fn batch(rows: &[(i64, &str, Option<&str>)]) -> RecordBatch {
+        let id: ArrayRef = Arc::new(rows.iter().map(|row| Some(row.0)).collect::<Int64Array>());
+        let word: ArrayRef = Arc::new(rows.iter().map(|row| Some(row.1)).collect::<StringArray>());
+        let kept: ArrayRef = Arc::new(rows.iter().map(|row| row.2).collect::<StringArray>());
+        RecordBatch::try_from_iter_with_nullable([("id", id, true), ("haul change", word, true), ("haul kept", kept, true)])
+            .expect("a batch")
+    }
+
+    #[test]
+    fn only_whole_rows_and_removals_of_different_keys_are_plain() {
+        let plain = |batches: &[&[(i64, &str, Option<&str>)]]| {
+            let mut came = came(Form::Int(8), Type::Int(64));
+            batches.iter().for_each(|rows| came.look(&batch(rows)).expect("known kinds"));
+            came.is_plain()
+        };
+        assert!(plain(&[]));
+        assert!(plain(&[&[(1, PUT, None), (2, GONE, None)], &[(3, PUT, None)]]));
+        assert!(!plain(&[&[(1, PUT, None), (1, GONE, None)]]), "a key twice in a batch");
+        assert!(!plain(&[&[(1, PUT, None)], &[(2, PUT, None), (1, PUT, None)]]), "a key twice in a commit");
+        assert!(!plain(&[&[(1, PUT, Some(",0,"))]]));
+        assert!(!plain(&[&[(1, MOVED, None), (2, PUT, None)]]));
+        assert!(!plain(&[&[(0, EMPTIED, None)], &[(1, PUT, None)]]));
+        assert!(came(Form::Int(8), Type::Int(64)).look(&batch(&[(1, "?", None)])).is_err());
+    }
+
+    #[test]
+    fn keys_that_the_table_may_take_for_one_are_not_compared_here() {
+        for (form, ty, alike) in [
+            (Form::Int(4), Type::Int(64), true),
+            (Form::Bytes, Type::Uuid, true),
+            (Form::Date, Type::Date, true),
+            (Form::Bytes, Type::Text, false),
+            (Form::Int(8), Type::Float(64), false),
+            (Form::Float8, Type::Int(64), false),
+        ] {
+            assert_eq!(came(form.clone(), ty.clone()).is_plain(), alike, "{ty:?} as {form:?}");
+        }
+    }
+}
