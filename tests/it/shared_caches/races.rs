@@ -158,6 +158,99 @@ fn a_change_during_a_filling_is_newer_than_what_the_filling_reads() {
     assert_eq!(ask::<String>(&mut connection, &["HGET", "haul:{customer:*}:cache", "current"]), "2");
 }
 
+/// Rows that are there when a load that began before them has found none.
+#[test]
+fn a_load_that_found_nothing_undoes_no_row_that_came_meanwhile() {
+    let (url, database) = (server().fresh_database(), origin());
+    let project = waiting(&url, &database);
+    let text = project.read("one/pipelines/p.yaml").replace("id: '7'", "id: '8'").replace(", missing: fail", "");
+    let update =
+        "  update:\n    kind: batch\n    from: { generate: 1, columns: { id: '8', name: \"'new'\" } }\n    to: { cache: customers }\n";
+    for (folder, text) in [("one", text.clone()), ("two", text + update)] {
+        project.file(&format!("{folder}/pipelines/p.yaml"), text.replace("  orders:\n", "    negative_ttl: 1m\n  orders:\n"));
+    }
+    let mut connection = connect(&url);
+    let gate = Gate::shut(&database);
+    let loading = start(&project, "one");
+    wait_until("the lock", || ask::<bool>(&mut connection, &["HEXISTS", "customer:8", "haul:lock"]));
+    let mut update = project.command(&["run", "p", "--only", "update"]);
+    assert!(update.current_dir(project.path("two")).output().expect("haul can be started").status.success());
+    drop(gate);
+    let lookups = ended(&end(loading), "orders")["lookups"][0].clone();
+    assert_eq!((&lookups["loads"], &lookups["hits"]), (&1.into(), &0.into()), "{lookups}");
+    assert_eq!(ask::<Vec<String>>(&mut connection, &["HMGET", "customer:8", "id", "name"]), ["8", "new"]);
+    let fields: Vec<String> = ask(&mut connection, &["HKEYS", "customer:8"]);
+    assert_eq!(fields, ["haul:row", "id", "name"], "the lock is gone");
+}
+
+/// What is known to be nowhere is as new as the row that was there before.
+#[test]
+fn an_old_change_brings_no_row_back_that_the_origin_has_removed() {
+    let url = server().fresh_database();
+    let changes = "  changes:
+    kind: batch
+    from: { generate: 1, columns: { id: '1', name: \"'old'\", score: 'cast(i as double)', revision: 'i + 4' } }
+    to: { cache: customers }
+";
+    let cache = format!("    version: revision\n{}    negative_ttl: 1m\n", super::LOAD);
+    let project = project(&url, &cache, &format!("{changes}{}", super::ORDERS));
+    let run = |stage: &str| project.haul(&["run", "p", "--fresh", "--only", stage]).expect(0);
+    let mut connection = connect(&url);
+    run("orders");
+    // Its time is over, and the origin has it no more.
+    let held: String = ask(&mut connection, &["HGET", "customer:1", "haul:row"]);
+    let (facts, _) = held.rsplit_once(' ').expect("when its time is over");
+    ask::<i64>(&mut connection, &["HSET", "customer:1", "haul:row", &format!("{facts} 1")]);
+    let shop = rusqlite::Connection::open(project.path("shop.db")).expect("the origin");
+    shop.execute("delete from customers where id = 1", []).expect("a removal");
+    run("orders");
+    for _ in 0..2 {
+        let held: String = ask(&mut connection, &["HGET", "customer:1", "haul:row"]);
+        assert!(held.contains(" n 8000000000000005 "), "{held}");
+        // Its revision is 4, and that of the row was 5.
+        run("changes");
+    }
+}
+
+/// A load that fails gives its lock back, but not one that somebody else has by now.
+#[test]
+fn a_lock_is_given_back_by_its_owner_alone() {
+    for stranger in [None, Some("stranger 99999999999999999")] {
+        let (url, database) = (server().fresh_database(), origin());
+        let project = waiting(&url, &database);
+        let text = project.read("one/pipelines/p.yaml").replace("generate: 1000", "generate: 1");
+        project.file("one/pipelines/p.yaml", text.replace("stages:\n", "defaults: { retry: { attempts: 1 } }\nstages:\n"));
+        let mut connection = connect(&url);
+        let _gate = Gate::shut(&database);
+        let loading = start(&project, "one");
+        wait_until("the lock", || ask::<bool>(&mut connection, &["HEXISTS", "customer:7", "haul:lock"]));
+        if let Some(lock) = stranger {
+            ask::<i64>(&mut connection, &["HSET", "customer:7", "haul:lock", lock]);
+        }
+        let cancel = "select coalesce(bool_or(pg_cancel_backend(pid)), false) from pg_stat_activity
+                      where datname = current_database() and wait_event = 'advisory'";
+        wait_until("the load", || support::postgres().sql(&database, cancel).trim() == "t");
+        let output = loading.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let lock: Option<String> = ask(&mut connection, &["HGET", "customer:7", "haul:lock"]);
+        assert_eq!(lock.as_deref(), stranger);
+    }
+}
+
+/// The keys of one cache may look like those of another one, generation and all.
+#[test]
+fn a_filling_sweeps_nothing_of_another_cache_away() {
+    let url = server().fresh_database();
+    let project = project(&url, super::FROM, "");
+    let other = project.read("pipelines/p.yaml").replace("'customer:{{ id }}'", "'customer:old:{{ id }}'");
+    project.file("pipelines/other.yaml", other);
+    for pipeline in ["other", "p", "p"] {
+        project.haul(&["run", pipeline]).expect(0);
+    }
+    let kept = ["customer:1@2", "customer:2@2", "customer:3@2", "customer:old:1@1", "customer:old:2@1", "customer:old:3@1"];
+    assert_eq!(super::keys(&mut connect(&url), "customer:*"), kept);
+}
+
 /// Of two fillings the one that began last is seen, whichever ends first.
 #[tokio::test]
 async fn a_filling_that_began_before_another_one_is_never_seen() {
