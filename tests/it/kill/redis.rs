@@ -1,4 +1,5 @@
-//! Rows into Redis: hashes that are replaced, on one server and over a cluster, and a list and a stream that are appended to.
+//! Rows into Redis: hashes and JSON objects that are replaced, on one server and over a cluster, members that are added to what is there, and a
+//! list and a stream that are appended to.
 
 use redis::{Commands, Connection};
 
@@ -11,6 +12,8 @@ use crate::support::{Project, kills};
 
 /// Kills that a sink has to survive whose way of writing another one has as well.
 const FEWER: usize = 60;
+/// The same for a shape that goes the way of another one but for its commands.
+const FEWEST: usize = 25;
 /// A list and a stream have no place for two columns, or for an order that is looked at.
 const ONE_TEXT: &str = "    transform:\n      - set: { value: \"id || '|' || payload\" }\n      - select: [value]\n";
 
@@ -37,6 +40,27 @@ fn redis_list() {
 fn redis_stream() {
     let url = redis().fresh_database();
     survive(&url, Keys { nodes: vec![url.clone()], mode: Mode::Append, shape: "stream" }, ONE_TEXT, "stream: items", FEWER);
+}
+
+#[test]
+fn redis_json() {
+    let url = redis().fresh_database();
+    survive(&url, Keys { nodes: vec![url.clone()], mode: Mode::Upsert, shape: "json" }, "", "json: \"item:{{ id }}\"", FEWEST);
+}
+
+#[test]
+fn redis_set() {
+    let url = redis().fresh_database();
+    let members = ONE_TEXT.replace("value", "member");
+    survive(&url, Keys { nodes: vec![url.clone()], mode: Mode::Append, shape: "set" }, &members, "set: items", FEWEST);
+}
+
+/// The score says how long a row's payload is; see [`payload_of`].
+#[test]
+fn redis_sorted_set() {
+    let url = redis().fresh_database();
+    let members = "    transform:\n      - set: { member: \"cast(id as varchar)\", score: \"cast(id % 40 as double)\" }\n      - select: [member, score]\n";
+    survive(&url, Keys { nodes: vec![url.clone()], mode: Mode::Upsert, shape: "sorted_set" }, members, "sorted_set: items", FEWEST);
 }
 
 fn survive(url: &str, keys: Keys, transform: &str, to: &str, usual: usize) {
@@ -83,6 +107,12 @@ impl Keys {
                     redis::cmd("XRANGE").arg("items").arg("-").arg("+").query(&mut connections[0]).expect("the stream");
                 texts(entries.into_iter().map(|(_, mut fields)| fields.remove(1)).collect())
             }
+            "set" => texts(connections[0].smembers("items").expect("the set")),
+            "sorted_set" => {
+                let members: Vec<(i64, f64)> = connections[0].zrange_withscores("items", 0, -1).expect("the sorted set");
+                gather(members.into_iter().map(|(id, score)| (id, payload_of(id, score))))
+            }
+            "json" => gather(objects(&mut connections[0])),
             _ => gather(connections.iter_mut().flat_map(hashes)),
         }
     }
@@ -99,6 +129,28 @@ fn hashes(redis: &mut Connection) -> Vec<(i64, String)> {
     values.into_iter().map(|(id, payload)| id.zip(payload).unwrap_or_else(half)).collect()
 }
 
+fn objects(redis: &mut Connection) -> Vec<(i64, String)> {
+    let keys: Vec<String> = redis.keys("item:*").expect("the keys");
+    let texts: Vec<String> = if keys.is_empty() { Vec::new() } else { redis.mget(&keys).expect("texts") };
+    let object = |text: &String| {
+        let object: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        (object["id"].as_i64().expect("an id"), object["payload"].as_str().expect("a payload").to_owned())
+    };
+    texts.iter().map(object).collect()
+}
+
+/// The score of a row that was there before the run.
+const BEFORE: f64 = -1.0;
+
+/// The payload that a member of a sorted set stands for.
+fn payload_of(id: i64, score: f64) -> String {
+    match score {
+        BEFORE if id < 0 => "there before".to_owned(),
+        BEFORE => "to be replaced".to_owned(),
+        length => format!("row {id} {}.", "x".repeat(length as usize)),
+    }
+}
+
 impl Target for Keys {
     fn reset(&self) {
         let mut connections = self.connections();
@@ -110,6 +162,9 @@ impl Target for Keys {
             match self.shape {
                 "list" => pipes[0].rpush("items", format!("{id}|{payload}")).ignore(),
                 "stream" => pipes[0].cmd("XADD").arg("items").arg("*").arg("value").arg(format!("{id}|{payload}")).ignore(),
+                "set" => pipes[0].sadd("items", format!("{id}|{payload}")).ignore(),
+                "sorted_set" => pipes[0].zadd("items", id, BEFORE).ignore(),
+                "json" => pipes[0].set(format!("item:{id}"), serde_json::json!({ "id": id, "payload": payload }).to_string()).ignore(),
                 _ => {
                     let key = format!("item:{id}");
                     let node = if self.nodes.len() == 1 { 0 } else { node_of(&key) };
