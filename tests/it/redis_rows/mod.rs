@@ -1,5 +1,6 @@
 //! Rows in Redis, through the built program on real servers, looked at with another client.
 
+mod marks;
 mod read;
 mod write;
 
