@@ -140,13 +140,14 @@ def copy(ground, haul):
         folder = project(ground, "redis-copy", {name: pipeline(*how) for name, how in ways.items()})
         loop = os.path.join(folder, "redis_copy")
         source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "redis_copy.c")
-        subprocess.run(["cc", "-O2", "-o", loop, source, "-lhiredis"], check=True)
+        subprocess.run(["cc", "-O2", "-pthread", "-o", loop, source, "-lhiredis"], check=True)
         replica = (
             f"redis-cli -p {new.port} REPLICAOF 127.0.0.1 {old.port} && "
             f"until redis-cli -p {new.port} INFO replication | grep -q master_link_status:up; do sleep 0.01; done"
         )
         cases = [
             ("limit: hiredis, DUMP and RESTORE by 500", f"{loop} {old.port} {new.port}"),
+            ("limit: the same on eight connections", f"{loop} {old.port} {new.port} 8"),
             ("REPLICAOF", replica),
             ("haul, one connection a side", f"{haul} run one"),
             ("haul, several connections", f"{haul} run several"),
