@@ -151,7 +151,9 @@ impl KeysTarget {
         };
         let mut line = format!("effectively once: keys with their absolute expiry, then their mark; {again}");
         if let Route::Commands(why) = route {
-            line.push_str(&format!("; values by commands, since {why}"));
+            line.push_str(&format!(
+                "; values by commands, since {why}: pending entries of deleted messages and the expiry of single fields stay behind"
+            ));
         }
         if facts.version < Version(5, 0, 0) {
             line.push_str("; expiry is relative, since the server is older than 5.0: late by as much as a round trip");
