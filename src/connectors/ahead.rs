@@ -20,6 +20,11 @@ impl Ahead {
         self.0.send(chunk).await.map_err(|_| Failure::cancelled())
     }
 
+    /// Waits for room for one chunk. Fails when nobody wants any more.
+    pub(super) async fn room(&self) -> Result<mpsc::Permit<'_, Chunk>, Failure> {
+        self.0.reserve().await.map_err(|_| Failure::cancelled())
+    }
+
     /// The same on a thread that may block.
     pub(super) fn give_blocking(&self, chunk: Chunk) -> Result<(), Failure> {
         self.0.blocking_send(chunk).map_err(|_| Failure::cancelled())

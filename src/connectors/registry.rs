@@ -75,6 +75,7 @@ impl Connections {
             SourceSpec::Redis(rows) => Ok(self.redis(&rows.connection)?.rows(rows)),
             SourceSpec::Http(answers) => Ok(self.http(&answers.connection)?.source(answers)),
             SourceSpec::RedisFollow(follow) => Ok(self.redis(&follow.rows.connection)?.follow(follow)),
+            SourceSpec::RedisChannel(messages) => Ok(self.redis(&messages.connection)?.channel(messages)),
             SourceSpec::Generate(generate) => generate::source(generate).map_err(Unusable::Expressions),
             SourceSpec::RedisKeys(keys) => Ok(self.redis(&keys.connection)?.keys(keys)),
             SourceSpec::Stage(name) => Err(Failure::permanent(format!("stage `{name}` is no system to read from")).into()),

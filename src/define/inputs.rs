@@ -52,6 +52,9 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Inp
             (said.name.clone().or_else(|| stem(&source.path)), SourceSpec::Files(source))
         }
         file::Input::Redis(said) if said.keys.is_some() => (said.name.clone(), SourceSpec::RedisKeys(keys::input(reader, at, said)?)),
+        file::Input::Redis(said) if said.channel.is_some() => {
+            (said.name.clone(), SourceSpec::RedisChannel(redis::channel(reader, at, said)?))
+        }
         file::Input::Redis(said) => (said.name.clone(), SourceSpec::Redis(redis::input(reader, at, said)?)),
         file::Input::Http(said) => {
             let source = http::input(reader, at, said)?;

@@ -18,6 +18,7 @@ pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::RedisInput) -> Opti
         ("set", said.set.is_some()),
         ("sorted_set", said.sorted_set.is_some()),
         ("stream", said.stream.is_some()),
+        ("channel", said.channel.is_some()),
         ("columns", said.columns.is_some()),
         ("sample", said.sample.is_some()),
         ("ttl", said.ttl.is_some()),

@@ -13,7 +13,9 @@ impl SourceSpec {
             Self::Changes(source) => tables(&source.connection, source.tables.iter()),
             Self::Files(source) => format!("{}/{}", source.connection, source.path),
             Self::RedisKeys(keys) => format!("{} {}", keys.connection, keys.patterns.join(" ")),
-            Self::Redis(rows) | Self::RedisFollow(RedisFollow { rows, .. }) => format!("{} {}", rows.connection, rows.key),
+            Self::Redis(rows) | Self::RedisChannel(rows) | Self::RedisFollow(RedisFollow { rows, .. }) => {
+                format!("{} {}", rows.connection, rows.key)
+            }
             Self::Http(source) => format!("{}{}", source.connection, source.path),
             Self::Generate(source) => format!("{} generated rows", source.rows),
             Self::Stage(name) => format!("stage {name}"),

@@ -22,12 +22,7 @@ pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::RedisInput) -> Opti
     let connection = said.redis.clone()?;
     engine_of(reader, &format!("{at}/redis"), &connection, Family::Redis);
     keys::unused_by_rows(reader, at, said);
-    let (shape, key) = one_shape(
-        reader,
-        at,
-        [&said.hash, &said.json, &said.string, &said.list, &said.set, &said.sorted_set, &said.stream],
-        "the input does not say how keys hold rows",
-    )?;
+    let (shape, key) = one_shape(reader, at, shapes(said), "the input does not say how keys hold rows")?;
     let ttl = said.ttl.as_ref().and_then(|ttl| ttl.column.clone());
     let mut columns = Vec::new();
     for (name, ty) in said.columns.iter().flat_map(|entries| &entries.0) {
@@ -52,6 +47,41 @@ pub fn input(reader: &mut Reader<'_>, at: &str, said: &file::RedisInput) -> Opti
         Some(file::OtherTypes::Reject) | None => OtherTypes::Reject,
     };
     Some(RedisRows { connection, shape, key, columns, sample: if shape.named() { sample } else { 0 }, ttl, other_types })
+}
+
+/// Reads an input that listens to messages.
+pub fn channel(reader: &mut Reader<'_>, at: &str, said: &file::RedisInput) -> Option<RedisRows> {
+    let connection = said.redis.clone()?;
+    engine_of(reader, &format!("{at}/redis"), &connection, Family::Redis);
+    keys::unused_by_rows(reader, at, said);
+    if let Some((shape, _)) = RowShape::ALL.into_iter().zip(shapes(said)).find(|(_, key)| key.is_some()) {
+        let message = format!("`channel` listens to messages, and `{}` reads keys; an input does one of them", shape.word());
+        reader.error_at_key("redis-shape", &format!("{at}/{}", shape.word()), message, "keep one, and write a stream for each");
+        return None;
+    }
+    for (key, _) in [("sample", said.sample.is_some()), ("ttl", said.ttl.is_some()), ("other_types", said.other_types.is_some())]
+        .iter()
+        .filter(|it| it.1)
+    {
+        let message = format!("`{key}` is about keys, and a message is in none");
+        reader.error_at_key("redis-option", &format!("{at}/{key}"), message, format!("remove `{key}`"));
+    }
+    let channel_at = format!("{at}/channel");
+    let key = reader.key(&channel_at, said.channel.as_ref()?)?;
+    let named = |name: &str| key.columns().any(|column| column == name);
+    let declared = || said.columns.iter().flat_map(|entries| &entries.0);
+    // A member that is called `value` beside others is one of an object.
+    let object = declared().any(|(name, _)| name != "value" && !named(name));
+    let shape = if object { RowShape::Json } else { RowShape::String };
+    if !object && named("value") {
+        let message = "`value` is the column of the message, and cannot stand in the channel's name";
+        reader.error("key-template", &channel_at, message, "rename the column of the channel");
+        return None;
+    }
+    let columns =
+        declared().filter_map(|(name, ty)| Some((name.clone(), column_type(reader, &child(&format!("{at}/columns"), name), ty)?)));
+    let columns = columns.collect();
+    Some(RedisRows { connection, shape, key, columns, sample: 0, ttl: None, other_types: OtherTypes::Reject })
 }
 
 /// Reads an output.
@@ -101,11 +131,15 @@ pub fn output(reader: &mut Reader<'_>, at: &str, said: &file::RedisOutput) -> Op
     Some(RedisRowsSink { connection, shape, key, mode, ttl, maxlen: said.maxlen, changes: false })
 }
 
+fn shapes(said: &file::RedisInput) -> Shapes<'_> {
+    [&said.hash, &said.json, &said.string, &said.list, &said.set, &said.sorted_set, &said.stream]
+}
+
 /// The one shape that is said, with its key.
 fn one_shape(reader: &mut Reader<'_>, at: &str, shapes: Shapes<'_>, none: &str) -> Option<(RowShape, KeyTemplate)> {
     let mut said = RowShape::ALL.into_iter().zip(shapes).filter_map(|(shape, key)| Some((shape, key.as_ref()?)));
     let Some((shape, text)) = said.next() else {
-        if !RowShape::ALL.iter().any(|shape| reader.broken(&format!("{at}/{}", shape.word()))) {
+        if !RowShape::ALL.iter().map(|shape| shape.word()).chain(["channel"]).any(|key| reader.broken(&format!("{at}/{key}"))) {
             let words: Vec<String> = RowShape::ALL.iter().map(|shape| format!("`{}`", shape.word())).collect();
             reader.error(
                 "redis-shape",

@@ -61,14 +61,14 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
             input.source = SourceSpec::RedisFollow(RedisFollow { rows: rows.clone(), name: String::new() });
         }
         let help = match &input.source {
-            SourceSpec::Poll(_) | SourceSpec::Changes(_) | SourceSpec::RedisFollow(_) => continue,
+            SourceSpec::Poll(_) | SourceSpec::Changes(_) | SourceSpec::RedisFollow(_) | SourceSpec::RedisChannel(_) => continue,
             SourceSpec::Http(HttpSource { follow: Some(_), .. }) => continue,
             SourceSpec::Http(_) => "add `every: 5s` with `paginate: { by: cursor, … }`, or `follow: ndjson`, `sse` or `websocket`",
             SourceSpec::Sql(_) => {
                 "add `cursor:`, the column that grows with every change of a row, or write `changes:` instead of `table:`"
             }
             _ => {
-                "a stream reads `sql:` with a `cursor:` or `changes:`, `redis:` with a `stream:` or a `list:`, or `http:` with `every:` or `follow:`; write `kind: batch` to read this to its end"
+                "a stream reads `sql:` with a `cursor:` or `changes:`, `redis:` with a `stream:`, a `list:` or a `channel:`, or `http:` with `every:` or `follow:`; write `kind: batch` to read this to its end"
             }
         };
         if !reader.broken(&format!("{}/cursor", input.at)) {
@@ -175,6 +175,7 @@ pub fn only_in_streams(reader: &mut Reader<'_>, flow: &Flow) {
             SourceSpec::Http(HttpSource { follow: Some(HttpFollow::Poll(_)), .. }) => ("every", "write `kind: stream`, or remove `every`"),
             SourceSpec::Http(HttpSource { follow: Some(_), .. }) => ("follow", "write `kind: stream`, or remove `follow`"),
             SourceSpec::Poll(_) => ("cursor", "write `kind: stream`, or remove `cursor`"),
+            SourceSpec::RedisChannel(_) => ("channel", "write `kind: stream`: messages have no end"),
             SourceSpec::Changes(_) => ("changes", "write `kind: stream`, or `table` instead of `changes`"),
             _ => continue,
         };

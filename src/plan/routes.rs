@@ -28,7 +28,7 @@ pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
 /// Whether a source knows its columns before it holds any rows, because they are all declared.
 pub(super) fn describes_itself(source: &SourceSpec) -> bool {
     match source {
-        SourceSpec::Redis(rows) => rows.sample == 0,
+        SourceSpec::Redis(rows) | SourceSpec::RedisChannel(rows) => rows.sample == 0,
         SourceSpec::Http(answers) => answers.sample == 0,
         _ => false,
     }
@@ -46,6 +46,7 @@ pub(super) fn followed(source: &SourceSpec) -> Option<String> {
             Some(format!("{} {:?} {:?} {read}", poll.sql.connection, poll.cursor, poll.key))
         }
         SourceSpec::Changes(changes) => Some(format!("{changes:?}")),
+        SourceSpec::RedisChannel(messages) => Some(format!("{} {}", messages.connection, messages.key)),
         SourceSpec::Http(feed) => Some(format!("{:?}", (&feed.connection, &feed.path, &feed.query, &feed.paginate))),
         _ => None,
     }

@@ -75,6 +75,7 @@ fn every_example_has_a_test() {
         "postgres_copy",
         "quickstart",
         "redis_cache",
+        "redis_messages",
         "redis_migration",
         "redis_rows",
         "rolling_files",

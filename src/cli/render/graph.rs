@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, PollSource, RedisFollow, SinkSpec, SourceSpec, SqlRead, Stage, Step};
+use crate::define::pipeline::{FilesSource, Flow, Output, Pipeline, PollSource, SinkSpec, SourceSpec, SqlRead, Stage, Step};
 
 /// The graph of a checked pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -175,6 +175,7 @@ fn is_shared_source(source: &SourceSpec) -> bool {
         | SourceSpec::Files(_)
         | SourceSpec::Redis(_)
         | SourceSpec::RedisFollow(_)
+        | SourceSpec::RedisChannel(_)
         | SourceSpec::RedisKeys(_)
         | SourceSpec::Http(_) => true,
         SourceSpec::Generate(_) | SourceSpec::Stage(_) => false,
@@ -188,8 +189,12 @@ fn source_label(source: &SourceSpec) -> String {
             SqlRead::Query(_) => format!("{}: query", sql.connection),
         },
         SourceSpec::Files(FilesSource { connection, path, .. }) => format!("{connection}/{path}"),
-        SourceSpec::Changes(_) | SourceSpec::RedisKeys(_) | SourceSpec::Http(_) => source.label(),
-        SourceSpec::Redis(rows) | SourceSpec::RedisFollow(RedisFollow { rows, .. }) => format!("{} {}", rows.connection, rows.key),
+        SourceSpec::Changes(_)
+        | SourceSpec::RedisKeys(_)
+        | SourceSpec::Redis(_)
+        | SourceSpec::RedisFollow(_)
+        | SourceSpec::RedisChannel(_)
+        | SourceSpec::Http(_) => source.label(),
         SourceSpec::Generate(generate) => format!("generate {}", super::words::counted(generate.rows, "row")),
         SourceSpec::Stage(name) => name.clone(),
     }

@@ -4,6 +4,7 @@
 //! keys, and turns what goes wrong into failures of the right kind. It knows no sources, sinks or caches.
 //!
 //! - `holders`: which node holds which keys, and whether it stayed so; `scans`: what a scan over them needs. `replicas`: what they have of the writes.
+//! - `subscription`: messages as they are published.
 //! - `keys`: keys copied as they are, whatever they hold. `rows`: keys as rows, both ways. `marks`: the record of what was written, beside the data.
 
 mod address;
@@ -20,6 +21,7 @@ pub mod reply;
 mod rows;
 mod scans;
 mod server;
+mod subscription;
 mod topology;
 
 pub use address::Address;
@@ -29,4 +31,5 @@ pub use facts::{Facts, Version};
 pub use marks::{Marks, Standing, Told};
 pub use node::Lease;
 pub use server::Server;
+pub use subscription::{Message, Subscription};
 pub use topology::{Master, SLOTS, Topology, slot};

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::command::{Command, Replies};
 use super::error::failure;
+use super::subscription::Subscription;
 use crate::failure::Failure;
 
 /// The longest a connection may take to stand.
@@ -71,6 +72,11 @@ impl Node {
         let mut connection = self.connect().await?;
         connection.set_response_timeout(ANSWER);
         Ok(Lease { connection, _permits: (lent, free) })
+    }
+
+    /// Listens to a channel, or to all channels of a pattern, on a connection besides those that are counted: it only ever listens.
+    pub(super) async fn subscribe(&self, channel: &str, is_pattern: bool) -> Result<Subscription, Failure> {
+        Subscription::open(&self.client, channel, is_pattern).await
     }
 
     async fn connection(&self) -> Result<MultiplexedConnection, Failure> {

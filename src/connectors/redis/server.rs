@@ -16,7 +16,8 @@ use super::error::FAILOVER;
 use super::facts::Facts;
 use super::node::{Lease, Node};
 use super::reply::{items, text};
-use super::topology::Topology;
+use super::subscription::Subscription;
+use super::topology::{Master, Topology};
 use crate::connectors::tls;
 use crate::define::pipeline::Connection;
 use crate::failure::{Failure, FailureKind};
@@ -189,6 +190,19 @@ impl Server {
     pub async fn lend(&self, address: &Address) -> Result<Lease, Failure> {
         let lease = self.node(address)?.lend().await;
         lease.map_err(|failure| self.lost(failure).during(format_args!("`{}` at {address}", self.name)))
+    }
+
+    /// Listens to a channel, or to all channels of a pattern. Each node of a cluster has all messages, so any that answers will do.
+    pub async fn subscribe(&self, channel: &str, is_pattern: bool) -> Result<Subscription, Failure> {
+        let topology = self.topology().await?;
+        let mut first = None;
+        for Master { address, .. } in &topology.masters {
+            match self.node(address)?.subscribe(channel, is_pattern).await {
+                Ok(subscription) => return Ok(subscription),
+                Err(failure) => first = first.or(Some(failure.during(format_args!("`{}` at {address}", self.name)))),
+            }
+        }
+        Err(self.lost(first.unwrap_or_else(|| Failure::transient("no node of the cluster answers"))))
     }
 
     /// The most connections to one node that may be lent at the same time.

@@ -32,6 +32,8 @@ pub enum SourceSpec {
     Redis(RedisRows),
     /// One key of a Redis server, whose rows are taken as they come.
     RedisFollow(RedisFollow),
+    /// Messages of a Redis server as they are published. The template names the channels, and the shape is that of a string or of JSON.
+    RedisChannel(RedisRows),
     /// Keys of a Redis server, as they are.
     RedisKeys(KeysSource),
     /// The answers of an HTTP API.

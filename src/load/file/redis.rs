@@ -6,7 +6,7 @@ use serde::Deserialize;
 use crate::load::shape::{Duration, Entries, Size};
 
 /// Reads rows out of the keys of a Redis server. One of `hash`, `json`, `string`, `list`, `set`, `sorted_set` and `stream` says which keys and how
-/// they hold rows.
+/// they hold rows; `channel` listens to messages instead.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisInput {
@@ -36,6 +36,10 @@ pub struct RedisInput {
     /// In a stage of kind `stream`: one stream, whose entries are read as they come.
     #[schemars(extend("minLength" = 1, "examples" = ["orders"]))]
     pub stream: Option<String>,
+    /// The channel whose messages are listened to, in a stage of kind `stream`: each is a row with the column `value`, or the members of a JSON
+    /// object where `columns` declares some. With `{{ column }}` in it, all channels of that form. At most once: the server keeps no message.
+    #[schemars(extend("minLength" = 1, "examples" = ["orders", "orders:{{ shop }}"]))]
+    pub channel: Option<String>,
     /// Keys of every type, copied as they are with their expiry: patterns of Redis, of which one must match; those that begin with `!` must not.
     #[schemars(extend("minItems" = 1, "examples" = [["*"], ["user:*", "!user:tmp:*"]]))]
     pub keys: Option<Vec<String>>,

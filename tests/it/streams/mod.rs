@@ -14,6 +14,7 @@ mod poison;
 mod poll;
 mod post;
 mod redis;
+mod redis_channel;
 mod redis_source;
 mod restart;
 mod roll;

@@ -4,7 +4,6 @@
 //! a stream that is the id of an entry, and a consumer group of the pipeline's own stands there. The items of a list are moved aside, together
 //! with the count of those that were taken for good before them: what is not committed when haul is killed is found there again.
 
-mod place;
 mod scripts;
 
 use std::sync::Arc;
@@ -17,10 +16,10 @@ use tokio::sync::{OnceCell, mpsc};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::place::{Place, Said, behind, number_of};
 use self::scripts::{DONE, GIVE_BACK, LEFT, TAKE};
 use super::decode::{Head, Item, Rows};
 use super::layout::Layout;
+use super::place::{Place, Said, behind, number_of};
 use super::{layout, sample};
 use crate::connectors::redis::marks::tag_of;
 use crate::connectors::redis::reply::{bytes, good, integer, items};

@@ -1,14 +1,17 @@
 //! Keys of a Redis server as rows.
 //!
 //! - `layout`: which columns a shape of keys has, and where in a key or its value each stands.
-//! - `source`, `sample`, `reading`, `fetch`, `decode`: keys → rows. `follow`: one key that is followed. `sink`, `target`, `writer`, `encode`, `changes`: rows → keys.
+//! - `source`, `sample`, `reading`, `fetch`, `decode`: keys → rows. `follow`: one key that is followed. `channel`: messages as
+//!   they are published. `sink`, `target`, `writer`, `encode`, `changes`: rows → keys.
 
 mod changes;
+mod channel;
 mod decode;
 mod encode;
 mod fetch;
 mod follow;
 mod layout;
+mod place;
 mod reading;
 mod sample;
 mod sink;
@@ -31,6 +34,11 @@ impl Server {
     /// Rows of one key as they come.
     pub fn follow(self: &Arc<Self>, spec: &RedisFollow) -> Arc<dyn Source> {
         Arc::new(follow::FollowSource::new(Arc::clone(self), spec.clone()))
+    }
+
+    /// Rows of messages as they are published.
+    pub fn channel(self: &Arc<Self>, spec: &RedisRows) -> Arc<dyn Source> {
+        Arc::new(channel::ChannelSource::new(Arc::clone(self), spec.clone()))
     }
 
     /// Rows written into keys.
