@@ -89,12 +89,12 @@ fn every_kind_of_request_carries_its_rows() {
     assert!(web.asked().iter().take(13).all(|asked| asked.query.get("source").is_some_and(|word| word == "haul")));
 }
 
-/// The server takes rows and forgets to answer, is busy, or fails: the same rows come again under the same key.
+/// The server takes rows and forgets to answer, is busy, or fails: the same rows come again under the same key, and no earlier than it wants.
 #[test]
 fn what_is_sent_again_bears_its_key() {
     let web = Web::start(|asked, out| match asked.number % 7 {
         1 => Ok(()),
-        3 => answer(out, 503, &[("Retry-After", "0")], "busy"),
+        3 => answer(out, 503, &[("Retry-After", "1")], "busy"),
         4 => answer(out, 500, &[], ""),
         5 => answer(out, 409, &[], "still at it"),
         _ => answer(out, 204, &[], ""),
@@ -103,6 +103,7 @@ fn what_is_sent_again_bears_its_key() {
     project.haul(&["run", "p"]).expect(0);
     let asked = web.asked();
     assert!(asked.len() > 15, "{} requests", asked.len());
+    assert!(asked[4].at - asked[3].at >= Duration::from_secs(1), "the server asked for a second");
     assert_eq!(held(&asked), each_once(200));
 }
 
