@@ -137,3 +137,33 @@ fn clients_that_never_read_cost_no_memory_and_hold_nobody_up() {
     }
     assert!(at > 0);
 }
+
+/// What a client has not taken yet may go from the log while its answer goes on: it is told what it did not get.
+#[test]
+fn a_gap_amid_an_answer_is_told() {
+    let project = wide(", keep: { rows: 20 }, slow_after: 1h");
+    let haul = Haul::start(&project, &["run", "p"]);
+    add(&project, 1..=1);
+    haul.until_head(&project, 1);
+    let mut client = get(&haul.address(), "/feeds/a?from=start", &[]);
+    assert_eq!(client.object()["@feed"], "start");
+    assert_eq!(client.object()["@id"], 1);
+    for first in (2..=COUNT + 1).step_by(16) {
+        add(&project, first..=first + 15);
+    }
+    haul.until_head(&project, COUNT + 1);
+    // The log may outrun it more than once, as long as there is room in the buffers between.
+    let (mut at, mut lost) = (1, 0);
+    while at <= COUNT {
+        let value = client.object();
+        if value["@feed"].is_null() {
+            at += 1;
+            assert_eq!(value["@id"], at);
+        } else {
+            let gap = value["lost"].as_u64().expect("a count");
+            (at, lost) = (at + gap, lost + gap);
+            assert_eq!(value, json!({ "@feed": "gap", "place": at.to_string(), "lost": gap }));
+        }
+    }
+    assert!(lost > 0);
+}

@@ -136,6 +136,24 @@ fn what_may_pass_is_tried_again_from_the_last_page() {
     assert_eq!(firsts, 4, "the first page is asked for until it is there, and never again");
 }
 
+/// Lines that are cut behind a whole one look complete but for the length that was promised.
+#[test]
+fn lines_that_are_cut_between_two_are_no_whole_answer() {
+    let text = objects(1..=40).join("\n") + "\n";
+    let web = Web::start(move |asked, out| match asked.number {
+        0 | 2 => cut(out, text.lines().next().map(|line| format!("{line}\n")).as_deref().expect("a line")),
+        _ => answer(out, 200, &[("Content-Type", "application/x-ndjson")], &text),
+    });
+    let project = project(&format!(
+        "connections:\n  api: {{ url: \"{}\" }}\n  db: {{ url: \"sqlite:target.db\" }}\n{}",
+        web.url(),
+        PAGED.replace("path: /rows, paginate: { by: offset }", "path: /rows.ndjson")
+    ));
+    project.haul(&["run", "p"]).expect(0);
+    assert_eq!(rows(&project.path("target.db"), "a"), each_once(40));
+    assert!(web.asked().len() > 1);
+}
+
 /// kill -9 in the middle: the next run goes on with the page behind the last commit.
 #[test]
 fn a_killed_run_goes_on_with_its_page() {
