@@ -2,7 +2,7 @@
 
 use super::project;
 use super::world::{Client, bytes, fill};
-use crate::support::redis::{ask, connect, redis};
+use crate::support::redis::redis;
 
 /// Batches so small that every large key is cut into many pieces.
 const SMALL: &str = "    batch: { bytes: 1KiB }\n";
@@ -62,20 +62,4 @@ fn peak_kib(project: &crate::support::Project, arguments: &[&str]) -> u64 {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     peak
-}
-
-/// A split is committed once its last batches are there, which are still on their way when the source has ended.
-#[test]
-fn what_is_on_its_way_is_waited_for() {
-    let (source, target) = (redis().fresh_database(), redis().fresh_database());
-    for number in 0..3 {
-        // Values that do not compress: the server packs those that do.
-        let mut value = vec![0; 24 << 20];
-        fastrand::fill(&mut value);
-        ::redis::cmd("SET").arg(format!("large:{number}")).arg(value).exec(&mut connect(&source)).expect("a large key");
-    }
-    let more = "    batch: { rows: 1, bytes: 256MiB }\n    verify: none\n";
-    project(&source, &target, "keys: [\"*\"]", "", more).haul(&["run", "copy"]).expect(0);
-    let found: Vec<String> = ask(&mut connect(&target), &["KEYS", "large:*"]);
-    assert_eq!(found.len(), 3, "{found:?}");
 }
