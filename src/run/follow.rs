@@ -143,7 +143,8 @@ impl Stream<'_> {
         };
         self.reached = self.output.write(piece).await?;
         if let Some(lag) = lag {
-            tell(&self.stage.counters, lag);
+            // A source that knows what is committed knows better than what was true when the rows were read.
+            tell(&self.stage.counters, self.reading.lag().unwrap_or(lag));
         }
         let (rows, weight) = self.output.waiting();
         if rows >= self.ends.rows || weight >= self.ends.bytes {

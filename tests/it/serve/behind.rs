@@ -48,7 +48,7 @@ fn what_a_target_lacks_is_seen_while_it_stands_still() {
     locking.wait().expect("psql ends");
     held("lag_bytes", &|bytes| bytes < 100_000.0);
     held("lag_seconds", &|seconds| seconds < 1.0);
-    assert_eq!(postgres().sql(&to, "select count(*) from items"), "2001");
+    wait("the last rows", &project, "log", || postgres().sql(&to, "select count(*) from items") == "2001");
     assert_eq!(served.stop(), Some(143), "{}", project.read("log"));
     project.haul(&["drop", "behind"]).expect(0);
 }
