@@ -3,7 +3,7 @@
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::support::{Project, postgres};
+use crate::support::{Project, dice, postgres};
 
 mod changes;
 mod cut;
@@ -39,6 +39,31 @@ fn until(project: &Project, what: &str, mut look: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "{what} did not come about; haul said:\n{}", project.read("log.txt"));
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Starts a pipeline of streams and kills it, again and again, mostly behind a commit, which moves `position`. Fails when too few kills met a
+/// stream that had committed.
+#[track_caller]
+fn kill_again<P: PartialEq>(project: &Project, name: &str, wanted: usize, position: impl Fn() -> P) {
+    let (mut dice, seed) = dice();
+    let (mut moved, mut last) = (0, position());
+    for _ in 0..wanted {
+        let mut haul = start(project, name);
+        if dice.u8(0..4) > 0 {
+            until(project, "a commit", || position() != last);
+        }
+        std::thread::sleep(Duration::from_millis(dice.u64(1..300)));
+        if let Some(status) = haul.try_wait().expect("haul can be asked") {
+            panic!("haul ended with {status}; seed {seed}:\n{}", project.read("log.txt"));
+        }
+        haul.kill().expect("haul can be killed");
+        haul.wait().expect("haul can be waited for");
+        let now = position();
+        moved += usize::from(now != last);
+        last = now;
+    }
+    println!("{wanted} kills, {moved} of them after a commit; seed {seed}");
+    assert!(moved * 2 >= wanted, "of {wanted} kills only {moved} met a stream that had committed");
 }
 
 fn signal(child: &Child, signal: &str) {
