@@ -1,8 +1,6 @@
 //! Changes of rows that are put into a table by their keys: what is in the temporary table goes into the target as if every change had been
 //! made there one after the other.
 
-use sqlx::AssertSqlSafe;
-
 use super::came::Came;
 use super::error::failure;
 use super::session::Session;
@@ -51,7 +49,7 @@ impl Changes<'_> {
     /// Finds the last change of every key, and gives their number.
     async fn gather(&self, session: &mut Session) -> Result<u64, Failure> {
         if self.came.is_plain() {
-            return Ok(self.copied);
+            return self.forget_outdated(session).await;
         }
         let (rows, last, [change, _]) = (self.rows, &self.last, EXTRA);
         let key = self.key.join(", ");
@@ -72,6 +70,20 @@ impl Changes<'_> {
             self.fill_in(session).await?;
         }
         Ok(found)
+    }
+
+    /// Leaves the last change of every key where the changes came in.
+    async fn forget_outdated(&self, session: &mut Session) -> Result<u64, Failure> {
+        let outdated = &self.came.outdated;
+        if outdated.is_empty() {
+            return Ok(self.copied);
+        }
+        let sql = format!("delete from {} r using unnest($1::bigint[]) o (number) where r.{ORDER} = o.number", self.rows);
+        let gone = sqlx::query(&sql).bind(outdated).persistent(false).execute(session.raw()).await.map_err(failure)?.rows_affected();
+        if gone != outdated.len() as u64 {
+            return Err(Failure::permanent(format!("{gone} of {} outdated changes were found, which is a bug in haul", outdated.len())));
+        }
+        Ok(self.copied - gone)
     }
 
     /// The table that holds one change for every key.
@@ -139,8 +151,7 @@ impl Changes<'_> {
             "select m.{ORDER}, n.{kept} from {rows} m join {rows} n on n.{ORDER} = m.{ORDER} + 1
              where m.{change} = '{MOVED}' and n.{kept} is not null order by 1"
         );
-        let moves: Vec<(i64, String)> =
-            sqlx::query_as(AssertSqlSafe(moves)).persistent(false).fetch_all(session.raw()).await.map_err(failure)?;
+        let moves: Vec<(i64, String)> = sqlx::query_as(&moves).persistent(false).fetch_all(session.raw()).await.map_err(failure)?;
         let same_key = |other: &str| self.key.iter().map(|name| format!("{other}.{name} = m.{name}")).collect::<Vec<_>>().join(" and ");
         for (order, places) in moves {
             for (place, name) in self.columns.iter().filter(|(place, _)| places.contains(&format!(",{place},"))) {
@@ -169,8 +180,7 @@ impl Changes<'_> {
         let places = format!(
             "select distinct unnest(string_to_array(trim(both ',' from {kept}), ','))::int from pg_temp.{last} where {kept} is not null"
         );
-        let places: Vec<i32> =
-            sqlx::query_scalar(AssertSqlSafe(places)).persistent(false).fetch_all(session.raw()).await.map_err(failure)?;
+        let places: Vec<i32> = sqlx::query_scalar(&places).persistent(false).fetch_all(session.raw()).await.map_err(failure)?;
         let key = self.key.join(", ");
         for place in places {
             let Some((_, name)) = self.columns.iter().find(|(other, _)| *other as i64 == i64::from(place)) else { continue };
@@ -189,5 +199,5 @@ impl Changes<'_> {
 }
 
 async fn scalar(session: &mut Session, sql: String) -> Result<Option<i64>, Failure> {
-    sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false).fetch_one(session.raw()).await.map_err(failure)
+    sqlx::query_scalar(&sql).persistent(false).fetch_one(session.raw()).await.map_err(failure)
 }

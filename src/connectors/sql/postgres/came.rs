@@ -1,7 +1,7 @@
-//! What kinds of changes came for a table since its last commit. Most streams bring nothing but whole rows and removals, each key once a commit:
-//! those go into the table as they are, while everything else has to be brought into order first.
+//! What kinds of changes came for a table since its last commit. Most streams bring nothing but whole rows and removals: of those the last one
+//! of every key goes into the table as it is, while everything else has to be brought into order first.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use arrow::array::{Array, AsArray};
 use arrow::error::ArrowError;
@@ -9,45 +9,47 @@ use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::catalog::TableColumn;
 use super::fit::Form;
 use crate::data::change::{EMPTIED, GONE, MOVED, PUT};
 use crate::data::{Schema, Type};
 use crate::failure::Failure;
 
-/// Most keys that are remembered, 16 bytes each. Of a commit with more it is not known whether a key comes twice.
-const MOST: usize = 1 << 18;
+/// Most changes that are remembered. Of a commit with more it is not known which ones are the last of their keys.
+const MOST: u64 = 1 << 18;
 
 /// The kinds of changes that came.
 #[derive(Default)]
 pub(super) struct Came {
     /// The places of the key in the rows that come; none when values that differ here could be one key in the table.
     key: Vec<usize>,
-    keys: HashSet<u128>,
+    /// The last change of every key, by its number.
+    last: HashMap<u128, i64>,
+    /// How many came.
+    rows: u64,
+    /// The numbers of those that were not the last of their key.
+    pub outdated: Vec<i64>,
     pub gone: bool,
     pub moved: bool,
     pub emptied: bool,
     /// Rows of which some values were not sent.
     pub kept: bool,
-    /// A key may have come twice.
-    repeated: bool,
 }
 
 impl Came {
-    /// Nothing yet, of rows with these columns.
-    pub(super) fn new(schema: &Schema, columns: &[(usize, Form)], key: &[String]) -> Self {
+    /// Nothing yet, of rows with these columns of a table.
+    pub(super) fn new(schema: &Schema, columns: &[(usize, Form)], own: &[TableColumn], key: &[String]) -> Self {
         let place = |name: &String| {
             let (place, column) = schema.find(name)?;
             let form = columns.iter().find(|(other, _)| *other == place).map(|(_, form)| form)?;
-            let alike = match form {
-                Form::Int(_) => matches!(column.ty, Type::Int(_) | Type::UInt(_)),
-                Form::Date => column.ty == Type::Date,
-                Form::Bytes => column.ty == Type::Uuid,
+            let alike = match (form, &column.ty) {
+                (Form::Int(_), Type::Int(_) | Type::UInt(_)) | (Form::Date, Type::Date) | (Form::Bytes, Type::Uuid) => true,
+                (Form::Bytes, Type::Text) => own.iter().any(|own| own.name == *name && own.exact),
                 _ => false,
             };
             alike.then_some(place)
         };
-        let key: Vec<usize> = key.iter().map(place).collect::<Option<_>>().unwrap_or_default();
-        Self { repeated: key.is_empty(), key, ..Self::default() }
+        Self { key: key.iter().map(place).collect::<Option<_>>().unwrap_or_default(), ..Self::default() }
     }
 
     /// Takes note of changes.
@@ -63,26 +65,29 @@ impl Came {
             }
         }
         self.kept |= kept.null_count() < kept.len();
+        let before = self.rows;
+        self.rows += batch.num_rows() as u64;
         if self.is_plain() {
-            self.repeated =
-                self.repeats(batch).map_err(|error| Failure::permanent("the keys of changes cannot be compared").cause(error))?;
-            if self.repeated {
-                self.keys = HashSet::new();
-            }
+            return self.remember(batch, before).map_err(|error| Failure::permanent("the keys of changes cannot be compared").cause(error));
+        }
+        (self.last, self.outdated) = Default::default();
+        Ok(())
+    }
+
+    fn remember(&mut self, batch: &RecordBatch, before: u64) -> Result<(), ArrowError> {
+        let columns: Vec<_> = self.key.iter().map(|place| batch.column(*place).clone()).collect();
+        let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+        let rows = RowConverter::new(fields)?.convert_columns(&columns)?;
+        // The table numbers what comes from 1 on.
+        for (row, number) in rows.iter().zip(before as i64 + 1..) {
+            self.outdated.extend(self.last.insert(xxh3_128(row.as_ref()), number));
         }
         Ok(())
     }
 
-    fn repeats(&mut self, batch: &RecordBatch) -> Result<bool, ArrowError> {
-        let columns: Vec<_> = self.key.iter().map(|place| batch.column(*place).clone()).collect();
-        let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
-        let rows = RowConverter::new(fields)?.convert_columns(&columns)?;
-        Ok(self.keys.len() + rows.num_rows() > MOST || !rows.iter().all(|row| self.keys.insert(xxh3_128(row.as_ref()))))
-    }
-
-    /// Whether the changes can be made in any order, for each is the only one of its row and says all of it.
+    /// Whether the last changes of all keys can be made in any order, for each says all of its row, and it is known which they are.
     pub(super) fn is_plain(&self) -> bool {
-        !(self.moved || self.emptied || self.kept || self.repeated)
+        !(self.moved || self.emptied || self.kept || self.key.is_empty() || self.rows > MOST)
     }
 }
 
@@ -92,12 +97,26 @@ mod tests {
 
     use arrow::array::{ArrayRef, Int64Array, StringArray};
 
+    use super::super::types::PgType;
     use super::*;
     use crate::data::Column;
 
-    fn came(form: Form, ty: Type) -> Came {
+    fn came(form: Form, ty: Type, exact: bool) -> Came {
         let schema = Schema { columns: vec![Column::new("id", ty)] };
-        Came::new(&schema, &[(0, form)], &["id".to_owned()])
+        let own = TableColumn {
+            name: "id".to_owned(),
+            ty: PgType::text(),
+            not_null: true,
+            fills_itself: false,
+            generated: false,
+            identity_always: false,
+            exact,
+        };
+        Came::new(&schema, &[(0, form)], &[own], &["id".to_owned()])
+    }
+
+    fn of_numbers() -> Came {
+        came(Form::Int(8), Type::Int(64), false)
     }
 
     fn batch(rows: &[(i64, &str, Option<&str>)]) -> RecordBatch {
@@ -109,33 +128,54 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_rows_and_removals_of_different_keys_are_plain() {
+    fn only_whole_rows_and_removals_are_plain() {
         let plain = |batches: &[&[(i64, &str, Option<&str>)]]| {
-            let mut came = came(Form::Int(8), Type::Int(64));
+            let mut came = of_numbers();
             batches.iter().for_each(|rows| came.look(&batch(rows)).expect("known kinds"));
             came.is_plain()
         };
         assert!(plain(&[]));
-        assert!(plain(&[&[(1, PUT, None), (2, GONE, None)], &[(3, PUT, None)]]));
-        assert!(!plain(&[&[(1, PUT, None), (1, GONE, None)]]), "a key twice in a batch");
-        assert!(!plain(&[&[(1, PUT, None)], &[(2, PUT, None), (1, PUT, None)]]), "a key twice in a commit");
+        assert!(plain(&[&[(1, PUT, None), (2, GONE, None)], &[(1, PUT, None)]]));
         assert!(!plain(&[&[(1, PUT, Some(",0,"))]]));
         assert!(!plain(&[&[(1, MOVED, None), (2, PUT, None)]]));
         assert!(!plain(&[&[(0, EMPTIED, None)], &[(1, PUT, None)]]));
-        assert!(came(Form::Int(8), Type::Int(64)).look(&batch(&[(1, "?", None)])).is_err());
+        assert!(of_numbers().look(&batch(&[(1, "?", None)])).is_err());
+    }
+
+    #[test]
+    fn all_but_the_last_change_of_a_key_are_outdated() {
+        let mut came = of_numbers();
+        came.look(&batch(&[(1, PUT, None), (2, PUT, None), (1, GONE, None)])).expect("known kinds");
+        came.look(&batch(&[(3, PUT, None), (1, PUT, None), (2, GONE, None)])).expect("known kinds");
+        assert_eq!(came.outdated, [1, 3, 2]);
+    }
+
+    #[test]
+    fn more_changes_than_are_remembered_are_not_plain() {
+        let mut came = of_numbers();
+        let rows: Vec<_> = (0..MOST as i64 / 2).map(|key| (key, PUT, None)).collect();
+        let batch = batch(&rows);
+        came.look(&batch).expect("known kinds");
+        came.look(&batch).expect("known kinds");
+        assert!(came.is_plain());
+        assert_eq!(came.outdated.len(), rows.len());
+        came.look(&batch).expect("known kinds");
+        assert!(!came.is_plain());
+        assert_eq!(came.outdated, Vec::<i64>::new());
     }
 
     #[test]
     fn keys_that_the_table_may_take_for_one_are_not_compared_here() {
-        for (form, ty, alike) in [
-            (Form::Int(4), Type::Int(64), true),
-            (Form::Bytes, Type::Uuid, true),
-            (Form::Date, Type::Date, true),
-            (Form::Bytes, Type::Text, false),
-            (Form::Int(8), Type::Float(64), false),
-            (Form::Float8, Type::Int(64), false),
+        for (form, ty, exact, alike) in [
+            (Form::Int(4), Type::Int(64), false, true),
+            (Form::Bytes, Type::Uuid, false, true),
+            (Form::Date, Type::Date, false, true),
+            (Form::Bytes, Type::Text, true, true),
+            (Form::Bytes, Type::Text, false, false),
+            (Form::Int(8), Type::Float(64), true, false),
+            (Form::Float8, Type::Int(64), true, false),
         ] {
-            assert_eq!(came(form.clone(), ty.clone()).is_plain(), alike, "{ty:?} as {form:?}");
+            assert_eq!(came(form.clone(), ty.clone(), exact).is_plain(), alike, "{ty:?} as {form:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the catalog says of tables, views and queries.
 
+use sqlx::Row;
 use sqlx::postgres::types::Oid;
-use sqlx::{AssertSqlSafe, Row};
 
 use super::error::failure;
 use super::session::Session;
@@ -24,6 +24,8 @@ pub(super) struct TableColumn {
     pub generated: bool,
     /// Numbers itself, and is not to be updated.
     pub identity_always: bool,
+    /// Whether two of its texts are the same only when their bytes are.
+    pub exact: bool,
 }
 
 /// A table, view or anything else that has rows and a name.
@@ -114,7 +116,7 @@ pub(super) async fn shape(session: &mut Session, table: &Table) -> Result<String
     let name = quoted(&[table.schema.clone(), table.name.clone()])?;
     sqlx::query_scalar(
         "select concat_ws(' ', to_regclass($1)::oid, string_agg(
-           concat_ws(' ', attname, atttypid, atttypmod, attnotnull, attgenerated, attidentity), ',' order by attnum))
+           concat_ws(' ', attname, atttypid, atttypmod, attcollation, attnotnull, attgenerated, attidentity), ',' order by attnum))
          from pg_catalog.pg_attribute where attrelid = to_regclass($1) and attnum > 0 and not attisdropped",
     )
     .bind(name)
@@ -139,8 +141,10 @@ pub(super) async fn similar_tables(session: &mut Session, name: &[String]) -> Re
 }
 
 async fn columns(session: &mut Session, table: u32) -> Result<Vec<TableColumn>, Failure> {
-    let rows: Vec<(String, Oid, i32, bool, bool, String, String)> = sqlx::query_as(
-        "select attname::text, atttypid, atttypmod, attnotnull, atthasdef, attgenerated::text, attidentity::text
+    type Found = (String, Oid, i32, bool, bool, bool, bool, bool);
+    let rows: Vec<Found> = sqlx::query_as(
+        "select attname::text, atttypid, atttypmod, attnotnull, atthasdef or attidentity <> '', attgenerated <> '', attidentity = 'a',
+           coalesce((select l.collisdeterministic from pg_catalog.pg_collation l where l.oid = attcollation), false)
          from pg_catalog.pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped order by attnum",
     )
     .bind(Oid(table))
@@ -149,13 +153,9 @@ async fn columns(session: &mut Session, table: u32) -> Result<Vec<TableColumn>, 
     .map_err(failure)?;
     let wanted: Vec<(u32, i32)> = rows.iter().map(|row| (row.1.0, row.2)).collect();
     let types = types::resolve(session, &wanted).await?;
-    let columns = rows.into_iter().zip(types).map(|((name, _, _, not_null, has_default, generated, identity), ty)| TableColumn {
-        name,
-        ty,
-        not_null,
-        fills_itself: has_default || !identity.is_empty(),
-        generated: !generated.is_empty(),
-        identity_always: identity == "a",
+    let columns = rows.into_iter().zip(types).map(|(row, ty)| {
+        let (name, _, _, not_null, fills_itself, generated, identity_always, deterministic) = row;
+        TableColumn { name, exact: deterministic && ty.is_text(), ty, not_null, fills_itself, generated, identity_always }
     });
     Ok(columns.collect())
 }
@@ -165,7 +165,7 @@ async fn columns(session: &mut Session, table: u32) -> Result<Vec<TableColumn>, 
 pub(super) async fn query_columns(session: &mut Session, query: &str) -> Result<Vec<TableColumn>, Failure> {
     session.run("begin").await?;
     let view = format!("create temporary view haul_query as {query}");
-    let made = sqlx::query(AssertSqlSafe(view)).persistent(false).execute(session.raw()).await;
+    let made = sqlx::query(&view).persistent(false).execute(session.raw()).await;
     let columns = match made {
         Ok(_) => match find_table(session, &["pg_temp".to_owned(), "haul_query".to_owned()]).await {
             Ok(view) => Ok(view.map(|view| view.columns).unwrap_or_default()),
@@ -183,8 +183,8 @@ pub(super) async fn query_columns(session: &mut Session, query: &str) -> Result<
 }
 
 async fn described_columns(session: &mut Session, query: &str) -> Result<Vec<TableColumn>, Failure> {
-    use sqlx::{Column, Executor, SqlSafeStr, Statement};
-    let statement = session.raw().prepare(AssertSqlSafe(query.to_owned()).into_sql_str()).await.map_err(failure)?;
+    use sqlx::{Column, Executor, Statement};
+    let statement = session.raw().prepare(query).await.map_err(failure)?;
     let mut wanted = Vec::new();
     for column in statement.columns() {
         let origin = column.relation_id().zip(column.relation_attribute_no());
@@ -209,6 +209,7 @@ async fn described_columns(session: &mut Session, query: &str) -> Result<Vec<Tab
         fills_itself: false,
         generated: false,
         identity_always: false,
+        exact: false,
     });
     Ok(columns.collect())
 }
@@ -250,7 +251,7 @@ pub(super) async fn size(session: &mut Session, table: u32) -> Result<Size, Fail
          where c.relkind in ('r', 'm', 'f')"
     );
     let (rows, bytes, largest, heap_bytes, block, heap): (Option<f64>, i64, i64, i64, i64, bool) =
-        sqlx::query_as(AssertSqlSafe(sql)).bind(Oid(table)).fetch_one(session.raw()).await.map_err(failure)?;
+        sqlx::query_as(&sql).bind(Oid(table)).fetch_one(session.raw()).await.map_err(failure)?;
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     Ok(Size {
         rows: rows.filter(|rows| *rows >= 0.0).map(|rows| rows as u64),
@@ -272,19 +273,15 @@ pub(super) async fn fingerprint(session: &mut Session, table: u32) -> Result<Str
                    when current_setting('track_counts') = 'off' then ':' || pg_current_wal_lsn()::text else '' end
          from tree join pg_catalog.pg_class c on c.oid = tree.oid"
     );
-    sqlx::query_scalar(AssertSqlSafe(sql)).bind(Oid(table)).fetch_one(session.raw()).await.map_err(failure)
+    sqlx::query_scalar(&sql).bind(Oid(table)).fetch_one(session.raw()).await.map_err(failure)
 }
 
 /// What the planner expects of a query: rows, and bytes of all of them.
 pub(super) async fn expected(session: &mut Session, select: &str) -> Result<(u64, u64), Failure> {
     let plan: serde_json::Value = {
         let sql = format!("explain (format json) {select}");
-        let text: String = sqlx::query(AssertSqlSafe(sql))
-            .persistent(false)
-            .fetch_one(session.raw())
-            .await
-            .and_then(|row| row.try_get_unchecked(0))
-            .map_err(failure)?;
+        let text: String =
+            sqlx::query(&sql).persistent(false).fetch_one(session.raw()).await.and_then(|row| row.try_get_unchecked(0)).map_err(failure)?;
         serde_json::from_str(&text).unwrap_or_default()
     };
     let number = |key: &str| plan.pointer(&format!("/0/Plan/{key}")).and_then(serde_json::Value::as_u64).unwrap_or(0);

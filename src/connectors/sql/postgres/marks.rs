@@ -4,8 +4,8 @@
 //! takes the load over, prepares or publishes it holds it alone. So once a claim has raised the epoch, no older writer can commit, and who
 //! holds the row alone sees every mark there will ever be.
 
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Row};
 
 use super::catalog::{ident, quoted};
 use super::error::failure;
@@ -144,7 +144,7 @@ impl Ledger {
             "select run, plan_hash, epoch, state, note, staging, created from {} where pipeline = $1 and stage = $2 and output = $3 {lock}",
             self.loads
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
+        let query = sqlx::query(&sql).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
         let row = query.fetch_optional(session.raw()).await.map_err(failure)?;
         row.map(|row| load_row(&row).map_err(failure)).transpose()
     }
@@ -156,7 +156,7 @@ impl Ledger {
             "insert into {} (pipeline, stage, output, run, plan_hash, epoch, state) values ($1, $2, $3, $4, $5, 0, $6) on conflict do nothing",
             self.loads
         );
-        let query = sqlx::query(AssertSqlSafe(insert)).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
+        let query = sqlx::query(&insert).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
         query.bind(&key.run).bind(&key.plan_hash).bind(State::Claimed.as_str()).execute(session.raw()).await.map_err(failure)?;
         let row = self.lock(session, key).await?.ok_or_else(|| Failure::transient("the load's row was deleted while it was claimed"))?;
         let goes_on = row.plan_hash == key.plan_hash
@@ -171,7 +171,7 @@ impl Ledger {
             "update {} set epoch = epoch + 1, run = $4, changed_at = now() where pipeline = $1 and stage = $2 and output = $3",
             self.loads
         );
-        let query = sqlx::query(AssertSqlSafe(update)).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
+        let query = sqlx::query(&update).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
         query.bind(run).execute(session.raw()).await.map_err(failure)?;
         let marks = self.marks(session, key).await?;
         session.run("commit").await?;
@@ -212,14 +212,14 @@ impl Ledger {
     ) -> Result<(), Failure> {
         let LoadKey { pipeline, stage, output, run, plan_hash } = &load.key;
         let forget = format!("delete from {} where pipeline = $1 and stage = $2 and output = $3", self.marks);
-        let query = sqlx::query(AssertSqlSafe(forget)).bind(pipeline).bind(stage).bind(*output as i32);
+        let query = sqlx::query(&forget).bind(pipeline).bind(stage).bind(*output as i32);
         query.execute(session.raw()).await.map_err(failure)?;
         let update = format!(
             "update {} set run = $4, plan_hash = $5, state = $6, note = $7, staging = $8, created = $9, started_at = now(), changed_at = now()
              where pipeline = $1 and stage = $2 and output = $3",
             self.loads
         );
-        let query = sqlx::query(AssertSqlSafe(update)).bind(pipeline).bind(stage).bind(*output as i32).bind(run).bind(plan_hash);
+        let query = sqlx::query(&update).bind(pipeline).bind(stage).bind(*output as i32).bind(run).bind(plan_hash);
         let query = query.bind(State::Writing.as_str()).bind(note).bind(staging).bind(created);
         query.execute(session.raw()).await.map_err(failure)?;
         Ok(())
@@ -231,7 +231,7 @@ impl Ledger {
             "update {} set state = $4, staging = null, changed_at = now() where pipeline = $1 and stage = $2 and output = $3",
             self.loads
         );
-        let query = sqlx::query(AssertSqlSafe(update)).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
+        let query = sqlx::query(&update).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
         query.bind(state.as_str()).execute(session.raw()).await.map_err(failure)?;
         Ok(())
     }
@@ -239,10 +239,10 @@ impl Ledger {
     /// Gives a load up: no marks, and a higher epoch, so that no writer of it commits any more. The row is locked.
     pub(super) async fn abandon(&self, session: &mut Session, key: &LoadKey) -> Result<(), Failure> {
         let forget = format!("delete from {} where pipeline = $1 and stage = $2 and output = $3", self.marks);
-        let query = sqlx::query(AssertSqlSafe(forget)).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
+        let query = sqlx::query(&forget).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
         query.execute(session.raw()).await.map_err(failure)?;
         let update = format!("update {} set epoch = epoch + 1 where pipeline = $1 and stage = $2 and output = $3", self.loads);
-        let query = sqlx::query(AssertSqlSafe(update)).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
+        let query = sqlx::query(&update).bind(&key.pipeline).bind(&key.stage).bind(key.output as i32);
         query.execute(session.raw()).await.map_err(failure)?;
         self.end(session, key, State::Abandoned).await
     }
@@ -261,7 +261,7 @@ impl Ledger {
                 self.marks
             ),
         };
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(&load.key.pipeline).bind(&load.key.stage).bind(load.key.output as i32);
+        let query = sqlx::query(&sql).bind(&load.key.pipeline).bind(&load.key.stage).bind(load.key.output as i32);
         let query =
             query.bind(&mark.split).bind(mark.rows as i64).bind(mark.digest.to_string()).bind(mark.rejects as i64).bind(load.epoch as i64);
         let query = query.bind(mark.position.as_ref().map(|position| &position.0));
@@ -280,7 +280,7 @@ impl Ledger {
             "select split, rows, digest, rejects, position from {} where pipeline = $1 and stage = $2 and output = $3 order by split",
             self.marks
         );
-        let query = sqlx::query_as::<_, (String, i64, String, i64, Option<String>)>(AssertSqlSafe(select));
+        let query = sqlx::query_as::<_, (String, i64, String, i64, Option<String>)>(&select);
         let rows = query.bind(&key.pipeline).bind(&key.stage).bind(key.output as i32).fetch_all(session.raw()).await.map_err(failure)?;
         let mark = |(split, rows, digest, rejects, position): (String, i64, String, i64, Option<String>)| {
             let digest =

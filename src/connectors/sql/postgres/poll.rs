@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::Row;
 
 use super::catalog::ident;
 use super::decode::Decoder;
@@ -159,7 +159,8 @@ impl Pages for PgPages {
         conditions.extend(self.ranking.settled.as_deref());
         let mut session = self.pool.session(Use::Read).await?;
         session.run("begin isolation level repeatable read read only").await?;
-        let query = sqlx::query(AssertSqlSafe(self.end_of_page(&conditions))).persistent(false);
+        let sql = self.end_of_page(&conditions);
+        let query = sqlx::query(&sql).persistent(false);
         let Some(row) = query.fetch_optional(session.raw()).await.map_err(failure)? else {
             session.finish().await?;
             return Ok(Page { found: None, more: false, behind_ms: None });

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _};
+use sqlx::{ConnectOptions, Connection as _, Executor as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::{Host, Url};
@@ -144,7 +144,7 @@ impl Pool {
             if version < 120_000 {
                 return Err(Failure::permanent(format!("the server's version is {}; haul needs PostgreSQL 12 or newer", version / 10_000)));
             }
-            sqlx::raw_sql(AssertSqlSafe(settings(version))).execute(&mut connection).await.map_err(failure)?;
+            connection.execute(&*settings(version)).await.map_err(failure)?;
             Ok(connection)
         };
         let late = |_| Failure::transient(format!("no answer within {} s", CONNECT.as_secs()));
@@ -167,7 +167,8 @@ impl Session {
 
     /// Runs statements that give no rows, in one round trip.
     pub(super) async fn run(&mut self, sql: impl Into<String>) -> Result<u64, Failure> {
-        sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(self.raw()).await.map(|done| done.rows_affected()).map_err(failure)
+        let sql = sql.into();
+        self.raw().execute(&*sql).await.map(|done| done.rows_affected()).map_err(failure)
     }
 
     /// Gives the connection back for others. Only for connections in no transaction and no COPY.

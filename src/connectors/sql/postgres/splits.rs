@@ -1,7 +1,6 @@
 //! Cutting a table or query into parts that are read apart.
 
 use serde::{Deserialize, Serialize};
-use sqlx::AssertSqlSafe;
 
 use super::catalog::{self, ident};
 use super::error::failure;
@@ -168,11 +167,11 @@ async fn key_ranges(
              generate_series(1, $1 - 1) part order by part",
             order.cast
         );
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(parts as i64).persistent(false).fetch_all(view.raw()).await.map_err(failure)?
+        sqlx::query_scalar(&sql).bind(parts as i64).persistent(false).fetch_all(view.raw()).await.map_err(failure)?
     } else {
         let shares: Vec<f64> = (1..parts).map(|part| part as f64 / parts as f64).collect();
         let sql = format!("select unnest(percentile_disc($1::float8[]) within group (order by {expression}))::text {tail}");
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(shares).persistent(false).fetch_all(view.raw()).await.map_err(failure)?
+        sqlx::query_scalar(&sql).bind(shares).persistent(false).fetch_all(view.raw()).await.map_err(failure)?
     };
     let mut bounds: Vec<String> = bounds.into_iter().flatten().collect();
     bounds.dedup();

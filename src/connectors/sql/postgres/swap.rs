@@ -1,6 +1,5 @@
 //! The swap: a staging table becomes everything the old table was, and takes its name, in one transaction.
 
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::types::Oid;
 
 use super::catalog::{Table, ident, quoted};
@@ -131,6 +130,6 @@ async fn identities(session: &mut Session, table: &Table, staged: &str) -> Resul
     let sql = "select format('alter sequence %s rename to %I', pg_get_serial_sequence($2, a.attname), s.relname)
          from pg_catalog.pg_attribute a join pg_catalog.pg_class s on s.oid = pg_get_serial_sequence($3, a.attname)::regclass
          where a.attrelid = $1 and a.attidentity <> '' and not a.attisdropped";
-    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(Oid(table.oid)).bind(staged).bind(target);
+    let query = sqlx::query_scalar(sql).bind(Oid(table.oid)).bind(staged).bind(target);
     query.fetch_all(session.raw()).await.map_err(failure)
 }

@@ -71,6 +71,11 @@ impl PgType {
         Self { kind: Kind::Text, name: "text".to_owned(), oid: 25, modifier: -1, as_text: false, portable: true }
     }
 
+    /// Whether it is text that stays as it comes: neither cut nor padded.
+    pub(super) fn is_text(&self) -> bool {
+        self.oid == 25 || (self.oid == 1043 && self.modifier == -1)
+    }
+
     /// The logical type of its values.
     pub(super) fn logical(&self) -> Type {
         match &self.kind {

@@ -1,7 +1,5 @@
 //! Upserts: rows come into a temporary table first, and go from there into the target by key.
 
-use sqlx::AssertSqlSafe;
-
 use super::apply::{Changes, EXTRA};
 use super::came::Came;
 use super::catalog::{Table, TableColumn, ident, quoted};
@@ -101,7 +99,7 @@ impl Incoming {
     /// Puts the last row of every key into the target, in the order of the key, so that two splits never wait for each other in a circle.
     pub(super) async fn merge(&self, session: &mut Session) -> Result<u64, Failure> {
         let keyless = self.key.iter().map(|name| format!("{name} is null")).collect::<Vec<_>>().join(" or ");
-        let nulls: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {} where {keyless}", self.rows)))
+        let nulls: i64 = sqlx::query_scalar(&format!("select count(*) from {} where {keyless}", self.rows))
             .persistent(false)
             .fetch_one(session.raw())
             .await
@@ -126,7 +124,7 @@ impl Incoming {
             ))
             .await?;
         // Rows that a key-only table held already count as in the target too.
-        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from ({last}) last")))
+        let rows: i64 = sqlx::query_scalar(&format!("select count(*) from ({last}) last"))
             .persistent(false)
             .fetch_one(session.raw())
             .await
@@ -155,7 +153,7 @@ impl Incoming {
             self.last_rows(),
             self.target
         );
-        let keys: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false).fetch_all(session.raw()).await.map_err(failure)?;
+        let keys: Vec<String> = sqlx::query_scalar(&sql).persistent(false).fetch_all(session.raw()).await.map_err(failure)?;
         if keys.is_empty() {
             return Ok(());
         }

@@ -161,7 +161,7 @@ impl PgWriter {
         let WriteMode::Upsert { key } = &self.tables[number].sink.spec.mode else {
             return Ok((None, copy_of(&quoted(&[table.schema.clone(), table.name.clone()])?, place, changes)));
         };
-        let came = changes.then(|| Came::new(&self.tables[number].schema, &place.columns, key));
+        let came = changes.then(|| Came::new(&self.tables[number].schema, &place.columns, &table.columns, key));
         let incoming = Incoming::create(session, table, place.names.clone(), key, came, number).await?;
         let copy = copy_of(&incoming.rows, place, changes);
         Ok((Some(incoming), copy))
