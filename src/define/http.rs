@@ -12,7 +12,7 @@ mod follow;
 mod output;
 mod settings;
 
-pub use output::output;
+pub use output::{changes, output};
 pub use settings::settings;
 
 /// Rows looked at to find columns when an input declares none.

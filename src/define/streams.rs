@@ -94,8 +94,10 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
     let last_rows = flow.to.iter().rposition(|output| matches!(output.sink, SinkSpec::Sql(_) | SinkSpec::Redis(_)));
     for (place, output) in flow.to.iter_mut().enumerate() {
         let last = place + 1 == count;
-        if let SinkSpec::Redis(rows) = &mut output.sink {
-            rows.changes = changes;
+        match &mut output.sink {
+            SinkSpec::Redis(rows) => rows.changes = changes,
+            SinkSpec::Http(requests) => requests.changes = changes,
+            _ => {}
         }
         let problem = match &output.sink {
             SinkSpec::Sql(_) | SinkSpec::Redis(_) if changes && last_rows.is_some_and(|rows| place < rows) => Some((
@@ -104,11 +106,7 @@ pub fn check(reader: &mut Reader<'_>, at: &str, flow: &mut Flow) {
                 "write one stream for each output",
             )),
             SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { .. }, .. }) => None,
-            SinkSpec::Http(_) if changes => Some((
-                "http",
-                "an API is sent rows, and changes would have to say what happened to each",
-                "serve them as a feed: `{ feed: …, key: […] }`, or follow the table by a cursor: `table: …, cursor: …`",
-            )),
+            SinkSpec::Http(sink) if changes => super::http::changes(sink),
             SinkSpec::Sql(_) | SinkSpec::Discard if changes => {
                 Some(("mode", "changes are applied by their key", "write `mode: upsert` with the table's key"))
             }

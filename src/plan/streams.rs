@@ -76,10 +76,22 @@ impl Builder<'_> {
                 if sorted(&own) != sorted(key) {
                     let message =
                         format!("changes name their rows by ({}), and the key of {} by ({})", key.join(", "), output.label, own.join(", "));
-                    let holes: Vec<String> = key.iter().map(|name| format!("{{{{ {name} }}}}")).collect();
-                    let problem = Diagnostic::error("stream-target", message)
-                        .help(format!("write a key with {} and no other column", holes.join(" and ")));
+                    let problem = Diagnostic::error("stream-target", message).help(format!("write a key with {}", holes(key)));
                     self.problems.definition(&format!("{}/{}", output.output.at, rows.shape.word()), problem);
+                }
+                continue;
+            }
+            if let SinkSpec::Http(requests) = &output.output.sink {
+                let own: Vec<String> = requests.path.columns().map(str::to_owned).collect();
+                if requests.by_place() && sorted(&own) != sorted(key) || !sorted(&own).is_subset(&sorted(key)) {
+                    let message = format!(
+                        "changes name their rows by ({}), and the path of {} by ({})",
+                        key.join(", "),
+                        output.label,
+                        own.join(", ")
+                    );
+                    let problem = Diagnostic::error("stream-target", message).help(format!("write a path with {}", holes(key)));
+                    self.problems.definition(&format!("{}/path", output.output.at), problem);
                 }
                 continue;
             }
@@ -99,4 +111,10 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// How a template names these columns.
+fn holes(key: &[String]) -> String {
+    let holes: Vec<String> = key.iter().map(|name| format!("{{{{ {name} }}}}")).collect();
+    format!("{} and no other column", holes.join(" and "))
 }

@@ -73,6 +73,7 @@ fn every_example_has_a_test() {
         "http_push",
         "nightly_extract",
         "postgres_copy",
+        "push_changes",
         "quickstart",
         "redis_cache",
         "redis_messages",
@@ -281,6 +282,27 @@ fn feed_changes() {
     assert_eq!((of("put"), of("delete")), (5001, 50));
     assert_eq!(events.last().expect("an event")["o_totalprice"], 1.0);
     haul(&["drop", "feed_changes"]);
+}
+
+#[test]
+fn push_changes() {
+    let source = support::postgres().fresh_database();
+    support::postgres().sql(&source, SHOP);
+    support::postgres().sql(&source, "delete from orders where o_orderkey > 200");
+    let web = Web::start(|asked, out| {
+        assert_eq!(asked.header("authorization"), "Bearer of good news");
+        answer(out, 200, &[], "")
+    });
+    let project = project();
+    let environment = [("SOURCE_URL", source.as_str()), ("API_URL", &web.url()), ("API_TOKEN", "of good news")];
+    check_in(&project, "push_changes", &environment, &["--until", "caught-up"]);
+    support::postgres().sql(&source, "delete from orders where o_orderkey = 7; update orders set o_totalprice = 0 where o_orderkey = 8");
+    for arguments in [&["run", "push_changes", "--until", "caught-up"][..], &["drop", "push_changes"]] {
+        assert!(project.command(arguments).envs(environment).status().expect("haul can be started").success());
+    }
+    let asked: Vec<String> = web.asked().iter().map(|asked| format!("{} {}", asked.method, asked.path)).collect();
+    assert_eq!(asked.iter().filter(|asked| asked.starts_with("PUT /orders/")).count(), 200);
+    assert_eq!(asked[200..], ["DELETE /orders/7", "DELETE /orders/8"]);
 }
 
 #[test]

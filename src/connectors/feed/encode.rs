@@ -4,14 +4,12 @@ use arrow::array::{Array, AsArray, StringArray};
 use arrow::record_batch::RecordBatch;
 
 use crate::connectors::files::JsonObjects;
+use crate::connectors::text::print_event;
 use crate::data::change::{EMPTIED, GONE, MOVED, PUT, is_changes};
 use crate::data::text::Printer;
 use crate::data::text::json::{json_string, members_of};
 use crate::data::{Reject, Schema};
 use crate::failure::Failure;
-
-/// Members of events that are haul's own; columns cannot have their names.
-pub(super) const OWN: [&str; 3] = ["@id", "@op", "@feed"];
 
 /// What an event says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,24 +127,19 @@ impl Encoder {
             self.key(columns, row, &mut out.bytes)?;
         }
         let key_end = out.bytes.len();
-        out.bytes.extend_from_slice(match op {
-            Op::Put => b"{\"@op\":\"put\"",
-            Op::Delete | Op::Move => b"{\"@op\":\"delete\"",
-            Op::Clear => b"{\"@op\":\"clear\"",
-        });
-        let members = out.bytes.len();
-        match op {
-            Op::Put => {
-                self.objects.print(columns, row, &mut out.bytes).map_err(|(column, what)| format!("column `{column}` holds {what}"))?
+        let word = match op {
+            Op::Put => "put",
+            Op::Delete | Op::Move => "delete",
+            Op::Clear => "clear",
+        };
+        print_event(word, &mut out.bytes, |out| match op {
+            Op::Put => self.objects.print(columns, row, out).map_err(|(column, what)| format!("column `{column}` holds {what}")),
+            Op::Delete | Op::Move => self.key(columns, row, out),
+            Op::Clear => {
+                out.extend_from_slice(b"{}");
+                Ok(())
             }
-            Op::Delete | Op::Move => self.key(columns, row, &mut out.bytes)?,
-            Op::Clear => out.bytes.extend_from_slice(b"{}"),
-        }
-        if out.bytes[members..] == *b"{}" {
-            out.bytes.remove(members);
-        } else {
-            out.bytes[members] = b',';
-        }
+        })?;
         out.end(op, key_end, kept.filter(|kept| !kept.is_empty()).map(str::to_owned));
         Ok(())
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rusqlite::Transaction;
 
-use super::encode::OWN;
 use super::file::{self, Settings, database};
 use super::writer::FeedWriter;
 use crate::connectors::files::{can_be_json, json_columns};
 use crate::connectors::sql::sqlite::{blocking, blocking_open, check_epoch, in_transaction, marks};
+use crate::connectors::text::own_members;
 use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema, Type};
 use crate::define::pipeline::FeedSink;
@@ -147,12 +147,7 @@ fn problems(spec: &FeedSink, incoming: &Schema) -> Vec<TargetProblem> {
             message: format!("`{name}` is json, whose values have many forms, and cannot name a row"),
             help: format!("cast it: `cast: {{ {name}: text }}`, or name another column"),
         });
-    let own = incoming.columns.iter().filter(|column| OWN.contains(&column.name.as_str())).map(|column| TargetProblem {
-        code: "target-column",
-        field: "",
-        message: format!("`{}` is a member that events have by themselves", column.name),
-        help: format!("rename it: `rename: {{ \"{}\": another }}`", column.name),
-    });
+    let own = own_members(incoming);
     let native = incoming.columns.iter().filter(|column| !can_be_json(&column.ty)).map(|column| TargetProblem {
         code: "target-type",
         field: "",

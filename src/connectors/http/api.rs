@@ -175,6 +175,7 @@ impl Api {
     pub(super) async fn post(&self, method: Method, url: Url, headers: HeaderMap, body: Body) -> Result<Sent, Failure> {
         let _permit = self.permits.acquire().await.map_err(|_| Failure::cancelled())?;
         let what = format!("{method} {}", url.path());
+        let removes = method == Method::DELETE;
         let request = self.client.request(method, url).headers(headers).body(body).build();
         let request = request.map_err(|error| Failure::permanent("the request cannot be made").cause(error.without_url()))?;
         let mut response = self.send(request).await?;
@@ -182,6 +183,7 @@ impl Api {
         if !status.is_success() {
             let failure = self.refusal(&what, response).await;
             return Ok(match status.as_u16() {
+                404 | 410 if removes => Sent::Taken,
                 400 | 413 | 422 => Sent::Refused(failure),
                 // The content, or an earlier try of the same request that is still worked on: it may pass.
                 409 => Sent::Refused(Failure { kind: FailureKind::Transient, ..failure }),

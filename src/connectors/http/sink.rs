@@ -9,6 +9,7 @@ use super::api::Api;
 use super::record::Record;
 use super::writer::RequestWriter;
 use crate::connectors::files::{can_be_json, json_columns};
+use crate::connectors::text::own_members;
 use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{HttpPayload, HttpSink};
@@ -60,6 +61,9 @@ impl Sink for RequestSink {
                 message: format!("`{}` is {}, which only its own engine can read", column.name, column.ty),
                 help: format!("cast it: `cast: {{ {}: text }}`", column.name),
             });
+        }
+        if self.spec.changes && !self.spec.by_place() {
+            problems.extend(own_members(incoming));
         }
         if !problems.is_empty() {
             return Ok(Err(problems));

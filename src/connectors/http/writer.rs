@@ -3,17 +3,20 @@
 //! A batch that the server refuses for its content is cut in halves, and these again, until the rows at fault are found. A request that
 //! fails in a way that may pass is sent again a few times here, since only it would have to be; after that the failure is the stage's to retry.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Body, Method};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::api::{Api, Sent};
+use super::changes::Changes;
 use super::record::{Record, Standing};
 use crate::connectors::files::JsonObjects;
 use crate::connectors::refused::Halves;
@@ -58,6 +61,10 @@ struct Waiting {
     ends: Vec<usize>,
     /// Where each of them goes, when they go to places of their own.
     paths: Vec<String>,
+    /// How each of them is sent, when that differs.
+    methods: Vec<Method>,
+    /// Those that cannot be sent without the one before.
+    tied: BTreeSet<usize>,
 }
 
 impl Waiting {
@@ -99,19 +106,36 @@ impl RequestWriter {
         let schema = &self.load.schema;
         let columns = batch.columns().iter().zip(&schema.columns);
         let columns: Vec<Printer<'_>> = columns.map(|(array, column)| Printer::new(array, &column.ty)).collect();
+        let changes = Changes::of(batch, self.spec.by_place())?;
         for row in from..batch.num_rows() {
             let waiting = &mut self.waiting;
-            match &self.spec.payload {
-                HttpPayload::Template(template) => template_of(template, schema, &columns, row, &mut waiting.text),
-                HttpPayload::Ndjson | HttpPayload::Array | HttpPayload::Object => {
-                    self.objects.print(&columns, row, &mut waiting.text).map_err(|(column, what)| {
-                        let row = self.sent + waiting.ends.len() as u64 + 1;
-                        Failure::bad_rows(format!("column `{column}` of row {row} holds {what}"))
-                            .help(format!("write it as text: `cast: {{ {column}: text }}`"))
-                    })?;
+            let printed = match (&changes, &self.spec.payload) {
+                (Some(changes), _) => {
+                    changes.check(row)?;
+                    changes.print(row, &self.objects, &columns, &mut waiting.text)
+                }
+                (None, HttpPayload::Template(template)) => {
+                    template_of(template, schema, &columns, row, &mut waiting.text);
+                    Ok(())
+                }
+                (None, HttpPayload::Ndjson | HttpPayload::Array | HttpPayload::Object) => {
+                    self.objects.print(&columns, row, &mut waiting.text)
+                }
+            };
+            printed.map_err(|(column, what)| {
+                let row = self.sent + waiting.ends.len() as u64 + 1;
+                Failure::bad_rows(format!("column `{column}` of row {row} holds {what}"))
+                    .help(format!("write it as text: `cast: {{ {column}: text }}`"))
+            })?;
+            waiting.ends.push(waiting.text.len());
+            if let Some(changes) = &changes {
+                if self.spec.by_place() {
+                    waiting.methods.push(changes.method(row));
+                }
+                if changes.is_moved(row) {
+                    waiting.tied.insert(waiting.ends.len());
                 }
             }
-            waiting.ends.push(waiting.text.len());
             if self.spec.path.constant().is_none() {
                 waiting.paths.push(path_of(&self.spec.path, schema, &columns, row)?);
             }
@@ -138,12 +162,12 @@ impl RequestWriter {
                 self.taken.bytes += (waiting.ends[part.end - 1] - part.start.checked_sub(1).map_or(0, |row| waiting.ends[row])) as u64;
                 continue;
             };
-            if !halves.cut(&part, |_| false) {
-                self.refused.push(Reject {
-                    origin: format!("row {} of split {}", self.sent + part.start as u64 + 1, self.split),
+            if !halves.cut(&part, |row| waiting.tied.contains(&row)) {
+                self.refused.extend(part.map(|row| Reject {
+                    origin: format!("row {} of split {}", self.sent + row as u64 + 1, self.split),
                     reason: failure.to_string(),
-                    row: String::from_utf8_lossy(waiting.row(part.start)).into_owned(),
-                });
+                    row: String::from_utf8_lossy(waiting.row(row)).into_owned(),
+                }));
             }
         }
         self.sent += waiting.ends.len() as u64;
@@ -154,16 +178,19 @@ impl RequestWriter {
     async fn request(&self, waiting: &Waiting, rows: Range<usize>) -> Result<Option<Failure>, Failure> {
         let body = self.body(waiting, rows.clone());
         let path = waiting.paths.get(rows.start).map_or_else(|| self.spec.path.constant().unwrap_or_default(), String::as_str);
-        let method = match self.spec.method {
+        let method = waiting.methods.get(rows.start).cloned().unwrap_or_else(|| match self.spec.method {
             HttpMethod::Post => Method::POST,
             HttpMethod::Put => Method::PUT,
             HttpMethod::Patch => Method::PATCH,
-        };
+        });
         let mut headers = HeaderMap::new();
-        let media = if self.spec.payload == HttpPayload::Ndjson { "application/x-ndjson" } else { "application/json" };
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
         let key = HeaderValue::from_str(&self.key(&rows, &body)).map_err(|_| Failure::permanent("a key cannot stand in a header"))?;
         headers.insert("idempotency-key", key);
+        let body = if method == Method::DELETE { Bytes::new() } else { body };
+        if !body.is_empty() {
+            let media = if self.spec.payload == HttpPayload::Ndjson { "application/x-ndjson" } else { "application/json" };
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
+        }
         let query = self.spec.query.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let url = self.api.url(path, query);
         let mut wait = WAIT;
@@ -185,7 +212,7 @@ impl RequestWriter {
         }
     }
 
-    fn body(&self, waiting: &Waiting, rows: Range<usize>) -> bytes::Bytes {
+    fn body(&self, waiting: &Waiting, rows: Range<usize>) -> Bytes {
         let mut body = Vec::new();
         let (open, between, close): (&[u8], &[u8], &[u8]) = match self.spec.payload {
             HttpPayload::Ndjson => (b"", b"\n", b"\n"),

@@ -11,6 +11,30 @@ use crate::load::shape::Size;
 const BATCH_ROWS: u64 = 500;
 /// Bytes of a request when an output does not say.
 const BATCH_BYTES: u64 = 1 << 20;
+
+/// What is wrong with an output for changes: where, why, and the way out.
+pub fn changes(sink: &HttpSink) -> Option<(&'static str, &'static str, &'static str)> {
+    let placed = sink.payload == HttpPayload::Object && sink.path.constant().is_none();
+    match (&sink.payload, sink.method) {
+        (HttpPayload::Template(_), _) => Some((
+            "template",
+            "a template cannot say what happened to a row",
+            "write `body: object` for one change a request, or `body: ndjson`",
+        )),
+        (_, HttpMethod::Patch) => Some((
+            "method",
+            "changes are sent as events, or each to the place of its row",
+            "write `method: post` for events, or `method: put` with `body: object` and the key's columns in the path",
+        )),
+        (_, HttpMethod::Put) if !placed => Some((
+            "method",
+            "with `put` each change goes to the place of its row, and here all have one place",
+            "write `body: object` and a path with the columns of the table's key, or `method: post` for events",
+        )),
+        _ => None,
+    }
+}
+
 /// Reads an output.
 pub fn output(reader: &mut Reader<'_>, at: &str, said: &file::HttpOutput) -> Option<HttpSink> {
     let connection = said.http.clone()?;
@@ -50,5 +74,5 @@ pub fn output(reader: &mut Reader<'_>, at: &str, said: &file::HttpOutput) -> Opt
         reader.error("out-of-range", &format!("{at}/batch/bytes"), "the size is too small to work with", "the least is 1B");
     }
     let rows = if many { batch.and_then(|batch| batch.rows).unwrap_or(BATCH_ROWS) } else { 1 };
-    Some(HttpSink { connection, path, query, method, payload, rows, bytes })
+    Some(HttpSink { connection, path, query, method, payload, rows, bytes, changes: false })
 }

@@ -148,6 +148,8 @@ pub struct HttpSink {
     pub rows: u64,
     /// Bytes of rows after which a request is full.
     pub bytes: u64,
+    /// Whether changes of rows come, and not rows.
+    pub changes: bool,
 }
 
 /// The method of a request that carries rows.
@@ -175,6 +177,11 @@ pub enum HttpPayload {
 }
 
 impl HttpSink {
+    /// Whether each change is a request to the place of its row. Otherwise changes are sent as events.
+    pub fn by_place(&self) -> bool {
+        self.changes && self.method == HttpMethod::Put
+    }
+
     /// `POST ndjson`, for plans.
     pub fn words(&self) -> String {
         let method = match self.method {
@@ -185,6 +192,7 @@ impl HttpSink {
         match self.payload {
             HttpPayload::Ndjson => format!("{method} ndjson, up to {} rows a request", self.rows),
             HttpPayload::Array => format!("{method} array, up to {} rows a request", self.rows),
+            HttpPayload::Object if self.by_place() => "PUT, PATCH or DELETE, one row a request".to_owned(),
             HttpPayload::Object => format!("{method} object, one row a request"),
             HttpPayload::Template(_) => format!("{method} template, one row a request"),
         }

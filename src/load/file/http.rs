@@ -140,7 +140,7 @@ pub struct HttpOutput {
     pub path: Option<String>,
     /// Parameters of the request, escaped as a URL needs it.
     pub query: Option<Entries<Scalar>>,
-    /// The method of the request.
+    /// The method of the request. Changes of a table are sent as events by `post`; by `put` each goes to the place of its row, and removals are DELETE.
     #[schemars(extend("default" = "post"))]
     pub method: Option<HttpMethod>,
     /// What a request holds. By default `ndjson`.

@@ -80,7 +80,7 @@ fn system(fault: impl Fn(&Asked, &mut TcpStream) -> Option<std::io::Result<()>> 
         sink: Box::new(move |_| {
             let (connection, path, query) = ("c".to_owned(), path(), Vec::new());
             let (method, payload) = (HttpMethod::Post, HttpPayload::Ndjson);
-            api.sink(&HttpSink { connection, path, query, method, payload, rows: 70, bytes: 1 << 20 }, &base)
+            api.sink(&HttpSink { connection, path, query, method, payload, rows: 70, bytes: 1 << 20, changes: false }, &base)
         }),
         source: Box::new(move |schema| {
             reading.source(&HttpSource {

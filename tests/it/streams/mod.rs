@@ -13,6 +13,7 @@ mod logins;
 mod poison;
 mod poll;
 mod post;
+mod post_changes;
 mod redis;
 mod redis_channel;
 mod redis_source;

@@ -37,13 +37,24 @@ impl JsonObjects {
         row: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), (String, &'static str)> {
+        self.print_some(columns, row, |place| self.schema.columns[place].ty != Type::Json || !columns[place].is_null(row), out)
+    }
+
+    /// The same with some columns only, by their places. NULL is `null` in all of them.
+    pub(in crate::connectors) fn print_some(
+        &self,
+        columns: &[Printer<'_>],
+        row: usize,
+        which: impl Fn(usize) -> bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), (String, &'static str)> {
         out.push(b'{');
         let mut first = true;
-        for ((printer, column), key) in columns.iter().zip(&self.schema.columns).zip(&self.keys) {
-            if column.ty == Type::Json {
-                if printer.is_null(row) {
-                    continue;
-                }
+        for (place, ((printer, column), key)) in columns.iter().zip(&self.schema.columns).zip(&self.keys).enumerate() {
+            if !which(place) {
+                continue;
+            }
+            if column.ty == Type::Json && !printer.is_null(row) {
                 one_line(printer.text(row).unwrap_or_default()).map_err(|what| (column.name.clone(), what))?;
             }
             if !std::mem::take(&mut first) {
