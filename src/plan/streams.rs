@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::build::Builder;
-use super::routes::native_engine;
 use super::{InputPlan, Origin, OutputPlan};
 use crate::define::pipeline::{Input, SinkSpec, SourceSpec, SqlSink, Stage, WriteMode};
 use crate::diagnostic::Diagnostic;
@@ -100,11 +99,7 @@ impl Builder<'_> {
                 SinkSpec::Tables(_) => key,
                 _ => continue,
             };
-            if native_engine(self.pipeline, &output.output) != Some("postgres") {
-                let message = format!("{} cannot apply changes", output.label);
-                let problem = Diagnostic::error("stream-target", message).help("write to PostgreSQL, or follow the table by a cursor");
-                self.problems.definition(&output.output.at, problem);
-            } else if sorted(own) != sorted(key) {
+            if sorted(own) != sorted(key) {
                 let message = format!("changes name their rows by ({}), and {} by ({})", key.join(", "), output.label, own.join(", "));
                 let problem = Diagnostic::error("stream-target", message).help(format!("write `key: [{}]`", key.join(", ")));
                 self.problems.definition(&format!("{}/key", output.output.at), problem);

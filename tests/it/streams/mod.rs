@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Project, dice, postgres};
 
 mod changes;
+mod changes_sqlite;
 mod cut;
 mod kill;
 mod large;

@@ -115,19 +115,20 @@ impl Rows<'_> {
         for row in first..first + count {
             match self.insert_rows(connection, insertion, row, 1) {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return self.database.failure(error).during(self.name(insertion, row)),
+                Ok(Err(error)) => return self.database.failure(error).during(named(&mut insertion.cells, self.shape, row)),
                 Err(failure) => return failure,
             }
         }
         self.database.failure(error)
     }
+}
 
-    fn name(&self, insertion: &mut Insertion<'_>, row: usize) -> String {
-        let cells = insertion.cells.iter_mut().zip(&self.shape.columns).take(COLUMNS_NAMED);
-        let values = cells.filter_map(|(cells, column)| match cells.value(row) {
-            ToSqlOutput::Borrowed(value) => Some(format!("{}: {}", column.name, shown(value))),
-            _ => None,
-        });
-        format!("the row with {}", values.collect::<Vec<_>>().join(", "))
-    }
+/// Names a row by its first columns.
+pub(super) fn named(cells: &mut [Binder<'_>], shape: &Shape, row: usize) -> String {
+    let cells = cells.iter_mut().zip(&shape.columns).take(COLUMNS_NAMED);
+    let values = cells.filter_map(|(cells, column)| match cells.value(row) {
+        ToSqlOutput::Borrowed(value) => Some(format!("{}: {}", column.name, shown(value))),
+        _ => None,
+    });
+    format!("the row with {}", values.collect::<Vec<_>>().join(", "))
 }

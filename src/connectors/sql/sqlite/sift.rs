@@ -7,6 +7,7 @@ use arrow::record_batch::RecordBatch;
 use rusqlite::Connection as Sqlite;
 use tokio::sync::OwnedMutexGuard;
 
+use super::apply::Changes;
 use super::connection::{Database, Interrupt};
 use super::insert::Rows;
 use super::marks;
@@ -15,7 +16,7 @@ use super::target::{Shape, quote};
 use super::writer::{GATHERED, create_gathered, move_gathered};
 use crate::connectors::refused::{Halves, reject};
 use crate::connectors::{Load, Mark, moved_on};
-use crate::data::Reject;
+use crate::data::{Reject, change};
 use crate::define::pipeline::{SqlSink, WriteMode};
 use crate::failure::{Failure, FailureKind};
 
@@ -36,21 +37,28 @@ pub(super) struct Sift {
 }
 
 impl Sift {
-    /// Begins the transaction and writes. Gives the number of rows in the target, and those that it refuses.
-    pub(super) fn run(
-        &self,
-        connection: &Sqlite,
-        interrupt: &Interrupt,
-        split: &str,
-        from: Option<&Mark>,
-    ) -> Result<(u64, Vec<Reject>), Failure> {
+    /// Begins the transaction.
+    pub(super) fn begin(&self, connection: &Sqlite, split: &str, from: Option<&Mark>) -> Result<(), Failure> {
         self.execute(connection, "begin immediate")?;
         check_epoch(&self.database, connection, &self.load)?;
         let found = marks::mark(connection, &self.load.key, split).map_err(|error| self.database.failure(error))?;
-        if found.as_ref() != from {
-            return Err(moved_on(split));
-        }
-        let shape = shape_now(&self.database, connection, &self.spec, &self.load.schema)?;
+        if found.as_ref() == from { Ok(()) } else { Err(moved_on(split)) }
+    }
+
+    fn shape(&self, connection: &Sqlite) -> Result<Shape, Failure> {
+        shape_now(&self.database, connection, &self.spec, &self.load.schema)
+    }
+
+    /// Applies changes and looks for none that are refused. Gives the number of rows that were put or removed.
+    pub(super) fn apply(&self, connection: &Sqlite, interrupt: &Interrupt) -> Result<u64, Failure> {
+        let shape = self.shape(connection)?;
+        let changes = Changes { database: &self.database, shape: &shape, schema: &self.load.schema, interrupt };
+        self.waiting.iter().map(|batch| changes.apply(connection, batch)).sum()
+    }
+
+    /// Writes what waits. Gives the number of rows in the target, and those that it refuses.
+    pub(super) fn run(&self, connection: &Sqlite, interrupt: &Interrupt) -> Result<(u64, Vec<Reject>), Failure> {
+        let shape = self.shape(connection)?;
         if !shape.key.is_empty() {
             self.execute(connection, &create_gathered(&shape))?;
         }
@@ -76,6 +84,8 @@ impl Sift {
             WriteMode::Upsert { key } => key.as_slice(),
             _ => self.spec.primary_key.as_deref().unwrap_or_default(),
         };
+        // A row that takes another key comes as its removal and the row behind that.
+        let tied = |row: usize| change::of(batch, row - 1) == Some(change::MOVED);
         let mut rows = 0;
         let mut halves = Halves::of(batch.num_rows());
         while let Some(part) = halves.next() {
@@ -84,8 +94,8 @@ impl Sift {
                 Ok(put) => rows += put,
                 Err(failure) if failure.kind == FailureKind::BadRows => {
                     self.execute(connection, "rollback to haul_part")?;
-                    if !halves.cut(&part, |_| false) {
-                        refused.push(reject(&self.load.schema, key, batch, part.start, &failure));
+                    if !halves.cut(&part, tied) {
+                        refused.extend(part.map(|row| reject(&self.load.schema, key, batch, row, &failure)));
                     }
                 }
                 Err(failure) => return Err(failure),
@@ -97,6 +107,9 @@ impl Sift {
 
     /// Writes some rows as if they were all.
     fn part(&self, connection: &Sqlite, interrupt: &Interrupt, shape: &Shape, batch: &RecordBatch) -> Result<u64, Failure> {
+        if change::is_changes(batch) {
+            return Changes { database: &self.database, shape, schema: &self.load.schema, interrupt }.apply(connection, batch);
+        }
         let writing = Rows { database: &self.database, shape, schema: &self.load.schema, interrupt };
         let table = quote(&shape.table);
         if shape.key.is_empty() {

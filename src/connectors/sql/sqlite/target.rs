@@ -148,6 +148,15 @@ impl Shape {
         self.columns.iter().map(|column| column.quoted.as_str()).collect::<Vec<_>>().join(", ")
     }
 
+    /// The statement that puts rows into the table by the key.
+    pub(super) fn upsert(&self, rows: &str) -> String {
+        let others = self.columns.iter().filter(|column| !self.key.contains(&column.name));
+        let others: Vec<String> = others.map(|column| format!("{0} = excluded.{0}", column.quoted)).collect();
+        let action = if others.is_empty() { "nothing".to_owned() } else { format!("update set {}", others.join(", ")) };
+        let (table, key) = (quote(&self.table), quoted_list(self.key.iter().map(String::as_str)));
+        format!("insert into {table} ({}) {rows} on conflict ({key}) do {action}", self.column_list())
+    }
+
     pub(super) fn mapped(&self) -> Vec<Mapped> {
         let mapped = |column: &TargetColumn| Mapped {
             name: column.name.clone(),

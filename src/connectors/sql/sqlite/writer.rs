@@ -20,6 +20,7 @@ use super::sink::{shape_now, staging_name};
 use super::target::{Publish, Shape, quote, quoted_list};
 use crate::connectors::{Committed, Load, Mark, Writer};
 use crate::data::Reject;
+use crate::data::change::is_changes;
 use crate::define::pipeline::{SqlSink, Verify, WriteMode};
 use crate::failure::Failure;
 
@@ -103,8 +104,11 @@ impl Writer for SqliteWriter {
         let bytes = batch.get_array_memory_size();
         self.bytes += bytes as u64;
         self.waiting.push(batch);
-        if self.sifts && self.gathered.is_none() && self.bytes <= MOST_KEPT {
+        if self.sifts && self.gathered.is_none() && self.sifted.is_none() && self.bytes <= MOST_KEPT {
             return Ok(());
+        }
+        if self.waiting.iter().any(is_changes) {
+            return self.apply().await;
         }
         let waits = !self.upserts() && self.gathered.is_none() && !self.sifts;
         match waits.then(|| self.database.room(bytes)).flatten() {
@@ -122,22 +126,13 @@ impl Writer for SqliteWriter {
     }
 
     async fn refused(&mut self) -> Result<Vec<Reject>, Failure> {
-        if !self.sifts || self.waiting.is_empty() || self.gathered.is_some() {
+        if !self.sifts || self.waiting.is_empty() || self.gathered.is_some() || self.sifted.is_some() {
             return Ok(Vec::new());
         }
-        let turn = self.database.turn().await;
-        let database = self.database.clone();
-        let connection = blocking_open(move || database.writer()).await?;
-        let sift = Sift {
-            database: self.database.clone(),
-            spec: self.spec.clone(),
-            load: self.load.clone(),
-            waiting: std::mem::take(&mut self.waiting),
-        };
-        let (split, from) = (self.split.clone(), self.from.clone());
+        let (begun, sift) = self.begun().await?;
         let (connection, (rows, refused)) =
-            blocking(connection, move |connection, interrupt| sift.run(connection, interrupt, &split, from.as_ref())).await?;
-        self.sifted = Some(Sifted { connection, turn, rows });
+            blocking(begun.connection, move |connection, interrupt| sift.run(connection, interrupt)).await?;
+        self.sifted = Some(Sifted { connection, turn: begun.turn, rows });
         Ok(refused)
     }
 
@@ -153,6 +148,34 @@ impl Writer for SqliteWriter {
 }
 
 impl SqliteWriter {
+    /// The transaction that changes are written in, and what waits for it.
+    async fn begun(&mut self) -> Result<(Sifted, Sift), Failure> {
+        let sift = Sift {
+            database: self.database.clone(),
+            spec: self.spec.clone(),
+            load: self.load.clone(),
+            waiting: std::mem::take(&mut self.waiting),
+        };
+        if let Some(begun) = self.sifted.take() {
+            return Ok((begun, sift));
+        }
+        let turn = self.database.turn().await;
+        let database = self.database.clone();
+        let connection = blocking_open(move || database.writer()).await?;
+        let (split, from) = (self.split.clone(), self.from.clone());
+        let (connection, sift) =
+            blocking(connection, move |connection, _| sift.begin(connection, &split, from.as_ref()).map(|()| sift)).await?;
+        Ok((Sifted { connection, turn, rows: 0 }, sift))
+    }
+
+    /// Applies the changes that wait, more than are held in memory, ahead of their commit.
+    async fn apply(&mut self) -> Result<(), Failure> {
+        let (begun, sift) = self.begun().await?;
+        let (connection, rows) = blocking(begun.connection, move |connection, interrupt| sift.apply(connection, interrupt)).await?;
+        self.sifted = Some(Sifted { connection, turn: begun.turn, rows: begun.rows + rows });
+        Ok(())
+    }
+
     /// Commits what waits together with its mark.
     async fn put(&mut self, mark: Mark) -> Result<Committed, Failure> {
         if mark.split != self.split {
@@ -270,13 +293,5 @@ pub(super) fn move_gathered(shape: &Shape, table: &str) -> String {
     if shape.key.is_empty() {
         return format!("insert into {table} ({columns}) select {columns} from {GATHERED}");
     }
-    let key = quoted_list(shape.key.iter().map(String::as_str));
-    let others: Vec<String> = shape
-        .columns
-        .iter()
-        .filter(|column| !shape.key.contains(&column.name))
-        .map(|column| format!("{0} = excluded.{0}", column.quoted))
-        .collect();
-    let action = if others.is_empty() { "nothing".to_owned() } else { format!("update set {}", others.join(", ")) };
-    format!("insert into {table} ({columns}) select {columns} from {GATHERED} where true order by rowid on conflict ({key}) do {action}")
+    shape.upsert(&format!("select {columns} from {GATHERED} where true order by rowid"))
 }
