@@ -68,8 +68,12 @@ class Server(Ground):
         # A commit that does not wait for its log is told to nobody before the log writer comes by, which takes up to 200 ms.
         self.settings |= {"wal_level": "logical", "track_commit_timestamp": "on", "max_wal_size": "16GB", "synchronous_commit": "on"}
 
+    @property
+    def peer(self):
+        return self.url("peer")
+
     def _load(self):
-        for database in ("source", "target"):
+        for database in ("source", "target", "peer"):
             self.sql(self.url("postgres"), f"create database {database}")
 
 
@@ -94,10 +98,44 @@ def project(server, haul, every):
     return folder
 
 
-def same(server):
+def same(server, target):
     digest = "select count(*), md5(string_agg(t::text, ' ' order by id)) from items t"
-    if server.sql(server.source, digest) != server.sql(server.target, digest):
+    if server.sql(server.source, digest) != server.sql(target, digest):
         raise RuntimeError("source and target differ")
+
+
+def subscribe(server):
+    """PostgreSQL's own replication of the same table, into a database that has the same rows. It stands still until it is enabled."""
+    server.sql(server.source, "drop publication if exists peer; create publication peer for table items")
+    server.sql(server.source, "select pg_create_logical_replication_slot('peer', 'pgoutput')")
+    server.sql(server.peer, "drop schema public cascade; create schema public; " + TABLE)
+    copy(server)
+    server.sql(
+        server.peer,
+        f"create subscription peer connection '{server.source}' publication peer"
+        " with (create_slot = false, enabled = false, slot_name = 'peer', copy_data = false, binary = true)",
+    )
+
+
+def copy(server):
+    psql = [*server.psql.split(), "-d"]
+    out = subprocess.Popen([*psql, server.source, "-c", "copy items to stdout (format binary)"], stdout=subprocess.PIPE)
+    subprocess.run([*psql, server.peer, "-c", "copy items from stdin (format binary)"], stdin=out.stdout, check=True)
+    out.wait()
+
+
+def replicate(server):
+    """Lets the subscription catch up. Gives the seconds that it took."""
+    end = server.sql(server.source, "select pg_current_wal_lsn()")
+    began = time.monotonic()
+    server.sql(server.peer, "alter subscription peer enable")
+    while server.sql(server.source, f"select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name = 'peer'") != "t":
+        time.sleep(0.02)
+    took = time.monotonic() - began
+    server.sql(server.peer, "alter subscription peer disable")
+    while server.sql(server.source, "select active from pg_replication_slots where slot_name = 'peer'") == "t":
+        time.sleep(0.02)
+    return took
 
 
 def apply(ground, haul):
@@ -105,19 +143,28 @@ def apply(ground, haul):
     server.start()
     try:
         folder = project(server, haul, "100ms")
-        table = ["| | changes | wall s (min..max) | changes/s | client CPU s | peak MiB |", "|---|---|---|---|---|---|"]
-        costs = []
+        subscribe(server)
+        costs, peers = [], []
         for _ in range(3):
             server.sql(server.source, f"call load({CHANGES})")
             server.sql(server.source, "checkpoint")
             costs.append(measure.run(f"{haul} run follow --until caught-up", folder))
-            same(server)
-        walls = [cost.wall for cost in costs]
-        wall = statistics.median(walls)
-        table.append(
-            f"| **haul** | {CHANGES:,} | {wall:.2f} ({min(walls):.2f}..{max(walls):.2f}) | {CHANGES / wall:,.0f}"
-            f" | {statistics.median(cost.client_cpu for cost in costs):.2f} | {statistics.median(cost.rss_mib for cost in costs):.0f} |"
-        )
+            same(server, server.target)
+            peers.append(replicate(server))
+            same(server, server.peer)
+        server.sql(server.peer, "drop subscription peer")
+
+        def row(name, walls, client):
+            wall = statistics.median(walls)
+            return f"| {name} | {CHANGES:,} | {wall:.2f} ({min(walls):.2f}..{max(walls):.2f}) | {CHANGES / wall:,.0f} | {client} |"
+
+        cpu, rss = (statistics.median(getattr(cost, what) for cost in costs) for what in ("client_cpu", "rss_mib"))
+        table = [
+            "| | changes | wall s (min..max) | changes/s | client CPU s | peak MiB |",
+            "|---|---|---|---|---|---|",
+            row("PostgreSQL's own subscription", peers, "- | -"),
+            row("**haul**", [cost.wall for cost in costs], f"{cpu:.2f} | {rss:.0f}"),
+        ]
         return f"### Changes of a PostgreSQL table → PostgreSQL, a waiting log of {CHANGES:,}\n\n" + "\n".join(table)
     finally:
         server.stop()
@@ -146,7 +193,7 @@ def late(ground, haul):
         finally:
             running.send_signal(signal.SIGTERM)
             running.wait()
-        same(server)
+        same(server, server.target)
         # The moment of the commit on both sides, by the same clock.
         times = [times_of(server, url) for url in (server.source, server.target)]
         waits = sorted((times[1][key] - when) * 1000 for key, when in times[0].items())

@@ -101,6 +101,26 @@ fn every_kind_of_change_arrives() {
     project.haul(&["drop", FOLLOW]).expect(0);
 }
 
+/// Whether two texts are one key is the target's to say.
+#[test]
+fn keys_that_the_target_takes_for_one_are_one() {
+    const FOLLOW: &str = "one_key";
+    let (from, to) = (postgres().fresh_database(), postgres().fresh_database());
+    sql(&from, "create table items (id text primary key, name text)");
+    sql(
+        &to,
+        "create collation any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         create table items (id text collate any_case primary key, name text)",
+    );
+    let project = Project::new();
+    pipeline(&project, FOLLOW, &from, &to, "every: 20ms");
+    catch_up(&project, FOLLOW);
+    sql(&from, "begin; insert into items values ('a', 'first'), ('b', 'first'); insert into items values ('A', 'second'); commit");
+    catch_up(&project, FOLLOW);
+    assert_eq!(sql(&to, "select string_agg(id || name, ' ' order by id) from items"), "Asecond bfirst");
+    project.haul(&["drop", FOLLOW]).expect(0);
+}
+
 #[test]
 fn a_slot_that_is_gone_is_said_plainly() {
     const FOLLOW: &str = "gone";
