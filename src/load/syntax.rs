@@ -37,19 +37,28 @@ pub fn explain(source: &Arc<SourceText>, said: &str, at: Range<usize>) -> Diagno
     help.into_iter().fold(diagnostic, Diagnostic::help)
 }
 
-/// `url: {{ env.URL }}` is a mapping inside a mapping to YAML. `near` is a byte inside of the braces or on their line.
+/// `url: {{ env.URL }}` is a mapping inside a mapping to YAML, and `{ path: /{{ id }} }` nothing at all. `near` is a byte inside of the braces or on
+/// their line.
 pub fn bare_template(source: &Arc<SourceText>, near: usize) -> Option<Diagnostic> {
     let text = &source.text;
     let line_start = text[..near].rfind('\n').map_or(0, |at| at + 1);
     let line_end = text[near..].find('\n').map_or(text.len(), |at| near + at);
     let line = &text[line_start..line_end];
-    let braces = line.match_indices("{{").map(|(at, _)| at).find(|at| {
-        let before = line[..*at].trim_end();
+    let (braces, start) = line.match_indices("{{").find_map(|(at, _)| {
+        let before = line[..at].trim_end();
         let in_quotes = before.matches('"').count() % 2 == 1 || before.matches('\'').count() % 2 == 1;
-        !in_quotes && (before.is_empty() || before.ends_with([':', '-', ',', '[', '{']))
+        if in_quotes {
+            return None;
+        }
+        if before.is_empty() || before.ends_with([':', '-', ',', '[', '{']) {
+            return Some((at, at));
+        }
+        // The text that the braces stand in, where the parser could not go on.
+        let begins = [": ", ", ", "{ ", "[", "{"].into_iter().filter_map(|mark| Some(before.rfind(mark)? + mark.len())).max()?;
+        (line_start + at == near).then_some((at, begins))
     })?;
-    let start = line_start + braces;
-    let close = line[braces..].find("}}").map_or(line_end, |at| start + at + 2);
+    let start = line_start + start;
+    let close = line[braces..].find("}}").map_or(line_end, |at| line_start + braces + at + 2);
     // Text that goes on behind the braces belongs into the quotes too.
     let more = text[close..line_end].find([' ', ',', '}', ']']).unwrap_or(line_end - close);
     let template = &text[start..close + more];

@@ -8,19 +8,19 @@ use crate::connectors::files::JsonObjects;
 use crate::connectors::text::print_event;
 use crate::data::change::{EMPTIED, GONE, MOVED, PUT, is_changes};
 use crate::data::text::Printer;
+use crate::define::pipeline::HttpSink;
 use crate::failure::Failure;
 
 /// The changes of a batch.
 pub(super) struct Changes<'a> {
     words: &'a StringArray,
     kept: &'a StringArray,
-    /// Whether each goes to the place of its row.
-    by_place: bool,
+    spec: &'a HttpSink,
 }
 
 impl<'a> Changes<'a> {
     /// `None` when the batch holds rows.
-    pub(super) fn of(batch: &'a RecordBatch, by_place: bool) -> Result<Option<Self>, Failure> {
+    pub(super) fn of(batch: &'a RecordBatch, spec: &'a HttpSink) -> Result<Option<Self>, Failure> {
         if !is_changes(batch) {
             return Ok(None);
         }
@@ -28,7 +28,7 @@ impl<'a> Changes<'a> {
         let text = |place: usize| -> Option<&'a StringArray> { batch.column(place).as_string_opt() };
         let broken = || Failure::permanent("a batch of changes does not say what happened");
         let (words, kept) = (text(count - 2).ok_or_else(broken)?, text(count - 1).ok_or_else(broken)?);
-        Ok(Some(Self { words, kept, by_place }))
+        Ok(Some(Self { words, kept, spec }))
     }
 
     /// Whether the next change is the rest of this one.
@@ -59,9 +59,10 @@ impl<'a> Changes<'a> {
             )
             .help("`alter table … replica identity full` lets updates send all values; then `haul run … --fresh` begins behind it"));
         }
-        if self.by_place && self.words.value(row) == EMPTIED {
-            return Err(Failure::permanent("the table was emptied at once (TRUNCATE), and places of single rows cannot be told")
-                .help("empty it there too and begin again with `--fresh`; `method: post` would send an event, `clear`"));
+        if self.spec.path.constant().is_none() && self.words.value(row) == EMPTIED {
+            return Err(Failure::permanent("the table was emptied at once (TRUNCATE), and places of single rows cannot be told").help(
+                "empty it there too and begin again with `--fresh`; `method: post` to a path without columns would send an event, `clear`",
+            ));
         }
         Ok(())
     }
@@ -87,6 +88,6 @@ impl<'a> Changes<'a> {
             // Of a row that is gone only the key came.
             None => objects.print_some(columns, row, |place| !columns[place].is_null(row), out),
         };
-        if self.by_place { object(out) } else { print_event(op, out, object) }
+        if self.spec.by_place() { object(out) } else { print_event(op, out, object) }
     }
 }

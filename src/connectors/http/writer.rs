@@ -106,7 +106,7 @@ impl RequestWriter {
         let schema = &self.load.schema;
         let columns = batch.columns().iter().zip(&schema.columns);
         let columns: Vec<Printer<'_>> = columns.map(|(array, column)| Printer::new(array, &column.ty)).collect();
-        let changes = Changes::of(batch, self.spec.by_place())?;
+        let changes = Changes::of(batch, &self.spec)?;
         for row in from..batch.num_rows() {
             let waiting = &mut self.waiting;
             let printed = match (&changes, &self.spec.payload) {

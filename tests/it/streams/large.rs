@@ -1,7 +1,7 @@
 //! A transaction that is larger than the memory haul may use.
 
 use super::changes::{assert_same, catch_up, pipeline};
-use super::{rows, signal, sql, start, until};
+use super::{PATIENCE, rows, signal, sql, start, until, until_within};
 use crate::support::{Project, peak_kib, postgres, setting};
 
 /// Rows of the transaction, each of about 2 kB; `HAUL_ROWS` sets another number.
@@ -29,7 +29,8 @@ fn a_transaction_larger_than_memory_arrives_whole() {
     );
     let expected = sql(&from, "select count(*), count(distinct id) from items");
     // Whoever looks sees nothing of it, or all.
-    until(&project, "the transaction", || {
+    let patience = PATIENCE * u32::try_from(count / ROWS).unwrap_or(1).max(1);
+    until_within(patience, &project, "the transaction", || {
         let now = rows(&to, "items");
         assert!(now == "1|1" || now == expected, "a part of a transaction is seen: {now}");
         now == expected

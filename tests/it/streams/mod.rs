@@ -35,8 +35,14 @@ fn start(project: &Project, name: &str) -> Child {
 
 /// Waits until `look` gives what is wanted.
 #[track_caller]
-fn until(project: &Project, what: &str, mut look: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+fn until(project: &Project, what: &str, look: impl FnMut() -> bool) {
+    until_within(PATIENCE, project, what, look);
+}
+
+/// The same with other patience.
+#[track_caller]
+fn until_within(patience: Duration, project: &Project, what: &str, mut look: impl FnMut() -> bool) {
+    let end = Instant::now() + patience;
     while !look() {
         assert!(Instant::now() < end, "{what} did not come about; haul said:\n{}", project.read("log.txt"));
         std::thread::sleep(Duration::from_millis(50));
