@@ -87,7 +87,7 @@ impl Came {
 
     /// Whether the last changes of all keys can be made in any order, for each says all of its row, and it is known which they are.
     pub(super) fn is_plain(&self) -> bool {
-        !(self.moved || self.emptied || self.kept || self.key.is_empty() || self.rows > MOST)
+        !(self.emptied || self.kept || self.key.is_empty() || self.rows > MOST)
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_rows_and_removals_are_plain() {
+    fn whole_rows_and_removals_are_plain() {
         let plain = |batches: &[&[(i64, &str, Option<&str>)]]| {
             let mut came = of_numbers();
             batches.iter().for_each(|rows| came.look(&batch(rows)).expect("known kinds"));
@@ -137,7 +137,8 @@ mod tests {
         assert!(plain(&[]));
         assert!(plain(&[&[(1, PUT, None), (2, GONE, None)], &[(1, PUT, None)]]));
         assert!(!plain(&[&[(1, PUT, Some(",0,"))]]));
-        assert!(!plain(&[&[(1, MOVED, None), (2, PUT, None)]]));
+        assert!(plain(&[&[(1, MOVED, None), (2, PUT, None)]]));
+        assert!(!plain(&[&[(1, MOVED, None), (2, PUT, Some(",1,"))]]));
         assert!(!plain(&[&[(0, EMPTIED, None)], &[(1, PUT, None)]]));
         assert!(of_numbers().look(&batch(&[(1, "?", None)])).is_err());
     }
