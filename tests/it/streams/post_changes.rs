@@ -216,7 +216,7 @@ fn steps_and_rejects_hold_for_changes() {
         })
     };
     let steps = "    transform: [{ filter: \"name <> 'out'\" }, { rename: { id: number } }]
-    rejects: { to: { files: kept, path: bad.ndjson }, at_most: 3 }\n";
+    rejects: { to: { files: kept, path: bad.ndjson }, at_most: 4 }\n";
     let project = Project::new();
     pipeline(&project, FOLLOW, &from, &web, WAYS[0]);
     let text = project.read(&format!("pipelines/{FOLLOW}.yaml"));
@@ -228,13 +228,14 @@ fn steps_and_rejects_hold_for_changes() {
     catch_up();
     sql(
         &from,
-        "begin; update items set name = 'out' where id = 7; update items set name = 'bad' where id in (8, 21); update items set name = 'good' where id = 22; commit",
+        "begin; update items set name = 'out' where id = 7; update items set name = 'bad' where id in (8, 21); update items set name = 'good' where id = 22;
+             update items set id = 500, name = 'bad' where id = 11; commit",
     );
     catch_up();
     let seen = seen.lock().expect("the events");
-    assert_eq!((seen.len(), &seen[&7], &seen[&22]), (40, &"delete".into(), &"put".into()));
+    assert_eq!((seen.len(), &seen[&7], &seen[&22], &seen[&11]), (40, &"delete".into(), &"put".into(), &"put".into()));
     let kept = project.read("kept/bad.ndjson");
-    assert_eq!(kept.lines().count(), 2, "{kept}");
+    assert_eq!(kept.lines().count(), 4, "the removal and the new row of a changed key go together: {kept}");
     assert!(kept.contains("no such name") && kept.contains("\\\"number\\\":21"), "{kept}");
     project.haul(&["drop", FOLLOW]).expect(0);
 }
