@@ -16,7 +16,7 @@ use super::lookup::Tables;
 use super::rows::{Value, What};
 use super::sql::Fault;
 use super::{InputColumns, Problem};
-use crate::data::change::{CHANGE, EMPTIED, GONE, KEPT, PUT, ROW};
+use crate::data::change::{CHANGE, EMPTIED, GONE, KEPT, MOVED, PUT, ROW};
 use crate::data::{Chunk, Column, Schema, Type};
 use crate::define::pipeline::Step;
 use crate::failure::Failure;
@@ -152,9 +152,11 @@ impl Changes {
             let places: Vec<(usize, usize)> = from.iter().enumerate().map(place).collect();
             columns.push(interleave(&[column.as_ref(), other.as_ref()], &places).map_err(failed)?);
         }
-        let happened = from.iter().enumerate().map(|(row, from)| match from {
+        let happened = from.iter().enumerate().map(|(row, at)| match at {
             Some(_) => PUT,
             None if what.value(row) == EMPTIED => EMPTIED,
+            // Where the row comes out by its new key, the two belong together.
+            None if what.value(row) == MOVED && from.get(row + 1).is_some_and(Option::is_some) => MOVED,
             None => GONE,
         });
         columns.push(Arc::new(StringArray::from_iter_values(happened)));
