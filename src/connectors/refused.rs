@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use arrow::record_batch::RecordBatch;
 
+use crate::data::change::{Changes, EMPTIED, GONE, MOVED};
 use crate::data::text::Printer;
 use crate::data::text::json::json_string;
-use crate::data::{Reject, Schema, Type, change};
+use crate::data::{Reject, Schema, Type};
 use crate::failure::Failure;
 
 /// Rows in parts that get smaller, until those at fault stand alone. Parts come in the order of their rows.
@@ -31,6 +32,12 @@ impl Halves {
         self.0.extend([middle..part.end, part.start..middle]);
         true
     }
+}
+
+/// Tells of a row of a batch whether it belongs to the one before: a row that takes another key comes as its removal and the row behind that.
+pub(super) fn tied(batch: &RecordBatch) -> impl Fn(usize) -> bool {
+    let changes = Changes::of(batch);
+    move |row| changes.is_some_and(|changes| changes.is_moved(row - 1))
 }
 
 /// A row of a target's own columns that the target refused. It is named by its key, or by its first column where there is none.
@@ -60,9 +67,9 @@ pub(super) fn reject(schema: &Schema, key: &[String], batch: &RecordBatch, row: 
         }
     }
     text.push(b'}');
-    let what = match change::of(batch, row) {
-        Some(change::GONE | change::MOVED) => "the removal of ",
-        Some(change::EMPTIED) => "the removal of all rows before ",
+    let what = match Changes::of(batch).map(|changes| changes.what(row)) {
+        Some(GONE | MOVED) => "the removal of ",
+        Some(EMPTIED) => "the removal of all rows before ",
         _ => "",
     };
     Reject { origin: format!("{what}{}", named.join(" ")), reason: why.to_string(), row: String::from_utf8_lossy(&text).into_owned() }

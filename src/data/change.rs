@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::AsArray;
+use arrow::array::{Array, AsArray, StringArray};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
@@ -50,7 +50,42 @@ pub fn is_changes(batch: &RecordBatch) -> bool {
     fields.len() >= 2 && fields[fields.len() - 2].name() == CHANGE && fields[fields.len() - 1].name() == KEPT
 }
 
-/// What happened to a row of a batch; `None` where batches are rows and no changes.
-pub fn of(batch: &RecordBatch, row: usize) -> Option<&str> {
-    is_changes(batch).then(|| batch.column(batch.num_columns() - 2).as_string_opt::<i32>().map(|words| words.value(row))).flatten()
+/// What happened to the rows of a batch.
+#[derive(Clone, Copy)]
+pub struct Changes<'a> {
+    words: &'a StringArray,
+    kept: &'a StringArray,
+}
+
+impl<'a> Changes<'a> {
+    /// `None` when the batch holds rows and no changes.
+    pub fn of(batch: &'a RecordBatch) -> Option<Self> {
+        let column = |behind: usize| batch.column(batch.num_columns() - behind).as_string();
+        is_changes(batch).then(|| Self { words: column(2), kept: column(1) })
+    }
+
+    /// What happened to a row, or to several.
+    pub fn what(self, row: usize) -> &'a str {
+        self.words.value(row)
+    }
+
+    /// Whether the row behind this one is the same row by its new key.
+    pub fn is_moved(self, row: usize) -> bool {
+        self.what(row) == MOVED
+    }
+
+    /// Whether the row behind this one is the same row by its new key, and some of its values stand here only.
+    pub fn is_moved_in_part(self, row: usize) -> bool {
+        self.is_moved(row) && row + 1 < self.words.len() && self.kept(row + 1).is_some()
+    }
+
+    /// The columns of a row whose values did not change and were not sent, as [`is_kept`] reads them.
+    pub fn kept(self, row: usize) -> Option<&'a str> {
+        self.kept.is_valid(row).then(|| self.kept.value(row)).filter(|kept| !kept.is_empty())
+    }
+}
+
+/// Whether a column is among those that were not sent.
+pub fn is_kept(kept: &str, place: usize) -> bool {
+    kept.split(',').any(|number| number.parse() == Ok(place))
 }

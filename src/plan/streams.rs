@@ -6,6 +6,7 @@ use super::build::Builder;
 use super::{InputPlan, Origin, OutputPlan};
 use crate::define::pipeline::{Input, SinkSpec, SourceSpec, SqlSink, Stage, WriteMode};
 use crate::diagnostic::Diagnostic;
+use crate::load::template::KeyTemplate;
 use crate::transform::Compiled;
 
 impl Builder<'_> {
@@ -59,53 +60,31 @@ impl Builder<'_> {
 
     /// Changes are applied by the key that they have at their source, by an engine that can.
     fn can_apply(&mut self, key: &[String], outputs: &[OutputPlan]) {
-        let sorted = |key: &[String]| key.iter().cloned().collect::<BTreeSet<String>>();
+        let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<String>>();
+        let list = || format!("write `key: [{}]`", key.join(", "));
         for output in outputs {
-            if let SinkSpec::Feed(feed) = &output.output.sink {
-                if sorted(&feed.key) != sorted(key) {
-                    let message =
-                        format!("changes name their rows by ({}), and {} by ({})", key.join(", "), output.label, feed.key.join(", "));
-                    let problem = Diagnostic::error("stream-target", message).help(format!("write `key: [{}]`", key.join(", ")));
-                    self.problems.definition(&format!("{}/key", output.output.at), problem);
-                }
-                continue;
-            }
-            if let SinkSpec::Redis(rows) = &output.output.sink {
-                let own: Vec<String> = rows.key.columns().map(str::to_owned).collect();
-                if sorted(&own) != sorted(key) {
-                    let message =
-                        format!("changes name their rows by ({}), and the key of {} by ({})", key.join(", "), output.label, own.join(", "));
-                    let problem = Diagnostic::error("stream-target", message).help(format!("write a key with {}", holes(key)));
-                    self.problems.definition(&format!("{}/{}", output.output.at, rows.shape.word()), problem);
-                }
-                continue;
-            }
-            if let SinkSpec::Http(requests) = &output.output.sink {
-                let own: Vec<String> = requests.path.columns().map(str::to_owned).collect();
-                if requests.by_place() && sorted(&own) != sorted(key) || !sorted(&own).is_subset(&sorted(key)) {
-                    let message = format!(
-                        "changes name their rows by ({}), and the path of {} by ({})",
-                        key.join(", "),
-                        output.label,
-                        own.join(", ")
-                    );
-                    let problem = Diagnostic::error("stream-target", message).help(format!("write a path with {}", holes(key)));
-                    self.problems.definition(&format!("{}/path", output.output.at), problem);
-                }
-                continue;
-            }
-            let own = match &output.output.sink {
-                SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key: own }, .. }) => own.as_slice(),
-                SinkSpec::Tables(_) => key,
+            let (own, whose, field, help) = match &output.output.sink {
+                SinkSpec::Feed(feed) => (feed.key.clone(), "", "key", list()),
+                SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key: own }, .. }) => (own.clone(), "", "key", list()),
+                SinkSpec::Redis(rows) => (named(&rows.key), "the key of ", rows.shape.word(), format!("write a key with {}", holes(key))),
+                // Events say what they are about themselves, wherever they go.
+                SinkSpec::Http(requests) if !requests.by_place() && set(&named(&requests.path)).is_subset(&set(key)) => continue,
+                SinkSpec::Http(requests) => (named(&requests.path), "the path of ", "path", format!("write a path with {}", holes(key))),
                 _ => continue,
             };
-            if sorted(own) != sorted(key) {
-                let message = format!("changes name their rows by ({}), and {} by ({})", key.join(", "), output.label, own.join(", "));
-                let problem = Diagnostic::error("stream-target", message).help(format!("write `key: [{}]`", key.join(", ")));
-                self.problems.definition(&format!("{}/key", output.output.at), problem);
+            if set(&own) != set(key) {
+                let message =
+                    format!("changes name their rows by ({}), and {whose}{} by ({})", key.join(", "), output.label, own.join(", "));
+                let problem = Diagnostic::error("stream-target", message).help(help);
+                self.problems.definition(&format!("{}/{field}", output.output.at), problem);
             }
         }
     }
+}
+
+/// The columns that a template takes.
+fn named(template: &KeyTemplate) -> Vec<String> {
+    template.columns().map(str::to_owned).collect()
 }
 
 /// How a template names these columns.

@@ -16,7 +16,7 @@ use super::lookup::Tables;
 use super::rows::{Value, What};
 use super::sql::Fault;
 use super::{InputColumns, Problem};
-use crate::data::change::{CHANGE, EMPTIED, GONE, KEPT, MOVED, PUT, ROW};
+use crate::data::change::{self, CHANGE, EMPTIED, GONE, KEPT, MOVED, PUT, ROW, is_kept};
 use crate::data::{Chunk, Column, Schema, Type};
 use crate::define::pipeline::Step;
 use crate::failure::Failure;
@@ -121,11 +121,11 @@ impl Changes {
     /// The rows that go through the steps, each with its number, and what happened to every row.
     pub(super) fn split(&self, chunk: Chunk) -> Result<(Chunk, RecordBatch), Failure> {
         let all = chunk.batch.clone();
-        let (what, kept) = words(&all)?;
-        if let Some(row) = (0..kept.len()).find(|row| kept.is_valid(*row)) {
-            return Err(self.partial(kept.value(row)));
+        let changes = of(&all)?;
+        if let Some(kept) = (0..all.num_rows()).find_map(|row| changes.kept(row)) {
+            return Err(self.partial(kept));
         }
-        let puts = (0..all.num_rows()).filter(|row| what.value(*row) == PUT);
+        let puts = (0..all.num_rows()).filter(|row| changes.what(*row) == PUT);
         let puts = UInt64Array::from_iter_values(puts.map(|row| row as u64));
         let rows = all.columns()[..all.num_columns() - 2].iter().map(|column| take(column, &puts, None));
         let mut columns: Vec<ArrayRef> = rows.collect::<Result<_, _>>().map_err(failed)?;
@@ -137,7 +137,7 @@ impl Changes {
 
     /// Puts the rows that came out among the others again, in the order of the changes.
     pub(super) fn join(&self, done: Chunk, all: &RecordBatch) -> Result<Chunk, Failure> {
-        let (what, _) = words(all)?;
+        let changes = of(all)?;
         let mut from = vec![None; all.num_rows()];
         let numbers = done.batch.column(self.row).as_primitive_opt::<Int64Type>().ok_or_else(|| failed("no row numbers"))?;
         for (at, row) in numbers.values().iter().enumerate() {
@@ -154,9 +154,9 @@ impl Changes {
         }
         let happened = from.iter().enumerate().map(|(row, at)| match at {
             Some(_) => PUT,
-            None if what.value(row) == EMPTIED => EMPTIED,
+            None if changes.what(row) == EMPTIED => EMPTIED,
             // Where the row comes out by its new key, the two belong together.
-            None if what.value(row) == MOVED && from.get(row + 1).is_some_and(Option::is_some) => MOVED,
+            None if changes.is_moved(row) && from.get(row + 1).is_some_and(Option::is_some) => MOVED,
             None => GONE,
         });
         columns.push(Arc::new(StringArray::from_iter_values(happened)));
@@ -167,8 +167,8 @@ impl Changes {
 
     /// An update that left out large values which did not change.
     fn partial(&self, kept: &str) -> Failure {
-        let names = kept.split(',').filter_map(|place| self.before.fields().get(place.parse::<usize>().ok()?));
-        let names = names.map(|field| format!("`{}`", field.name())).collect::<Vec<_>>().join(", ");
+        let names = self.before.fields().iter().enumerate().filter(|(place, _)| is_kept(kept, *place));
+        let names = names.map(|(_, field)| format!("`{}`", field.name())).collect::<Vec<_>>().join(", ");
         Failure::permanent(format!(
             "an update did not send large values that it left as they were ({names}), and the steps need whole rows"
         ))
@@ -176,11 +176,9 @@ impl Changes {
     }
 }
 
-/// What happened to each row, and which columns did not come.
-fn words(batch: &RecordBatch) -> Result<(&StringArray, &StringArray), Failure> {
-    let count = batch.num_columns();
-    let text = |place: usize| batch.columns().get(place).and_then(|column| column.as_string_opt::<i32>());
-    text(count.wrapping_sub(2)).zip(text(count.wrapping_sub(1))).ok_or_else(|| failed("a batch does not say what happened"))
+/// What happened to each row.
+fn of(batch: &RecordBatch) -> Result<change::Changes<'_>, Failure> {
+    change::Changes::of(batch).ok_or_else(|| failed("a batch does not say what happened"))
 }
 
 fn failed(why: impl std::fmt::Display) -> Failure {

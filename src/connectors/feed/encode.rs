@@ -1,11 +1,10 @@
 //! Rows and changes → events: each a JSON object on one line, its operation first and then the row's columns. Its number comes when it is read.
 
-use arrow::array::{Array, AsArray, StringArray};
 use arrow::record_batch::RecordBatch;
 
 use crate::connectors::files::JsonObjects;
 use crate::connectors::text::print_event;
-use crate::data::change::{EMPTIED, GONE, MOVED, PUT, is_changes};
+use crate::data::change::{Changes, EMPTIED, GONE, MOVED, PUT, is_kept};
 use crate::data::text::Printer;
 use crate::data::text::json::{json_string, members_of};
 use crate::data::{Reject, Schema};
@@ -92,16 +91,9 @@ impl Encoder {
     pub(super) fn take(&self, batch: &RecordBatch, origin: u64, out: &mut Events, refused: &mut Vec<Reject>) -> Result<(), Failure> {
         let columns = batch.columns().iter().zip(&self.schema.columns);
         let columns: Vec<Printer<'_>> = columns.map(|(array, column)| Printer::new(array, &column.ty)).collect();
-        let changes = if is_changes(batch) {
-            let count = batch.num_columns();
-            let texts = |place: usize| -> Option<&StringArray> { batch.column(place).as_string_opt() };
-            let broken = || Failure::permanent("a batch of changes does not say what happened");
-            Some((texts(count - 2).ok_or_else(broken)?, texts(count - 1).ok_or_else(broken)?))
-        } else {
-            None
-        };
+        let changes = Changes::of(batch);
         for row in 0..batch.num_rows() {
-            let (what, kept) = changes.map_or((PUT, None), |(what, kept)| (what.value(row), kept.is_valid(row).then(|| kept.value(row))));
+            let (what, kept) = changes.map_or((PUT, None), |changes| (changes.what(row), changes.kept(row)));
             let start = out.bytes.len();
             if let Err(reason) = self.event(&columns, row, what, kept, out) {
                 out.bytes.truncate(start);
@@ -140,7 +132,7 @@ impl Encoder {
                 Ok(())
             }
         })?;
-        out.end(op, key_end, kept.filter(|kept| !kept.is_empty()).map(str::to_owned));
+        out.end(op, key_end, kept.map(str::to_owned));
         Ok(())
     }
 
@@ -177,7 +169,7 @@ impl Encoder {
         let (new, old) = (read(line)?, read(before)?);
         let mut filled = b"{\"@op\":\"put\"".to_vec();
         for (place, column) in self.schema.columns.iter().enumerate() {
-            let from = if kept.contains(&format!(",{place},")) { &old } else { &new };
+            let from = if is_kept(kept, place) { &old } else { &new };
             if let Some((name, value)) = from.iter().find(|(name, _)| *name == column.name) {
                 filled.push(b',');
                 json_string(name, &mut filled);

@@ -21,6 +21,7 @@ use super::record::{Record, Standing};
 use crate::connectors::files::JsonObjects;
 use crate::connectors::refused::Halves;
 use crate::connectors::{Committed, Load, Mark, Writer};
+use crate::data::change;
 use crate::data::text::Printer;
 use crate::data::{Reject, Schema};
 use crate::define::pipeline::{HttpMethod, HttpPayload, HttpSink};
@@ -106,7 +107,7 @@ impl RequestWriter {
         let schema = &self.load.schema;
         let columns = batch.columns().iter().zip(&schema.columns);
         let columns: Vec<Printer<'_>> = columns.map(|(array, column)| Printer::new(array, &column.ty)).collect();
-        let changes = Changes::of(batch, &self.spec)?;
+        let changes = change::Changes::of(batch).map(|rows| Changes { rows, spec: &self.spec });
         for row in from..batch.num_rows() {
             let waiting = &mut self.waiting;
             let printed = match (&changes, &self.spec.payload) {
@@ -132,7 +133,7 @@ impl RequestWriter {
                 if self.spec.by_place() {
                     waiting.methods.push(changes.method(row));
                 }
-                if changes.is_moved(row) {
+                if changes.rows.is_moved(row) {
                     waiting.tied.insert(waiting.ends.len());
                 }
             }

@@ -104,19 +104,21 @@ const ITEMS: &str = "
 const WAYS: [&str; 3] =
     ["path: /in, batch: { rows: 10 }", "path: \"/items/{{ id }}\", method: put, body: object", "path: \"/in/{{ id }}\", body: object"];
 
-fn pipeline(project: &Project, name: &str, from: &str, web: &Web, way: &str) {
+/// `more` stands among the stage's fields.
+fn pipeline(project: &Project, name: &str, from: &str, web: &Web, way: &str, more: &str) {
     project.file(
         &format!("pipelines/{name}.yaml"),
         format!(
             "connections:
   from: {{ url: \"{from}\" }}
   api: {{ url: \"{}\" }}
+  kept: {{ url: \"file:kept\" }}
 stages:
   items:
     kind: stream
     from: {{ sql: from, changes: items }}
     to: {{ http: api, {way} }}
-    batch: {{ rows: 50, every: 10ms }}
+{more}    batch: {{ rows: 50, every: 10ms }}
     retry: {{ attempts: 9, backoff: {{ initial: 5ms, max: 50ms }} }}
 ",
             web.url()
@@ -139,7 +141,7 @@ fn an_api_with_faults_holds_what_the_table_holds() {
         sql(&from, ITEMS);
         let (held, project) = (Shared::default(), Project::new());
         let web = server(&held);
-        pipeline(&project, name, &from, &web, way);
+        pipeline(&project, name, &from, &web, way, "");
         let catch_up = || {
             project.haul(&["run", name, "--until", "caught-up"]).expect(0);
             assert_same(&from, &held);
@@ -182,7 +184,7 @@ fn a_moved_row_with_a_value_that_did_not_come_stops_the_stream() {
     sql(&from, ITEMS);
     let (held, project) = (Shared::default(), Project::new());
     let web = server(&held);
-    pipeline(&project, FOLLOW, &from, &web, WAYS[0]);
+    pipeline(&project, FOLLOW, &from, &web, WAYS[0], "");
     project.haul(&["run", FOLLOW, "--until", "caught-up"]).expect(0);
     sql(&from, "update items set id = 5000 where id = 50");
     let said = project.haul(&["run", FOLLOW, "--until", "caught-up"]).expect(1);
@@ -218,12 +220,7 @@ fn steps_and_rejects_hold_for_changes() {
     let steps = "    transform: [{ filter: \"name <> 'out'\" }, { rename: { id: number } }]
     rejects: { to: { files: kept, path: bad.ndjson }, at_most: 4 }\n";
     let project = Project::new();
-    pipeline(&project, FOLLOW, &from, &web, WAYS[0]);
-    let text = project.read(&format!("pipelines/{FOLLOW}.yaml"));
-    let text = text
-        .replace("connections:\n", "connections:\n  kept: { url: \"file:kept\" }\n")
-        .replace("    batch: {", &format!("{steps}    batch: {{"));
-    project.file(&format!("pipelines/{FOLLOW}.yaml"), text);
+    pipeline(&project, FOLLOW, &from, &web, WAYS[0], steps);
     let catch_up = || project.haul(&["run", FOLLOW, "--until", "caught-up"]).expect(0);
     catch_up();
     sql(
@@ -247,7 +244,7 @@ fn places_that_do_not_name_rows_are_refused() {
     let (held, project) = (Shared::default(), Project::new());
     let web = server(&held);
     for way in [WAYS[1], "path: \"/items/{{ name }}\", body: object"] {
-        pipeline(&project, "refused", &from, &web, way);
+        pipeline(&project, "refused", &from, &web, way, "");
         let said = project.haul(&["plan", "refused"]).expect(2).stderr;
         assert!(said.contains("changes name their rows by (id, part), and the path of"), "{way}: {said}");
         assert!(said.contains("write a path with {{ id }} and {{ part }} and no other column"), "{way}: {said}");
@@ -262,7 +259,7 @@ fn kills_leave_an_api_with_what_the_table_holds() {
         sql(&from, &format!("{ITEMS} create sequence fresh start 1000;"));
         let (held, project) = (Shared::default(), Project::new());
         let web = server(&held);
-        pipeline(&project, name, &from, &web, way);
+        pipeline(&project, name, &from, &web, way, "");
         let position = || {
             sql(
                 &from,

@@ -6,13 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::array::{Array, AsArray, StringArray};
 use arrow::record_batch::RecordBatch;
 
 use super::encode::{Encoder, Values, Written};
 use super::reading::page;
 use crate::connectors::redis::{Address, Command, Server};
-use crate::data::change::{EMPTIED, GONE, MOVED, PUT};
+use crate::data::change::{self, EMPTIED, GONE, MOVED, PUT, is_kept};
 use crate::define::pipeline::RedisRows;
 use crate::failure::Failure;
 
@@ -59,15 +58,16 @@ impl Changes {
     }
 
     /// Takes a batch of changes, in their order.
-    pub(super) fn take(&mut self, encoder: &Encoder, batch: &RecordBatch, now_ms: i64) -> Result<(), Failure> {
+    pub(super) fn take(
+        &mut self,
+        encoder: &Encoder,
+        batch: &RecordBatch,
+        changes: change::Changes<'_>,
+        now_ms: i64,
+    ) -> Result<(), Failure> {
         let columns = encoder.printers(batch);
-        let count = batch.num_columns();
-        let texts = |place: usize| -> Option<&StringArray> { batch.column(place).as_string_opt() };
-        let (Some(what), Some(kept)) = (texts(count - 2), texts(count - 1)) else {
-            return Err(Failure::permanent("a batch of changes does not say what happened"));
-        };
         for row in 0..batch.num_rows() {
-            let what = what.value(row);
+            let what = changes.what(row);
             if what == EMPTIED {
                 *self = Self { emptied: true, ..Self::default() };
                 continue;
@@ -79,13 +79,12 @@ impl Changes {
                     self.from = Some(key);
                 }
                 PUT => {
-                    let kept = if kept.is_valid(row) { kept.value(row) } else { "" };
-                    let is_kept = |place: usize| kept.contains(&format!(",{place},"));
-                    let values = encoder.stored(&columns, row, &key, &|place| !kept.is_empty() && is_kept(place))?;
+                    let kept = changes.kept(row);
+                    let values = encoder.stored(&columns, row, &key, &|place| kept.is_some_and(|kept| is_kept(kept, place)))?;
                     let mut new = Row { values, kept: Vec::new(), expires_ms: encoder.expires(batch, row, now_ms) };
                     let from = self.from.take();
-                    if !kept.is_empty() {
-                        let missing = encoder.fields().iter().enumerate().filter(|(_, place)| is_kept(**place)).map(|(at, _)| at);
+                    if let Some(kept) = kept {
+                        let missing = encoder.fields().iter().enumerate().filter(|(_, place)| is_kept(kept, **place)).map(|(at, _)| at);
                         self.fill(&mut new, missing, from.as_ref().unwrap_or(&key))?;
                         self.moved.extend(from.clone());
                     }

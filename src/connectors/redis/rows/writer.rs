@@ -20,7 +20,7 @@ use crate::clock;
 use crate::connectors::redis::reply::{bytes, good, integer, items, text};
 use crate::connectors::redis::{Command, Lease, Marks, Server};
 use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
-use crate::data::change::is_changes;
+use crate::data::change;
 use crate::define::pipeline::{RedisRows, RedisRowsSink, RowMode, RowShape, Verify};
 use crate::failure::{Failure, FailureKind};
 
@@ -267,13 +267,13 @@ impl RowWriter {
         Ok(committed)
     }
 
-    async fn change(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+    async fn change(&mut self, batch: &RecordBatch, changes: change::Changes<'_>) -> Result<(), Failure> {
         // Values that changes leave out are looked for on the server.
         if !self.waiting.is_empty() {
             self.flush(None).await?;
         }
         let before = self.changes.bytes();
-        self.changes.take(&self.encoder, batch, clock::now_ms())?;
+        self.changes.take(&self.encoder, batch, changes, clock::now_ms())?;
         self.bytes += self.changes.bytes().saturating_sub(before) as u64;
         if self.changes.bytes() > MOST_HELD { self.flush(None).await } else { Ok(()) }
     }
@@ -347,8 +347,8 @@ fn number(reply: Value) -> Result<Option<f64>, Failure> {
 impl Writer for RowWriter {
     async fn write(&mut self, batch: RecordBatch) -> Result<(), Failure> {
         self.rows += batch.num_rows() as u64;
-        if is_changes(&batch) {
-            return self.change(&batch).await;
+        if let Some(changes) = change::Changes::of(&batch) {
+            return self.change(&batch, changes).await;
         }
         for (key, written) in self.encoder.encode(&batch, self.prove)? {
             let bytes = written.commands.iter().map(Command::bytes).sum::<usize>();

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, AsArray};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
@@ -11,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::catalog::TableColumn;
 use super::fit::Form;
-use crate::data::change::{EMPTIED, GONE, MOVED, PUT};
+use crate::data::change::{Changes, EMPTIED, GONE, MOVED, PUT};
 use crate::data::{Schema, Type};
 use crate::failure::Failure;
 
@@ -52,19 +51,18 @@ impl Came {
         Self { key: key.iter().map(place).collect::<Option<_>>().unwrap_or_default(), ..Self::default() }
     }
 
-    /// Takes note of changes.
+    /// Takes note of a batch's changes; rows are none.
     pub(super) fn look(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
-        let [words, kept] = [2, 1].map(|behind| batch.column(batch.num_columns() - behind));
-        for word in words.as_string::<i32>().iter().flatten() {
-            match word {
-                PUT => {}
+        let Some(changes) = Changes::of(batch) else { return Ok(()) };
+        for row in 0..batch.num_rows() {
+            match changes.what(row) {
+                PUT => self.kept |= changes.kept(row).is_some(),
                 GONE => self.gone = true,
                 MOVED => self.moved = true,
                 EMPTIED => self.emptied = true,
                 other => return Err(Failure::permanent(format!("a change is of an unknown kind: {other}"))),
             }
         }
-        self.kept |= kept.null_count() < kept.len();
         let before = self.rows;
         self.rows += batch.num_rows() as u64;
         if self.is_plain() {

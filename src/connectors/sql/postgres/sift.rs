@@ -12,7 +12,7 @@ use super::open::Open;
 use super::session::Session;
 use super::tuples::{HEADER, TRAILER};
 use super::writer::PgWriter;
-use crate::connectors::refused::{Halves, reject};
+use crate::connectors::refused::{Halves, reject, tied};
 use crate::data::{Reject, change};
 use crate::define::pipeline::WriteMode;
 use crate::failure::{Failure, FailureKind};
@@ -90,8 +90,6 @@ impl PgWriter {
             WriteMode::Upsert { key } => key.as_slice(),
             _ => spec.primary_key.as_deref().unwrap_or_default(),
         };
-        // A row that takes another key comes as its removal and the row behind that.
-        let tied = |row: usize| change::of(batch, row - 1) == Some(change::MOVED);
         let mut rows = 0;
         let mut halves = Halves::of(batch.num_rows());
         while let Some(part) = halves.next() {
@@ -103,7 +101,7 @@ impl PgWriter {
                 }
                 Err(failure) if failure.kind == FailureKind::BadRows => {
                     session.run("rollback to savepoint haul_part; release savepoint haul_part").await?;
-                    if !halves.cut(&part, tied) {
+                    if !halves.cut(&part, tied(batch)) {
                         refused.extend(part.map(|row| reject(&self.load.schema, key, batch, row, &failure)));
                     }
                 }
@@ -125,9 +123,7 @@ impl PgWriter {
         sink.send(&text[..]).await.map_err(failure)?;
         let mut rows = sink.finish().await.map_err(failure)?;
         if let Some(incoming) = &mut incoming {
-            if open.changes {
-                incoming.came.look(batch)?;
-            }
+            incoming.came.look(batch)?;
             rows = open.merge_one(session, place, incoming, rows).await?;
             session.run(format!("drop table {}", incoming.rows)).await?;
         }

@@ -241,7 +241,7 @@ impl PgWriter {
         let mut hasher = std::mem::take(&mut self.hasher);
         let Some(open) = self.copy(changes, number).await? else { return Ok(()) };
         let Some(mut place) = open.into.remove(&number) else { return Err(lost()) };
-        if let Some(incoming) = place.upsert.as_mut().filter(|_| changes) {
+        if let Some(incoming) = &mut place.upsert {
             incoming.came.look(batch)?;
         }
         let columns = &place.columns;

@@ -21,7 +21,7 @@ const ROWS_AT_ONCE: usize = 16;
 /// SQLite's limit on the values that a statement takes.
 const MOST_VALUES: usize = 32_766;
 
-/// Inserts the rows of batches.
+/// Writes the rows of batches.
 pub(super) struct Rows<'a> {
     pub(super) database: &'a Database,
     pub(super) shape: &'a Shape,
@@ -39,7 +39,7 @@ struct Insertion<'a> {
     hashes: Vec<u128>,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
     /// With `hashed`, the last column takes each row's hash.
     pub(super) fn insert(&self, connection: &Sqlite, table: &str, batch: &RecordBatch, hashed: bool) -> Result<(), Failure> {
         let mut names: Vec<&str> = self.shape.columns.iter().map(|column| column.quoted.as_str()).collect();
@@ -48,8 +48,7 @@ impl Rows<'_> {
             names.push(HASH);
             hashes = RowHasher::default().hashes(batch, &(0..batch.num_columns()).collect::<Vec<_>>()).collect();
         }
-        let columns = self.shape.columns.iter().zip(&self.schema.columns).zip(batch.columns());
-        let cells = columns.map(|((target, column), array)| Binder::new(&column.ty, array, target.affinity)).collect();
+        let cells = self.cells(batch);
         let at_once = ROWS_AT_ONCE.min(MOST_VALUES / names.len().max(1)).max(1);
         let values = format!("({})", vec!["?"; names.len()].join(", "));
         let one = format!("insert into {table} ({}) values {values}", names.join(", "));
@@ -67,6 +66,15 @@ impl Rows<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The values of a batch's columns.
+    pub(super) fn cells<'b>(&self, batch: &'b RecordBatch) -> Vec<Binder<'b>>
+    where
+        'a: 'b,
+    {
+        let columns = self.shape.columns.iter().zip(&self.schema.columns).zip(batch.columns());
+        columns.map(|((target, column), array)| Binder::new(&column.ty, array, target.affinity)).collect()
     }
 
     /// Inserts some rows with one statement; the inner error is what SQLite said to them.

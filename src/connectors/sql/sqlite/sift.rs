@@ -7,16 +7,16 @@ use arrow::record_batch::RecordBatch;
 use rusqlite::Connection as Sqlite;
 use tokio::sync::OwnedMutexGuard;
 
-use super::apply::Changes;
 use super::connection::{Database, Interrupt};
 use super::insert::Rows;
 use super::marks;
 use super::sink::{check_epoch, shape_now};
 use super::target::{Shape, quote};
 use super::writer::{GATHERED, create_gathered, move_gathered};
-use crate::connectors::refused::{Halves, reject};
+use crate::connectors::refused::{Halves, reject, tied};
 use crate::connectors::{Load, Mark, moved_on};
-use crate::data::{Reject, change};
+use crate::data::Reject;
+use crate::data::change::{Changes, is_changes};
 use crate::define::pipeline::{SqlSink, WriteMode};
 use crate::failure::{Failure, FailureKind};
 
@@ -49,24 +49,30 @@ impl Sift {
         shape_now(&self.database, connection, &self.spec, &self.load.schema)
     }
 
+    fn rows<'a>(&'a self, shape: &'a Shape, interrupt: &'a Interrupt) -> Rows<'a> {
+        Rows { database: &self.database, shape, schema: &self.load.schema, interrupt }
+    }
+
     /// Applies changes and looks for none that are refused. Gives the number of rows that were put or removed.
     pub(super) fn apply(&self, connection: &Sqlite, interrupt: &Interrupt) -> Result<u64, Failure> {
         let shape = self.shape(connection)?;
-        let changes = Changes { database: &self.database, shape: &shape, schema: &self.load.schema, interrupt };
-        self.waiting.iter().map(|batch| changes.apply(connection, batch)).sum()
+        let writing = self.rows(&shape, interrupt);
+        let changes = self.waiting.iter().filter_map(|batch| Some((batch, Changes::of(batch)?)));
+        changes.map(|(batch, changes)| writing.apply(connection, batch, changes)).sum()
     }
 
     /// Writes what waits. Gives the number of rows in the target, and those that it refuses.
     pub(super) fn run(&self, connection: &Sqlite, interrupt: &Interrupt) -> Result<(u64, Vec<Reject>), Failure> {
         let shape = self.shape(connection)?;
-        if !shape.key.is_empty() {
+        let gathers = !shape.key.is_empty() && !self.waiting.iter().any(is_changes);
+        if gathers {
             self.execute(connection, &create_gathered(&shape))?;
         }
         let (mut rows, mut refused) = (0, Vec::new());
         for batch in &self.waiting {
             rows += self.batch(connection, interrupt, &shape, batch, &mut refused)?;
         }
-        if !shape.key.is_empty() {
+        if gathers {
             self.execute(connection, &format!("drop table {GATHERED}"))?;
         }
         Ok((rows, refused))
@@ -84,8 +90,6 @@ impl Sift {
             WriteMode::Upsert { key } => key.as_slice(),
             _ => self.spec.primary_key.as_deref().unwrap_or_default(),
         };
-        // A row that takes another key comes as its removal and the row behind that.
-        let tied = |row: usize| change::of(batch, row - 1) == Some(change::MOVED);
         let mut rows = 0;
         let mut halves = Halves::of(batch.num_rows());
         while let Some(part) = halves.next() {
@@ -94,7 +98,7 @@ impl Sift {
                 Ok(put) => rows += put,
                 Err(failure) if failure.kind == FailureKind::BadRows => {
                     self.execute(connection, "rollback to haul_part")?;
-                    if !halves.cut(&part, tied) {
+                    if !halves.cut(&part, tied(batch)) {
                         refused.extend(part.map(|row| reject(&self.load.schema, key, batch, row, &failure)));
                     }
                 }
@@ -107,10 +111,10 @@ impl Sift {
 
     /// Writes some rows as if they were all.
     fn part(&self, connection: &Sqlite, interrupt: &Interrupt, shape: &Shape, batch: &RecordBatch) -> Result<u64, Failure> {
-        if change::is_changes(batch) {
-            return Changes { database: &self.database, shape, schema: &self.load.schema, interrupt }.apply(connection, batch);
+        let writing = self.rows(shape, interrupt);
+        if let Some(changes) = Changes::of(batch) {
+            return writing.apply(connection, batch, changes);
         }
-        let writing = Rows { database: &self.database, shape, schema: &self.load.schema, interrupt };
         let table = quote(&shape.table);
         if shape.key.is_empty() {
             writing.insert(connection, &table, batch, false)?;
