@@ -13,9 +13,9 @@ pub enum Exit {
     Done,
     /// 1: the run failed, or what was compared differs.
     Failed,
-    /// 2: the definition, or the command line, is wrong.
+    /// 2: the definition or the command line is wrong, or names what is not there.
     Definition,
-    /// 3: the environment is: something is unreachable, refused, or missing.
+    /// 3: the environment is in the way: a system does not answer, a file cannot be read or written.
     Environment,
     /// 130: interrupted (SIGINT), after what was begun had been committed or given up cleanly.
     Interrupted,

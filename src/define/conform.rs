@@ -321,11 +321,15 @@ impl Found<'_> {
         let keys = if output { file::Output::KEYS } else { file::Input::KEYS };
         let problem = Diagnostic::error("missing-family", format!("{} names no family", if output { "the output" } else { "the input" }));
         let problem = self.document.at_value(problem, pointer, "");
-        let written = value.as_object().into_iter().flat_map(|object| object.keys());
-        let near = written.filter_map(|key| did_you_mean(key, keys.iter().copied()).map(|near| (key, near))).next();
-        let problem = match near {
-            Some((key, near)) => problem.help(format!("did you mean `{near}` instead of `{key}`?")),
-            None => problem,
+        let written = || value.as_object().into_iter().flatten();
+        let near = written().find_map(|(key, _)| did_you_mean(key, keys.iter().copied()).map(|near| (key, near)));
+        let problem = match (near, written().next()) {
+            (Some((key, near)), _) => problem.help(format!("did you mean `{near}` instead of `{key}`?")),
+            (None, Some((name, _))) if written().all(|(_, value)| value.is_object()) => {
+                let name = if output { String::new() } else { format!(", as: {name}") };
+                problem.help(format!("several stand in a list, an item each: `- {{ …{name} }}`"))
+            }
+            _ => problem,
         };
         let first = if output { "where rows go" } else { "where rows come from" };
         problem.help(format!("the first key says {first}: {}", list(keys.iter().copied())))

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{FutureExt, try_join_all};
 use redis::Value;
 use tokio::sync::OnceCell;
 
@@ -175,7 +175,8 @@ impl Server {
 
     async fn send(&self, address: &Address, commands: &[&Command], longest: Duration) -> Result<Replies, Failure> {
         let node = self.node(address)?;
-        let sent = node.send(commands, longest).await;
+        // As `dyn Future`: whether the library's futures can go to another thread would be worked out anew for all that waits for them.
+        let sent = node.send(commands, longest).boxed().await;
         sent.map_err(|failure| self.lost(failure).during(format_args!("`{}` at {address}", self.name)))
     }
 
@@ -188,7 +189,7 @@ impl Server {
 
     /// Lends a connection to one node, for transactions.
     pub async fn lend(&self, address: &Address) -> Result<Lease, Failure> {
-        let lease = self.node(address)?.lend().await;
+        let lease = self.node(address)?.lend().boxed().await;
         lease.map_err(|failure| self.lost(failure).during(format_args!("`{}` at {address}", self.name)))
     }
 
@@ -197,7 +198,7 @@ impl Server {
         let topology = self.topology().await?;
         let mut first = None;
         for Master { address, .. } in &topology.masters {
-            match self.node(address)?.subscribe(channel, is_pattern).await {
+            match self.node(address)?.subscribe(channel, is_pattern).boxed().await {
                 Ok(subscription) => return Ok(subscription),
                 Err(failure) => first = first.or(Some(failure.during(format_args!("`{}` at {address}", self.name)))),
             }
