@@ -219,6 +219,24 @@ pub struct Target {
     pub tables: Vec<Target>,
 }
 
+impl Target {
+    /// What is known of several tables that are written together.
+    pub fn of_tables(tables: Vec<Self>) -> Self {
+        Self {
+            columns: Vec::new(),
+            ddl: Vec::new(),
+            exists: tables.iter().all(|table| table.exists),
+            wire: None,
+            writers: 1,
+            whole: false,
+            checkpoints: true,
+            guarantee: tables.first().map(|first| first.guarantee.clone()).unwrap_or_default(),
+            reads_as: Schema { columns: Vec::new() },
+            tables,
+        }
+    }
+}
+
 /// A problem with a target that is known before the run. `field` names the key of the output it points at (`table`, `key`, `mode`, …).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetProblem {
@@ -348,6 +366,11 @@ pub struct Committed {
     pub rows: u64,
     /// Bytes written.
     pub bytes: u64,
+}
+
+/// The failure of reading back tables that were written together.
+pub fn no_common_rows() -> Failure {
+    Failure::permanent("the rows of several tables have no columns in common, and are not read back")
 }
 
 /// The failure of a writer whose split has another mark in the target than the one it went on from.

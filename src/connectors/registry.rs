@@ -106,8 +106,7 @@ impl Connections {
         let connection = tables.first().map(|(sink, _)| sink.connection.clone()).unwrap_or_default();
         match self.open(&connection)? {
             Opened::Postgres(server) => Ok(server.tables(tables)),
-            Opened::Sqlite(_) => Err(Failure::permanent(format!("`{connection}` is SQLite, which takes the changes of one table"))
-                .help("write one stream for each table, or write to PostgreSQL")),
+            Opened::Sqlite(database) => Ok(database.tables(tables)),
             Opened::Files(_) | Opened::Redis(_) | Opened::Http(_) => Err(wrong_family(&connection, "sql")),
         }
     }

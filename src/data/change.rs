@@ -64,7 +64,7 @@ impl<'a> Changes<'a> {
         is_changes(batch).then(|| Self { words: column(2), kept: column(1) })
     }
 
-    /// What happened to a row, or to several.
+    /// What happened to a row: one of the words above.
     pub fn what(self, row: usize) -> &'a str {
         self.words.value(row)
     }

@@ -59,10 +59,10 @@ fn cache(said: &file::CacheOutput) -> Option<CacheSink> {
 
 fn sql(reader: &mut Reader<'_>, at: &str, said: &file::SqlOutput, comes: &Comes) -> Option<SinkSpec> {
     let connection = said.sql.clone()?;
-    engine_of(reader, &format!("{at}/sql"), &connection, Family::Sql);
+    let engine = engine_of(reader, &format!("{at}/sql"), &connection, Family::Sql);
     let table = said.table.as_deref();
     let called = match (comes, table) {
-        (Comes::Changes(tables), table) => tables::targets(reader, at, table, tables)?,
+        (Comes::Changes(tables), table) => tables::targets(reader, at, table, tables, engine)?,
         (_, Some(table)) => vec![table_name(reader, &format!("{at}/table"), table)?],
         (_, None) => {
             if !reader.broken(&format!("{at}/table")) {

@@ -1,6 +1,6 @@
 //! Names of tables: how they are written, and what each table of a stream of changes is called where it goes.
 
-use super::pipeline::{Flow, Input, SinkSpec, SourceSpec, SqlSink, Step, WriteMode};
+use super::pipeline::{Engine, Flow, Input, SinkSpec, SourceSpec, SqlSink, Step, WriteMode};
 use super::reader::Reader;
 use crate::load::file;
 use crate::load::template::{Part, is_template};
@@ -75,9 +75,22 @@ fn wrong_name(reader: &mut Reader<'_>, at: &str, text: &str) {
     reader.error("table-name", at, format!("`{text}` is not the name of a table"), help);
 }
 
-/// What the tables of a stream are called in the output at `at`: what its `table` says of each, else their own names.
-pub fn targets(reader: &mut Reader<'_>, at: &str, said: Option<&str>, tables: &[Vec<String>]) -> Option<Vec<Vec<String>>> {
-    let Some(said) = said else { return Some(tables.to_vec()) };
+/// What the tables of a stream are called in the output at `at`: what its `table` says of each, else their own names. A file of SQLite has no
+/// schemas, and takes their last parts.
+pub fn targets(
+    reader: &mut Reader<'_>,
+    at: &str,
+    said: Option<&str>,
+    tables: &[Vec<String>],
+    engine: Option<Engine>,
+) -> Option<Vec<Vec<String>>> {
+    let Some(said) = said else {
+        if engine != Some(Engine::Sqlite) {
+            return Some(tables.to_vec());
+        }
+        let names: Vec<Vec<String>> = tables.iter().map(|table| table.last().cloned().into_iter().collect()).collect();
+        return distinct(reader, at, names, engine);
+    };
     let at = format!("{at}/table");
     let template = reader.over_rows(&at, said, "table name")?;
     if let Some(other) = template.columns().find(|name| *name != TABLE) {
@@ -105,14 +118,24 @@ pub fn targets(reader: &mut Reader<'_>, at: &str, said: Option<&str>, tables: &[
             wrong_name(reader, &at, said);
             return None;
         };
-        if names.contains(&name) {
-            let message = format!("two of the tables would go to `{}`", name.join("."));
-            reader.error("stream-target", &at, message, "leave `table` out, so that each goes to the schema that it comes from");
-            return None;
-        }
         names.push(name);
     }
-    Some(names)
+    distinct(reader, &at, names, engine)
+}
+
+/// Names of which the engine takes no two for one.
+fn distinct(reader: &mut Reader<'_>, at: &str, names: Vec<Vec<String>>, engine: Option<Engine>) -> Option<Vec<Vec<String>>> {
+    let sqlite = engine == Some(Engine::Sqlite);
+    let called = |name: &Vec<String>| if sqlite { name.join(".").to_ascii_lowercase() } else { name.join(".") };
+    let twice = names.iter().enumerate().find(|(place, name)| names[..*place].iter().any(|other| called(other) == called(name)));
+    let Some((_, name)) = twice else { return Some(names) };
+    let help = if sqlite {
+        "a file of SQLite has no schemas: follow one of the two in a stream of its own, and give it another name with `table`"
+    } else {
+        "leave `table` out, so that each goes to the schema that it comes from"
+    };
+    reader.error("stream-target", at, format!("two of the tables would go to `{}`", name.join(".")), help);
+    None
 }
 
 /// Refuses what an output says of one table where several come.

@@ -1,4 +1,6 @@
-//! The changes of a PostgreSQL table into SQLite.
+//! The changes of PostgreSQL tables into SQLite.
+
+use std::cell::Cell;
 
 use rusqlite::Connection;
 
@@ -14,7 +16,10 @@ const ITEMS: &str = "
     alter table items alter big set storage external;
     insert into items (id, part, name, n, big) select i, 'a', 'name ' || i, i / 8.0, repeat(md5(i::text), 100) from generate_series(1, 300) i;";
 
-fn pipeline(project: &Project, name: &str, from: &str, more: &str) {
+/// What is followed, and where it goes.
+const ONE: (&str, &str) = ("items", "table: items, key: [id, part]");
+
+fn pipeline(project: &Project, name: &str, from: &str, (changes, output): (&str, &str), more: &str) {
     project.file(
         &format!("pipelines/{name}.yaml"),
         format!(
@@ -23,10 +28,10 @@ fn pipeline(project: &Project, name: &str, from: &str, more: &str) {
   to: {{ url: \"sqlite:to.db\" }}
   kept: {{ url: \"file:kept\" }}
 stages:
-  items:
+  rows:
     kind: stream
-    from: {{ sql: from, changes: items }}
-    to: {{ sql: to, table: items, mode: upsert, key: [id, part] }}
+    from: {{ sql: from, changes: {changes} }}
+    to: {{ sql: to, mode: upsert, {output} }}
     batch: {{ rows: 50, every: 10ms }}
 {more}"
         ),
@@ -63,7 +68,7 @@ fn every_kind_of_change_arrives_in_sqlite() {
     let from = postgres().fresh_database();
     sql(&from, ITEMS);
     let project = Project::new();
-    pipeline(&project, FOLLOW, &from, "");
+    pipeline(&project, FOLLOW, &from, ONE, "");
     catch_up(&project, FOLLOW);
     assert_same(&project, &from);
     for change in [
@@ -99,7 +104,7 @@ fn changes_that_sqlite_refuses_are_kept() {
     sql(&from, ITEMS);
     let project = Project::new();
     let rejects = "    rejects: { to: { files: kept, path: bad.ndjson }, at_most: 5 }\n";
-    pipeline(&project, FOLLOW, &from, rejects);
+    pipeline(&project, FOLLOW, &from, ONE, rejects);
     Connection::open(project.path("to.db"))
         .and_then(|database| {
             database.execute_batch(
@@ -136,7 +141,7 @@ fn sqlite_holds_what_the_table_holds_after_kills() {
     let from = postgres().fresh_database();
     sql(&from, &format!("{ITEMS} create sequence fresh start 1000;"));
     let project = Project::new();
-    pipeline(&project, FOLLOW, &from, "");
+    pipeline(&project, FOLLOW, &from, ONE, "");
     let position = || {
         sql(
             &from,
@@ -150,5 +155,149 @@ fn sqlite_holds_what_the_table_holds_after_kills() {
     kill_again(&project, FOLLOW, kills(KILLS), position);
     catch_up(&project, FOLLOW);
     assert_same(&project, &from);
+    project.haul(&["drop", FOLLOW]).expect(0);
+}
+
+/// Customers, who have orders, which have lines: who goes takes everything below with it.
+const SHOP: &str = "
+    create table customers (id int primary key, name text not null, about text);
+    create table orders (id int primary key, customer int not null references customers on delete cascade, total numeric(10,2));
+    create table lines (order_id int references orders on delete cascade, line int, what text, primary key (order_id, line));
+    alter table customers alter about set storage external;
+    insert into customers select i, 'customer ' || i, repeat(md5(i::text), 200) from generate_series(1, 50) i;
+    insert into orders select i, 1 + i % 50, i / 7.0 from generate_series(1, 300) i;
+    insert into lines select i, n, 'thing' from generate_series(1, 300) i, generate_series(1, 3) n;";
+
+#[track_caller]
+fn assert_same_shop(project: &Project, from: &str, prefix: &str) {
+    let database = Connection::open(project.path("to.db")).expect("the database");
+    for (table, here, there) in [
+        (
+            "customers",
+            "id || name || coalesce(length(about), '') || coalesce(substr(about, -9), '')",
+            "id || name || coalesce(length(about)::text, '') || coalesce(right(about, 9), '')",
+        ),
+        ("orders", "id || ' ' || customer || ' ' || total", "id || ' ' || customer || ' ' || total"),
+        ("lines", "order_id || ' ' || line || ' ' || what", "order_id || ' ' || line || ' ' || what"),
+    ] {
+        let mut select = database.prepare(&format!("select {here} from {prefix}{table}")).expect("a query");
+        let mut here: Vec<String> = select.query_map([], |row| row.get(0)).expect("rows").map(|row| row.expect("a row")).collect();
+        let there = sql(from, &format!("select {there} from {table}"));
+        let mut there: Vec<&str> = there.lines().collect();
+        here.sort();
+        there.sort_unstable();
+        assert_eq!(here, there, "{table}");
+    }
+}
+
+#[test]
+fn transactions_over_several_tables_arrive_whole_in_sqlite() {
+    const FOLLOW: &str = "lite_shop";
+    let from = postgres().fresh_database();
+    sql(&from, SHOP);
+    let project = Project::new();
+    // The target refers from table to table as the source does, and its references are checked with every statement.
+    Connection::open(project.path("to.db"))
+        .and_then(|database| {
+            database.execute_batch(
+                "create table customers (id integer primary key, name text not null, about text);
+                 create table orders (id integer primary key, customer integer not null references customers, total text);
+                 create table lines (order_id integer references orders, line integer, what text, primary key (order_id, line));",
+            )
+        })
+        .expect("tables");
+    pipeline(&project, FOLLOW, &from, ("[lines, public.orders, public.customers]", ""), "");
+    catch_up(&project, FOLLOW);
+    assert_same_shop(&project, &from, "");
+    for change in [
+        "begin; insert into customers values (100, 'new', 'short'); insert into orders values (1000, 100, 5); insert into lines values (1000, 1, 'first'); commit",
+        // Everything below goes too, and the log tells of it from above.
+        "delete from customers where id in (3, 4)",
+        "begin; update lines set line = line + 10 where order_id = 8; update customers set name = 'renamed' where id = 9; update orders set total = -1 where customer = 9; commit",
+        "begin; update customers set about = repeat('x', 4000) where id = 21; update customers set name = 'after it' where id = 21; update orders set customer = 22 where customer = 21; commit",
+        "begin; insert into customers values (200, 'gone', null); insert into orders values (2000, 200, 1); rollback",
+        "begin; update customers set name = 'before'; truncate lines; insert into lines values (1000, 2, 'after'); commit",
+        // More than is held in memory.
+        "begin; insert into customers select i, 'many', repeat(md5(i::text), 150) from generate_series(10000, 19999) i;
+         insert into orders select i, i, 1 from generate_series(10000, 19999) i; insert into lines select i, 1, 'of many' from generate_series(10000, 19999) i;
+         delete from customers where id % 10 = 1; commit",
+        "begin; truncate lines, orders, customers; insert into customers values (1, 'first', null); insert into orders values (1, 1, 2); commit",
+    ] {
+        sql(&from, change);
+        catch_up(&project, FOLLOW);
+        assert_same_shop(&project, &from, "");
+    }
+    let plan = project.haul(&["plan", FOLLOW]).expect(0).stdout;
+    assert!(plan.contains("public.orders → orders") && plan.contains("effectively once: rows and mark in one transaction"), "{plan}");
+    project.haul(&["drop", FOLLOW]).expect(0);
+}
+
+#[test]
+fn several_tables_are_made_in_sqlite_and_a_refused_row_stops_their_stream() {
+    const FOLLOW: &str = "lite_made";
+    let from = postgres().fresh_database();
+    sql(&from, SHOP);
+    let project = Project::new();
+    let rejects = "    rejects: { to: { files: kept, path: bad.ndjson }, at_most: 5 }\n";
+    pipeline(&project, FOLLOW, &from, ("[orders, lines, customers]", "table: 'the_{{ table }}'"), rejects);
+    catch_up(&project, FOLLOW);
+    assert_same_shop(&project, &from, "the_");
+    let database = Connection::open(project.path("to.db")).expect("the database");
+    database
+        .execute_batch("create trigger no before update on the_orders when new.total like '-%' begin select raise(abort, 'owed'); end")
+        .expect("a trigger");
+    sql(&from, "begin; update customers set name = 'paid' where id = 7; update orders set total = -1 where id = 9; commit");
+    let said = project.haul(&["run", FOLLOW, "--until", "caught-up"]).expect(1);
+    assert!(said.stdout.contains("owed"), "{said:?}");
+    let name: String = database.query_row("select name from the_customers where id = 7", [], |row| row.get(0)).expect("a row");
+    assert_eq!(name, "customer 7", "the other table does not say what was never so");
+    database.execute_batch("drop trigger no").expect("no trigger");
+    catch_up(&project, FOLLOW);
+    assert_same_shop(&project, &from, "the_");
+    project.haul(&["drop", FOLLOW]).expect(0);
+}
+
+#[test]
+fn sums_over_two_tables_agree_in_every_view_of_sqlite_under_kills() {
+    const FOLLOW: &str = "lite_sums";
+    let from = postgres().fresh_database();
+    sql(
+        &from,
+        "create table accounts (id int primary key, amount int not null); create table savings (id int primary key, amount int not null, note text);
+         insert into accounts select i, 1000 from generate_series(1, 100) i; insert into savings select i, 1000, repeat('x', 3000) from generate_series(1, 100) i",
+    );
+    let project = Project::new();
+    pipeline(&project, FOLLOW, &from, ("[accounts, savings]", ""), "");
+    catch_up(&project, FOLLOW);
+    let database = Connection::open(project.path("to.db")).expect("the database");
+    let number = Cell::new(0);
+    let position = || {
+        for _ in 0..5 {
+            number.set(number.get() + 1);
+            let n = number.get() % 90 + 1;
+            sql(
+                &from,
+                &format!(
+                    "begin; update accounts set amount = amount - 7 where id = {n}; update savings set amount = amount + 7 where id = {n}; commit;
+                     with gone as (delete from accounts where id = {n} + 1 returning *) insert into savings select id + 1000, amount, 'moved' from gone;
+                     with gone as (delete from savings where id = {n} + 1001 returning *) insert into accounts select id - 1000, amount from gone"
+                ),
+            );
+        }
+        let sum = "select (select sum(amount) from accounts) + (select sum(amount) from savings)";
+        assert_eq!(database.query_row(sum, [], |row| row.get::<_, i64>(0)).expect("a sum"), 200_000);
+        database
+            .query_row("select position from haul_marks", [], |row| row.get::<_, Option<String>>(0))
+            .expect("a mark")
+            .unwrap_or_default()
+    };
+    kill_again(&project, FOLLOW, kills(KILLS), position);
+    catch_up(&project, FOLLOW);
+    for table in ["accounts", "savings"] {
+        let all = format!("select id || ' ' || amount from {table} order by id");
+        let mut select = database.prepare(&all).expect("a query");
+        let here: Vec<String> = select.query_map([], |row| row.get(0)).expect("rows").map(|row| row.expect("a row")).collect();
+        assert_eq!(here.join("\n"), sql(&from, &all), "{table}");
+    }
     project.haul(&["drop", FOLLOW]).expect(0);
 }

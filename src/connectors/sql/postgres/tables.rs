@@ -10,7 +10,7 @@ use super::session::{Session, Use};
 use super::sink::{PgSink, refused};
 use super::target::Blueprint;
 use super::writer::{PgWriter, Table};
-use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
+use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer, no_common_rows};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::failure::Failure;
 
@@ -38,18 +38,7 @@ impl Sink for PgTables {
         if !problems.is_empty() {
             return Ok(Err(problems));
         }
-        Ok(Ok(Target {
-            columns: Vec::new(),
-            ddl: Vec::new(),
-            exists: targets.iter().all(|target| target.exists),
-            wire: None,
-            writers: 1,
-            whole: false,
-            checkpoints: true,
-            guarantee: targets.first().map(|first| first.guarantee.clone()).unwrap_or_default(),
-            reads_as: Schema { columns: Vec::new() },
-            tables: targets,
-        }))
+        Ok(Ok(Target::of_tables(targets)))
     }
 
     async fn claim(&self, key: &LoadKey) -> Result<Claim, Failure> {
@@ -88,7 +77,7 @@ impl Sink for PgTables {
     }
 
     async fn read_back(&self, _: &Load, _: BatchLimit) -> Result<BatchStream, Failure> {
-        Err(Failure::permanent("the rows of several tables have no columns in common, and are not read back"))
+        Err(no_common_rows())
     }
 
     fn staged(&self) -> bool {

@@ -10,7 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::poll::SqlitePoll;
 use super::sink::SqliteSink;
 use super::source::SqliteSource;
+use super::tables::SqliteTables;
 use crate::connectors::{Sink, Source, TargetProblem};
+use crate::data::Schema;
 use crate::define::pipeline::{Connection, PollSource, SqlSink, SqlSource};
 use crate::failure::{Failure, FailureKind};
 
@@ -82,7 +84,12 @@ impl Database {
 
     /// A table of this file.
     pub fn sink(self: &Arc<Self>, sink: &SqlSink) -> Arc<dyn Sink> {
-        Arc::new(SqliteSink::new(self.clone(), sink.clone()))
+        Arc::new(SqliteSink::new(self.clone(), Arc::new(sink.clone())))
+    }
+
+    /// Tables of this file that are written together, each with the columns that come for it.
+    pub fn tables(self: &Arc<Self>, tables: Vec<(SqlSink, Schema)>) -> Arc<dyn Sink> {
+        Arc::new(SqliteTables::new(self.clone(), tables))
     }
 
     pub(in crate::connectors) fn path(&self) -> &Path {

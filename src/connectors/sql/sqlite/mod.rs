@@ -3,7 +3,7 @@
 //! - [`Database`] opens the file and hands out sources and sinks.
 //! - `types` and `value` say what values become; `encode` and `decode` move them between Arrow and SQLite.
 //! - `table` looks at what the database holds. `source` and `reading` read it, `poll` follows a cursor.
-//! - `sink` begins loads and `marks` records them, `target` plans the shape of a table, `writer` commits splits (`once`, `insert`, `compare`),
+//! - `sink` and `tables` (several at once) begin loads and `marks` records them, `target` plans the shape of a table, `writer` commits splits (`once`, `insert`, `compare`),
 //!   `apply` makes changes, `sift` finds rows that are refused, `publish` makes a load visible.
 //!
 //! SQLite has one writer at a time. Nothing here holds that place while it waits for rows, but for transactions of changes that are too large for
@@ -24,6 +24,7 @@ mod sift;
 mod sink;
 mod source;
 mod table;
+mod tables;
 mod target;
 mod types;
 mod value;

@@ -10,14 +10,15 @@ use tokio::sync::OwnedMutexGuard;
 use super::connection::{Database, Interrupt};
 use super::insert::Rows;
 use super::marks;
-use super::sink::{check_epoch, shape_now};
+use super::sink::check_epoch;
+use super::tables::{Table, shapes};
 use super::target::{Shape, quote};
 use super::writer::{GATHERED, create_gathered, move_gathered};
 use crate::connectors::refused::{Halves, reject, tied};
 use crate::connectors::{Load, Mark, moved_on};
 use crate::data::Reject;
-use crate::data::change::{Changes, is_changes};
-use crate::define::pipeline::{SqlSink, WriteMode};
+use crate::data::change::{self, Changes, is_changes};
+use crate::define::pipeline::WriteMode;
 use crate::failure::{Failure, FailureKind};
 
 /// A transaction that lacks only its mark.
@@ -31,7 +32,7 @@ pub(super) struct Sifted {
 /// What came since the last commit of a stream.
 pub(super) struct Sift {
     pub(super) database: Arc<Database>,
-    pub(super) spec: Arc<SqlSink>,
+    pub(super) tables: Vec<Table>,
     pub(super) load: Load,
     pub(super) waiting: Vec<RecordBatch>,
 }
@@ -40,30 +41,37 @@ impl Sift {
     /// Begins the transaction.
     pub(super) fn begin(&self, connection: &Sqlite, split: &str, from: Option<&Mark>) -> Result<(), Failure> {
         self.execute(connection, "begin immediate")?;
+        if self.tables.len() > 1 {
+            // A log tells of a row that goes before those that refer to it, and go with it.
+            self.execute(connection, "pragma defer_foreign_keys = on")?;
+        }
         check_epoch(&self.database, connection, &self.load)?;
         let found = marks::mark(connection, &self.load.key, split).map_err(|error| self.database.failure(error))?;
         if found.as_ref() == from { Ok(()) } else { Err(moved_on(split)) }
     }
 
-    fn shape(&self, connection: &Sqlite) -> Result<Shape, Failure> {
-        shape_now(&self.database, connection, &self.spec, &self.load.schema)
-    }
-
-    fn rows<'a>(&'a self, shape: &'a Shape, interrupt: &'a Interrupt) -> Rows<'a> {
-        Rows { database: &self.database, shape, schema: &self.load.schema, interrupt }
+    fn rows<'a>(&'a self, number: usize, shape: &'a Shape, interrupt: &'a Interrupt) -> Rows<'a> {
+        Rows { database: &self.database, shape, schema: &self.tables[number].schema, interrupt }
     }
 
     /// Applies changes and looks for none that are refused. Gives the number of rows that were put or removed.
     pub(super) fn apply(&self, connection: &Sqlite, interrupt: &Interrupt) -> Result<u64, Failure> {
-        let shape = self.shape(connection)?;
-        let writing = self.rows(&shape, interrupt);
+        let shapes = shapes(&self.tables, &self.database, connection, &self.waiting)?;
         let changes = self.waiting.iter().filter_map(|batch| Some((batch, Changes::of(batch)?)));
-        changes.map(|(batch, changes)| writing.apply(connection, batch, changes)).sum()
+        let apply = |(batch, changes)| {
+            let number = change::table(batch);
+            self.rows(number, &shapes[&number], interrupt).apply(connection, batch, changes)
+        };
+        changes.map(apply).sum()
     }
 
-    /// Writes what waits. Gives the number of rows in the target, and those that it refuses.
+    /// Writes what waits. Gives the number of rows in the target, and those that it refuses: of several tables one alone would then say what was
+    /// never so, and a row that is refused fails the write.
     pub(super) fn run(&self, connection: &Sqlite, interrupt: &Interrupt) -> Result<(u64, Vec<Reject>), Failure> {
-        let shape = self.shape(connection)?;
+        if self.tables.len() > 1 {
+            return Ok((self.apply(connection, interrupt)?, Vec::new()));
+        }
+        let shape = self.tables[0].shape(&self.database, connection)?;
         let gathers = !shape.key.is_empty() && !self.waiting.iter().any(is_changes);
         if gathers {
             self.execute(connection, &create_gathered(&shape))?;
@@ -86,9 +94,10 @@ impl Sift {
         batch: &RecordBatch,
         refused: &mut Vec<Reject>,
     ) -> Result<u64, Failure> {
-        let key = match &self.spec.mode {
+        let Table { spec, schema } = &self.tables[0];
+        let key = match &spec.mode {
             WriteMode::Upsert { key } => key.as_slice(),
-            _ => self.spec.primary_key.as_deref().unwrap_or_default(),
+            _ => spec.primary_key.as_deref().unwrap_or_default(),
         };
         let mut rows = 0;
         let mut halves = Halves::of(batch.num_rows());
@@ -99,7 +108,7 @@ impl Sift {
                 Err(failure) if failure.kind == FailureKind::BadRows => {
                     self.execute(connection, "rollback to haul_part")?;
                     if !halves.cut(&part, tied(batch)) {
-                        refused.extend(part.map(|row| reject(&self.load.schema, key, batch, row, &failure)));
+                        refused.extend(part.map(|row| reject(schema, key, batch, row, &failure)));
                     }
                 }
                 Err(failure) => return Err(failure),
@@ -111,7 +120,7 @@ impl Sift {
 
     /// Writes some rows as if they were all.
     fn part(&self, connection: &Sqlite, interrupt: &Interrupt, shape: &Shape, batch: &RecordBatch) -> Result<u64, Failure> {
-        let writing = self.rows(shape, interrupt);
+        let writing = self.rows(0, shape, interrupt);
         if let Some(changes) = Changes::of(batch) {
             return writing.apply(connection, batch, changes);
         }

@@ -10,6 +10,7 @@ use super::connection::{Database, blocking, blocking_open};
 use super::marks;
 use super::publish;
 use super::reading::Reader;
+use super::tables::Table;
 use super::target::{Publish, Shape, quote};
 use super::writer::SqliteWriter;
 use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
@@ -24,12 +25,12 @@ pub(super) struct SqliteSink {
 }
 
 impl SqliteSink {
-    pub(super) fn new(database: Arc<Database>, spec: SqlSink) -> Self {
-        Self { database, spec: Arc::new(spec) }
+    pub(super) fn new(database: Arc<Database>, spec: Arc<SqlSink>) -> Self {
+        Self { database, spec }
     }
 
     /// Runs work in one transaction that has the file's only place to write.
-    async fn write<T: Send + 'static>(
+    pub(super) async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -128,7 +129,8 @@ impl Sink for SqliteSink {
     }
 
     async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
-        Ok(Box::new(SqliteWriter::new(self.database.clone(), self.spec.clone(), load.clone(), split.to_owned(), from.cloned())))
+        let table = Table { spec: self.spec.clone(), schema: load.schema.clone() };
+        Ok(Box::new(SqliteWriter::new(self.database.clone(), vec![table], load.clone(), split.to_owned(), from.cloned())))
     }
 
     async fn publish(&self, load: &Load) -> Result<(), Failure> {

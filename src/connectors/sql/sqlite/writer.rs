@@ -16,12 +16,13 @@ use super::connection::{Database, Interrupt, blocking, blocking_open};
 use super::insert::Rows;
 use super::once::Once;
 use super::sift::{Sift, Sifted};
-use super::sink::{shape_now, staging_name};
+use super::sink::staging_name;
+use super::tables::Table;
 use super::target::{Publish, Shape, quote, quoted_list};
 use crate::connectors::{Committed, Load, Mark, Writer};
 use crate::data::Reject;
 use crate::data::change::is_changes;
-use crate::define::pipeline::{SqlSink, Verify, WriteMode};
+use crate::define::pipeline::{Verify, WriteMode};
 use crate::failure::Failure;
 
 /// Most bytes of a stream's commit that wait in memory to be sifted. What is larger is gathered, and not sifted.
@@ -36,7 +37,7 @@ pub(super) const HASH: &str = "haul_row_hash";
 /// Writes one split of a load.
 pub(super) struct SqliteWriter {
     database: Arc<Database>,
-    spec: Arc<SqlSink>,
+    tables: Vec<Table>,
     load: Load,
     split: String,
     /// The split's mark in the target, as far as this writer knows.
@@ -55,24 +56,29 @@ pub(super) struct SqliteWriter {
 }
 
 impl SqliteWriter {
-    pub(super) fn new(database: Arc<Database>, spec: Arc<SqlSink>, load: Load, split: String, from: Option<Mark>) -> Self {
-        Self { database, spec, load, split, from, waiting: Vec::new(), room: None, bytes: 0, gathered: None, sifts: false, sifted: None }
+    pub(super) fn new(database: Arc<Database>, tables: Vec<Table>, load: Load, split: String, from: Option<Mark>) -> Self {
+        Self { database, tables, load, split, from, waiting: Vec::new(), room: None, bytes: 0, gathered: None, sifts: false, sifted: None }
     }
 
     fn upserts(&self) -> bool {
-        matches!(self.spec.mode, WriteMode::Upsert { .. })
+        matches!(self.first().spec.mode, WriteMode::Upsert { .. })
+    }
+
+    /// The table of rows that are no changes.
+    fn first(&self) -> &Table {
+        &self.tables[0]
     }
 
     /// Moves the batches that wait into the temporary table.
     async fn gather(&mut self) -> Result<(), Failure> {
-        let (database, spec, load) = (self.database.clone(), self.spec.clone(), self.load.clone());
+        let (database, table) = (self.database.clone(), self.first().clone());
         let connection = match self.gathered.take() {
             Some(connection) => connection,
             None => {
-                let (database, spec, load) = (database.clone(), spec.clone(), load.clone());
+                let (database, table) = (database.clone(), table.clone());
                 blocking_open(move || {
                     let connection = database.open_writer()?;
-                    let shape = shape_now(&database, &connection, &spec, &load.schema)?;
+                    let shape = table.shape(&database, &connection)?;
                     connection.execute_batch(&create_gathered(&shape)).map_err(|error| database.failure(error))?;
                     Ok(connection)
                 })
@@ -82,10 +88,10 @@ impl SqliteWriter {
         let waiting = std::mem::take(&mut self.waiting);
         let room = self.room.take();
         let (connection, ()) = blocking(connection, move |connection, interrupt| {
-            let shape = shape_now(&database, connection, &spec, &load.schema)?;
+            let shape = table.shape(&database, connection)?;
             // A transaction that only writes the temporary file takes no lock on the database.
             let transaction = connection.transaction().map_err(|error| database.failure(error))?;
-            let writing = Rows { database: &database, shape: &shape, schema: &load.schema, interrupt };
+            let writing = Rows { database: &database, shape: &shape, schema: &table.schema, interrupt };
             for batch in &waiting {
                 writing.insert(&transaction, GATHERED, batch, !shape.key.is_empty())?;
             }
@@ -152,7 +158,7 @@ impl SqliteWriter {
     async fn begun(&mut self) -> Result<(Sifted, Sift), Failure> {
         let sift = Sift {
             database: self.database.clone(),
-            spec: self.spec.clone(),
+            tables: self.tables.clone(),
             load: self.load.clone(),
             waiting: std::mem::take(&mut self.waiting),
         };
@@ -202,7 +208,7 @@ impl SqliteWriter {
                 blocking_open(move || database.writer()).await?
             }
         };
-        let work = Commit { once: self.once(mark), spec: self.spec.clone(), waiting: std::mem::take(&mut self.waiting), gathered };
+        let work = Commit { once: self.once(mark), table: self.first().clone(), waiting: std::mem::take(&mut self.waiting), gathered };
         let room = self.room.take();
         let bytes = std::mem::take(&mut self.bytes);
         let (connection, rows) = blocking(connection, move |connection, interrupt| {
@@ -224,7 +230,7 @@ impl SqliteWriter {
 /// The last step of a split, or of a part of it.
 struct Commit {
     once: Once,
-    spec: Arc<SqlSink>,
+    table: Table,
     waiting: Vec<RecordBatch>,
     gathered: bool,
 }
@@ -232,7 +238,7 @@ struct Commit {
 impl Commit {
     fn write(&self, transaction: &Transaction<'_>, interrupt: &Interrupt) -> Result<u64, Failure> {
         let Once { database, load, .. } = &self.once;
-        let shape = shape_now(database, transaction, &self.spec, &load.schema)?;
+        let shape = self.table.shape(database, transaction)?;
         let table = if shape.publish == Publish::AtOnce { quote(&shape.table) } else { quote(&staging_name(&load.key)) };
         let mut rows = 0;
         if self.gathered {
@@ -241,7 +247,7 @@ impl Commit {
                 self.compare(transaction, &shape)?;
             }
         }
-        let writing = Rows { database, shape: &shape, schema: &load.schema, interrupt };
+        let writing = Rows { database, shape: &shape, schema: &self.table.schema, interrupt };
         for batch in &self.waiting {
             writing.insert(transaction, &table, batch, false)?;
             rows += batch.num_rows() as u64;
@@ -251,7 +257,7 @@ impl Commit {
 
     fn refused(&self, error: rusqlite::Error) -> Failure {
         let Once { database, mark, .. } = &self.once;
-        database.failure(error).during(format!("failed to write split `{}` to `{}`", mark.split, self.spec.table.join(".")))
+        database.failure(error).during(format!("failed to write split `{}` to `{}`", mark.split, self.table.spec.table.join(".")))
     }
 
     /// Reads the rows that were upserted back by their keys, and compares each with the hash of what arrived.
@@ -267,7 +273,7 @@ impl Commit {
         );
         let mut statement = transaction.prepare(&query).map_err(failed)?;
         let mut found = statement.query([]).map_err(failed)?;
-        let mut comparison = Comparison::new(&self.once.load.schema, &shape.key);
+        let mut comparison = Comparison::new(&self.table.schema, &shape.key);
         while let Some(row) = found.next().map_err(failed)? {
             let hash: Vec<u8> = row.get(shape.columns.len()).map_err(failed)?;
             comparison.push(|place| row.get_ref(place).unwrap_or(ValueRef::Null), hash)?;
