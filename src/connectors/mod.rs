@@ -220,6 +220,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Whether the target is there, and lacks what the incoming columns need.
+    pub fn is_altered(&self) -> bool {
+        self.exists && (!self.ddl.is_empty() || self.tables.iter().any(Self::is_altered))
+    }
+
     /// What is known of several tables that are written together.
     pub fn of_tables(tables: Vec<Self>) -> Self {
         Self {
@@ -267,6 +272,12 @@ pub trait Sink: Send + Sync {
     /// Starts the load from nothing: creates, evolves or stages the target, discards what an earlier unfinished load had staged, and keeps
     /// `note` beside the load.
     async fn prepare(&self, load: &Load, note: &str) -> Result<(), Failure>;
+
+    /// Adds what the load's columns need to a target that is there, for a stream that goes on.
+    async fn evolve(&self, load: &Load) -> Result<(), Failure> {
+        let _ = load;
+        Ok(())
+    }
 
     /// A writer for one split, or for what is left of it after `from`: its mark, when a checkpoint has committed its beginning.
     async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure>;

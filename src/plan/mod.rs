@@ -18,10 +18,11 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::cache::Cache;
-use crate::connectors::{Connections, Description, ReadRequest, Sink, Source, SourceTable, Target};
+use crate::connectors::{Connections, Description, Load, ReadRequest, Sink, Source, SourceTable, Target};
 use crate::data::Schema;
 use crate::define::pipeline::{Flow, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
 use crate::diagnostic::Diagnostic;
+use crate::failure::Failure;
 use crate::load::Document;
 use crate::transform::Compiled;
 
@@ -149,6 +150,14 @@ pub struct Refused {
 }
 
 impl OutputPlan {
+    /// A load goes on: a target that lacks what the incoming columns need gets it.
+    pub async fn evolve(&self, load: &Load) -> Result<(), Failure> {
+        if !self.target.is_altered() {
+            return Ok(());
+        }
+        self.sink.evolve(load).await.map_err(|failure| failure.during(format!("altering {}", self.label)))
+    }
+
     /// Whether it writes to a cache.
     pub fn changes_cache(&self) -> bool {
         matches!(self.output.sink, SinkSpec::Cache(_))

@@ -204,7 +204,12 @@ impl StageRun {
             let found = found.filter(|found| !stale || found.published);
             goes_on |= found.is_some();
             let run = match found {
-                Some(found) => resumed(load, &found)?,
+                Some(found) => {
+                    if self.plan.streams() {
+                        self.plan.outputs[place].evolve(&load).await?;
+                    }
+                    resumed(load, &found)?
+                }
                 None => self.fresh_load(place, load, &splits).await?,
             };
             self.loads.push(run);

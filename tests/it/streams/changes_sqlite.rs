@@ -196,13 +196,13 @@ fn transactions_over_several_tables_arrive_whole_in_sqlite() {
     let from = postgres().fresh_database();
     sql(&from, SHOP);
     let project = Project::new();
-    // The target refers from table to table as the source does, and its references are checked with every statement.
+    // The target refers from table to table as the source does, and would remove what refers to a row that goes.
     Connection::open(project.path("to.db"))
         .and_then(|database| {
             database.execute_batch(
                 "create table customers (id integer primary key, name text not null, about text);
-                 create table orders (id integer primary key, customer integer not null references customers, total text);
-                 create table lines (order_id integer references orders, line integer, what text, primary key (order_id, line));",
+                 create table orders (id integer primary key, customer integer not null references customers on delete cascade, total text);
+                 create table lines (order_id integer references orders on delete cascade, line integer, what text, primary key (order_id, line));",
             )
         })
         .expect("tables");
@@ -216,6 +216,8 @@ fn transactions_over_several_tables_arrive_whole_in_sqlite() {
         "begin; update lines set line = line + 10 where order_id = 8; update customers set name = 'renamed' where id = 9; update orders set total = -1 where customer = 9; commit",
         "begin; update customers set about = repeat('x', 4000) where id = 21; update customers set name = 'after it' where id = 21; update orders set customer = 22 where customer = 21; commit",
         "begin; insert into customers values (200, 'gone', null); insert into orders values (2000, 200, 1); rollback",
+        "begin; update orders set customer = 2 where customer = 1; delete from customers where id = 1; commit",
+        "begin; delete from customers where id = 10; insert into customers values (10, 'again', null); insert into orders values (3000, 10, 1); insert into lines values (3000, 1, 'again'); commit",
         "begin; update customers set name = 'before'; truncate lines; insert into lines values (1000, 2, 'after'); commit",
         // More than is held in memory.
         "begin; insert into customers select i, 'many', repeat(md5(i::text), 150) from generate_series(10000, 19999) i;

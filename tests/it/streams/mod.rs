@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Project, dice, postgres};
 
+mod altered;
 mod changes;
 mod changes_sqlite;
 mod cut;

@@ -4,9 +4,10 @@
 use super::came::Came;
 use super::error::failure;
 use super::session::Session;
+use super::tables::References;
 use super::upsert::ORDER;
 use crate::data::change::{EMPTIED, GONE, MOVED, PUT};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// The two columns behind those of the row, in the temporary table.
 pub(super) const EXTRA: [&str; 2] = ["\"haul change\"", "\"haul kept\""];
@@ -29,20 +30,57 @@ pub(super) struct Changes<'a> {
 
 /// Applies the changes of tables that stand in such an order that none refers to a later one: rows that go, go from the last table first, and
 /// rows that come, come to the first one first. Gives the number of rows that were put or removed.
-pub(super) async fn apply(session: &mut Session, tables: &[Changes<'_>]) -> Result<u64, Failure> {
-    let (mut rows, mut removals, mut puts) = (0, Vec::new(), Vec::new());
+pub(super) async fn apply(session: &mut Session, tables: &[Changes<'_>], references: References) -> Result<u64, Failure> {
+    let mut rows = 0;
     for table in tables {
         rows += table.gather(session).await?;
-        removals.extend(table.removal());
-        puts.push(table.put());
     }
-    removals.reverse();
-    // First the rows that go, so that what they held is free for those that come.
-    session.run(removals.into_iter().chain(puts).collect::<Vec<_>>().join(";\n")).await?;
+    let emptied: Vec<String> = tables.iter().rev().filter_map(Changes::emptying).collect();
+    if !emptied.is_empty() {
+        session.run(emptied.join(";\n")).await?;
+    }
+    bring(session, tables, references).await?;
+    let gathered: Vec<String> =
+        tables.iter().filter(|table| !table.came.is_plain()).map(|table| format!("drop table {}", table.changes())).collect();
+    if !gathered.is_empty() {
+        session.run(gathered.join(";\n")).await?;
+    }
+    Ok(rows)
+}
+
+/// Puts and removes rows.
+async fn bring(session: &mut Session, tables: &[Changes<'_>], references: References) -> Result<(), Failure> {
+    let removals: Vec<String> = tables.iter().rev().filter_map(Changes::removal).collect();
+    let puts: Vec<String> = tables.iter().map(Changes::put).collect();
+    if removals.is_empty() || references == References::None {
+        // What rows that go have held is free for those that come.
+        session.run([removals, puts].concat().join(";\n")).await?;
+        return complete(session, tables).await;
+    }
+    // What refers to a row that goes may refer to another one from now on, and must not stand in its way, or go with it.
+    session.run("savepoint haul_order").await?;
+    let put = async {
+        session.run(puts.join(";\n")).await?;
+        complete(session, tables).await?;
+        session.run(removals.join(";\n")).await
+    };
+    match put.await {
+        Ok(_) => session.run("release haul_order").await.map(drop),
+        // A value that must be unique may still be held by a row that goes.
+        Err(failure) if failure.kind == FailureKind::BadRows && references == References::Plain => {
+            session.run("rollback to haul_order").await?;
+            session.run([removals, puts].concat().join(";\n")).await?;
+            complete(session, tables).await
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn complete(session: &mut Session, tables: &[Changes<'_>]) -> Result<(), Failure> {
     for table in tables.iter().filter(|table| !table.came.is_plain()) {
         table.complete(session).await?;
     }
-    Ok(rows)
+    Ok(())
 }
 
 impl Changes<'_> {
@@ -100,16 +138,19 @@ impl Changes<'_> {
         self.columns.iter().filter(|(_, name)| !self.key.iter().any(|key| key == name)).collect()
     }
 
-    fn removal(&self) -> Option<String> {
-        let (target, changes, [change, _]) = (self.target, self.changes(), EXTRA);
-        if self.came.emptied {
-            return Some(format!("delete from {target}"));
-        }
-        let gone =
-            || format!("delete from {target} t using {changes} l where l.{change} in ('{GONE}', '{MOVED}') and {}", self.same_key("l"));
-        (self.came.gone || self.came.moved).then(gone)
+    fn emptying(&self) -> Option<String> {
+        self.came.emptied.then(|| format!("delete from {}", self.target))
     }
 
+    /// There is nothing to remove from a table that is emptied first.
+    fn removal(&self) -> Option<String> {
+        let (target, changes, [change, _]) = (self.target, self.changes(), EXTRA);
+        let gone =
+            || format!("delete from {target} t using {changes} l where l.{change} in ('{GONE}', '{MOVED}') and {}", self.same_key("l"));
+        (!self.came.emptied && (self.came.gone || self.came.moved)).then(gone)
+    }
+
+    /// In the order in which the rows came, so that a value that must be unique can go from one to the next.
     fn put(&self) -> String {
         let (target, changes, [change, kept]) = (self.target, self.changes(), EXTRA);
         let key = self.key.join(", ");
@@ -118,11 +159,11 @@ impl Changes<'_> {
         let conflict = if set.is_empty() { "do nothing".to_owned() } else { format!("do update set {set}") };
         format!(
             "insert into {target} ({names}) overriding system value select {names} from {changes}
-             where {change} = '{PUT}' and {kept} is null order by {key} on conflict ({key}) {conflict}"
+             where {change} = '{PUT}' and {kept} is null order by {ORDER} on conflict ({key}) {conflict}"
         )
     }
 
-    /// Changes the rows of which some values were not sent, and drops what is no longer needed.
+    /// Changes the rows of which some values were not sent.
     async fn complete(&self, session: &mut Session) -> Result<(), Failure> {
         let (target, changes, [_, kept]) = (self.target, self.changes(), EXTRA);
         let others = self.others();
@@ -140,7 +181,7 @@ impl Changes<'_> {
                     .help("`--fresh` copies the table again"));
             }
         }
-        session.run(format!("drop table {changes}")).await.map(drop)
+        Ok(())
     }
 
     /// A row that moved to another key without sending a large value has it from its old key: from an earlier change there, or from the target,

@@ -1,6 +1,8 @@
 //! Tuples of COPY BINARY into batches.
 
-use arrow::array::{ArrayRef, BooleanArray};
+use std::collections::BTreeSet;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::filter;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -34,7 +36,8 @@ struct Refused {
     row: usize,
     /// The number of the row within the split, from 1.
     number: u64,
-    column: usize,
+    /// `None` when it is refused because of the row that it belongs to.
+    column: Option<usize>,
     reason: String,
 }
 
@@ -76,7 +79,7 @@ impl Decoder {
                 None => column.push_null(),
                 Some(Err(reason)) => {
                     column.push_null();
-                    refused.push(Refused { row: *rows, number: *read, column: place, reason });
+                    refused.push(Refused { row: *rows, number: *read, column: Some(place), reason });
                 }
             }
         });
@@ -97,6 +100,11 @@ impl Decoder {
         self.rows >= self.limit.rows || self.bytes >= self.limit.bytes
     }
 
+    /// How many tuples came in all.
+    pub(super) fn taken(&self) -> u64 {
+        self.read
+    }
+
     /// How many tuples wait, and their bytes.
     pub(super) fn waiting(&self) -> (usize, usize) {
         (self.rows, self.bytes)
@@ -114,9 +122,13 @@ impl Decoder {
         let mut refused = std::mem::take(&mut self.refused);
         let first = self.read - rows as u64 + 1;
         let arrays = self.columns.iter_mut().enumerate().map(|(column, values)| {
-            values.finish(&mut |row, reason| refused.push(Refused { row, number: first + row as u64, column, reason }))
+            values.finish(&mut |row, reason| refused.push(Refused { row, number: first + row as u64, column: Some(column), reason }))
         });
         let mut arrays: Vec<ArrayRef> = arrays.collect();
+        for row in self.torn(&arrays, &refused) {
+            let reason = "the other half of a changed key is refused".to_owned();
+            refused.push(Refused { row, number: first + row as u64, column: None, reason });
+        }
         refused.sort_by_key(|refused| (refused.row, refused.column));
         let rejects = self.rejects(&arrays, &refused);
         if !rejects.is_empty() {
@@ -133,6 +145,23 @@ impl Decoder {
         Ok(Chunk { rejects, bytes, ..Chunk::of(batch) })
     }
 
+    /// Rows of changed keys of which only the other half is refused: the removal and the row behind it go together.
+    fn torn(&self, arrays: &[ArrayRef], refused: &[Refused]) -> Vec<usize> {
+        let fields = self.schema.fields();
+        let Some(place) = fields.iter().position(|field| field.name() == change::CHANGE).filter(|_| !refused.is_empty()) else {
+            return Vec::new();
+        };
+        let words = arrays[place].as_string::<i32>();
+        let bad: BTreeSet<usize> = refused.iter().map(|refused| refused.row).collect();
+        let halves = (1..words.len()).filter(|row| words.value(row - 1) == change::MOVED);
+        let torn = halves.filter_map(|row| match (bad.contains(&(row - 1)), bad.contains(&row)) {
+            (true, false) => Some(row),
+            (false, true) => Some(row - 1),
+            _ => None,
+        });
+        torn.collect()
+    }
+
     fn misfit(&self, error: arrow::error::ArrowError) -> Failure {
         Failure::bad_rows(format!("rows of {} do not fit their columns", self.origin)).cause(error)
     }
@@ -141,10 +170,13 @@ impl Decoder {
     fn rejects(&self, arrays: &[ArrayRef], refused: &[Refused]) -> Vec<Reject> {
         let rows = refused.chunk_by(|a, b| a.row == b.row);
         rows.map(|bad| {
-            let reasons = bad.iter().map(|bad| format!("column `{}`: {}", self.schema.field(bad.column).name(), bad.reason));
+            let reasons = bad.iter().map(|bad| match bad.column {
+                Some(column) => format!("column `{}`: {}", self.schema.field(column).name(), bad.reason),
+                None => bad.reason.clone(),
+            });
             let reason = reasons.collect::<Vec<_>>().join("; ");
             let text = |place: usize| {
-                if bad.iter().any(|bad| bad.column == place) {
+                if bad.iter().any(|bad| bad.column == Some(place)) {
                     return Some("(not readable)".to_owned());
                 }
                 let options = FormatOptions::new().with_display_error(true);
@@ -157,7 +189,7 @@ impl Decoder {
                 .iter()
                 .enumerate()
                 .map(|(place, field)| (field.name().clone(), text(place).map_or(serde_json::Value::Null, serde_json::Value::String)));
-            let key = self.key.iter().filter(|place| !bad.iter().any(|bad| bad.column == **place));
+            let key = self.key.iter().filter(|place| !bad.iter().any(|bad| bad.column == Some(**place)));
             let key: Vec<String> =
                 key.filter_map(|place| Some(format!("{}={}", self.schema.field(*place).name(), text(*place)?))).collect();
             let origin = if key.is_empty() { format!("{} row {}", self.origin, bad[0].number) } else { key.join(",") };

@@ -172,10 +172,11 @@ impl Open {
 async fn merge_changes(session: &mut Session, came: &[(&Into, &Incoming, u64)]) -> Result<u64, Failure> {
     let oids: Vec<u32> = came.iter().map(|(place, ..)| place.table.oid).collect();
     let mut changes = Vec::with_capacity(came.len());
-    for number in tables::in_order(session, &oids).await? {
+    let (order, references) = tables::in_order(session, &oids).await?;
+    for number in order {
         let (place, incoming, rows) = came[number];
         let own = place.columns.len() - EXTRA.len();
         changes.push(incoming.changes(place.columns[..own].iter().map(|(place, _)| *place), rows));
     }
-    apply::apply(session, &changes).await
+    apply::apply(session, &changes, references).await
 }

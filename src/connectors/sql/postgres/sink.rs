@@ -13,6 +13,7 @@ use super::marks::{Ledger, State};
 use super::publish::{self, Way};
 use super::read;
 use super::session::{Pool, Session, Use};
+use super::tables::evolve;
 use super::target::{Blueprint, Place};
 use super::values::Values;
 use super::writer::{PgWriter, Table};
@@ -203,6 +204,11 @@ impl Sink for PgSink {
         let created = place.table.is_none() || (before.created && before.state == State::Writing);
         ledger.start(&mut session, load, note, staging.as_deref(), created).await?;
         session.finish().await
+    }
+
+    async fn evolve(&self, load: &Load) -> Result<(), Failure> {
+        let table = Table { sink: self.clone(), schema: load.schema.clone() };
+        evolve(&[table], load).await
     }
 
     async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {

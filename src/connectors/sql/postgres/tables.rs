@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sqlx::postgres::types::Oid;
 
 use super::error::failure;
+use super::marks::Ledger;
 use super::session::{Session, Use};
 use super::sink::{PgSink, refused};
 use super::target::Blueprint;
@@ -46,25 +47,13 @@ impl Sink for PgTables {
     }
 
     async fn prepare(&self, load: &Load, note: &str) -> Result<(), Failure> {
-        let mut session = self.first().pool.session(Use::Write).await?;
-        let (mut statements, mut problems) = (Vec::new(), Vec::new());
-        for Table { sink, schema } in &self.tables {
-            match Blueprint::draw(&mut session, &sink.spec, schema).await? {
-                Ok(blueprint) => statements.extend(sink.statements(&blueprint, None)?),
-                Err(found) => problems.extend(found),
-            }
-        }
-        if !problems.is_empty() {
-            return Err(refused(problems));
-        }
-        let ledger = self.first().ledger(&mut session).await?;
-        session.run("begin; set local lock_timeout = '1min'").await?;
-        ledger.own(&mut session, load).await?;
-        for statement in statements {
-            session.run(statement.clone()).await.map_err(|failure| failure.during(format_args!("running `{statement}`")))?;
-        }
+        let (mut session, ledger) = begin(&self.tables, load).await?;
         ledger.start(&mut session, load, note, None, false).await?;
         session.finish().await
+    }
+
+    async fn evolve(&self, load: &Load) -> Result<(), Failure> {
+        evolve(&self.tables, load).await
     }
 
     async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
@@ -89,24 +78,62 @@ impl Sink for PgTables {
     }
 }
 
-/// The numbers of tables in an order in which none refers to a later one by a foreign key, as far as there is one. Tables that refer to each
-/// other stay in the order that they came in.
-pub(super) async fn in_order(session: &mut Session, tables: &[u32]) -> Result<Vec<usize>, Failure> {
-    if tables.len() < 2 {
-        return Ok((0..tables.len()).collect());
+/// Begins a transaction in which the tables are what the load's columns need.
+async fn begin(tables: &[Table], load: &Load) -> Result<(Session, Ledger), Failure> {
+    let first = &tables[0].sink;
+    let mut session = first.pool.session(Use::Write).await?;
+    let (mut statements, mut problems) = (Vec::new(), Vec::new());
+    for Table { sink, schema } in tables {
+        match Blueprint::draw(&mut session, &sink.spec, schema).await? {
+            Ok(blueprint) => statements.extend(sink.statements(&blueprint, None)?),
+            Err(found) => problems.extend(found),
+        }
     }
+    if !problems.is_empty() {
+        return Err(refused(problems));
+    }
+    let ledger = first.ledger(&mut session).await?;
+    session.run("begin; set local lock_timeout = '1min'").await?;
+    ledger.own(&mut session, load).await?;
+    for statement in statements {
+        session.run(statement.clone()).await.map_err(|failure| failure.during(format_args!("running `{statement}`")))?;
+    }
+    Ok((session, ledger))
+}
+
+/// Makes the tables of a load that goes on what its columns need.
+pub(super) async fn evolve(tables: &[Table], load: &Load) -> Result<(), Failure> {
+    let (session, _) = begin(tables, load).await?;
+    session.finish().await
+}
+
+/// How tables that are written refer to each other, and to themselves, by foreign keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum References {
+    /// They do not.
+    None,
+    /// A row that is referred to cannot go.
+    Plain,
+    /// A row that goes takes what refers to it with it, or changes that.
+    Act,
+}
+
+/// The numbers of tables in an order in which none refers to a later one by a foreign key, as far as there is one, and what they refer by. Tables
+/// that refer to each other stay in the order that they came in.
+pub(super) async fn in_order(session: &mut Session, tables: &[u32]) -> Result<(Vec<usize>, References), Failure> {
     let oids: Vec<Oid> = tables.iter().map(|oid| Oid(*oid)).collect();
-    let keys: Vec<(Oid, Oid)> = sqlx::query_as(
-        "select conrelid, confrelid from pg_catalog.pg_constraint
-         where contype = 'f' and conrelid = any($1) and confrelid = any($1) and conrelid <> confrelid",
+    let keys: Vec<(Oid, Oid, bool)> = sqlx::query_as(
+        "select conrelid, confrelid, confdeltype in ('c', 'n', 'd') from pg_catalog.pg_constraint
+         where contype = 'f' and conrelid = any($1) and confrelid = any($1)",
     )
     .bind(oids)
     .fetch_all(session.raw())
     .await
     .map_err(failure)?;
+    let references = keys.iter().map(|(.., acts)| if *acts { References::Act } else { References::Plain }).max();
     let number = |oid: Oid| tables.iter().position(|table| *table == oid.0);
-    let refers: BTreeSet<(usize, usize)> = keys.into_iter().filter_map(|(from, to)| Some((number(from)?, number(to)?))).collect();
-    Ok(sorted(tables.len(), &refers))
+    let refers = keys.into_iter().filter(|(from, to, _)| from != to).filter_map(|(from, to, _)| Some((number(from)?, number(to)?)));
+    Ok((sorted(tables.len(), &refers.collect()), references.unwrap_or(References::None)))
 }
 
 /// Numbers below `count`, each behind those that it refers to.

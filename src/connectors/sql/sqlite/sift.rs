@@ -40,11 +40,12 @@ pub(super) struct Sift {
 impl Sift {
     /// Begins the transaction.
     pub(super) fn begin(&self, connection: &Sqlite, split: &str, from: Option<&Mark>) -> Result<(), Failure> {
-        self.execute(connection, "begin immediate")?;
         if self.tables.len() > 1 {
-            // A log tells of a row that goes before those that refer to it, and go with it.
-            self.execute(connection, "pragma defer_foreign_keys = on")?;
+            // Each table is told of its own changes, and not in one order with those of the others: what refers to a row that goes must not go
+            // with it.
+            self.execute(connection, "pragma foreign_keys = off")?;
         }
+        self.execute(connection, "begin immediate")?;
         check_epoch(&self.database, connection, &self.load)?;
         let found = marks::mark(connection, &self.load.key, split).map_err(|error| self.database.failure(error))?;
         if found.as_ref() == from { Ok(()) } else { Err(moved_on(split)) }

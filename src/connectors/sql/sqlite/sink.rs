@@ -10,7 +10,7 @@ use super::connection::{Database, blocking, blocking_open};
 use super::marks;
 use super::publish;
 use super::reading::Reader;
-use super::tables::Table;
+use super::tables::{Table, make};
 use super::target::{Publish, Shape, quote};
 use super::writer::SqliteWriter;
 use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
@@ -27,6 +27,10 @@ pub(super) struct SqliteSink {
 impl SqliteSink {
     pub(super) fn new(database: Arc<Database>, spec: Arc<SqlSink>) -> Self {
         Self { database, spec }
+    }
+
+    fn table(&self, load: &Load) -> Table {
+        Table { spec: self.spec.clone(), schema: load.schema.clone() }
     }
 
     /// Runs work in one transaction that has the file's only place to write.
@@ -128,8 +132,13 @@ impl Sink for SqliteSink {
         .await
     }
 
+    async fn evolve(&self, load: &Load) -> Result<(), Failure> {
+        let (database, table, load) = (self.database.clone(), self.table(load), load.clone());
+        self.write(move |transaction| make(&[table], &database, transaction, &load)).await
+    }
+
     async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {
-        let table = Table { spec: self.spec.clone(), schema: load.schema.clone() };
+        let table = self.table(load);
         Ok(Box::new(SqliteWriter::new(self.database.clone(), vec![table], load.clone(), split.to_owned(), from.cloned())))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
-use rusqlite::Connection as Sqlite;
+use rusqlite::{Connection as Sqlite, Transaction};
 
 use super::connection::Database;
 use super::marks;
@@ -41,6 +41,17 @@ pub(super) fn shapes(
     let came: BTreeSet<usize> = batches.iter().map(change::table).collect();
     let unknown = || Failure::permanent("rows came for a table that is not written");
     came.into_iter().map(|number| Ok((number, tables.get(number).ok_or_else(unknown)?.shape(database, connection)?))).collect()
+}
+
+/// Makes of tables what the columns of a load need.
+pub(super) fn make(tables: &[Table], database: &Database, connection: &Sqlite, load: &Load) -> Result<(), Failure> {
+    check_epoch(database, connection, load)?;
+    for table in tables {
+        for statement in table.shape(database, connection)?.ddl() {
+            connection.execute_batch(&statement).map_err(|error| database.failure(error))?;
+        }
+    }
+    Ok(())
 }
 
 /// The tables that a stream of several goes to, by their numbers.
@@ -84,17 +95,16 @@ impl Sink for SqliteTables {
 
     async fn prepare(&self, load: &Load, note: &str) -> Result<(), Failure> {
         let (database, tables, load, note) = (self.database.clone(), self.tables.clone(), load.clone(), note.to_owned());
-        let prepare = move |connection: &Sqlite| {
-            let failed = |error| database.failure(error);
-            check_epoch(&database, connection, &load)?;
-            for table in &tables {
-                for statement in table.shape(&database, connection)?.ddl() {
-                    connection.execute_batch(&statement).map_err(failed)?;
-                }
-            }
-            marks::begin(connection, &load.key, &note).map_err(failed)
+        let prepare = move |transaction: &Transaction<'_>| {
+            make(&tables, &database, transaction, &load)?;
+            marks::begin(transaction, &load.key, &note).map_err(|error| database.failure(error))
         };
-        self.first().write(move |transaction| prepare(transaction)).await
+        self.first().write(prepare).await
+    }
+
+    async fn evolve(&self, load: &Load) -> Result<(), Failure> {
+        let (database, tables, load) = (self.database.clone(), self.tables.clone(), load.clone());
+        self.first().write(move |transaction| make(&tables, &database, transaction, &load)).await
     }
 
     async fn writer(&self, load: &Load, split: &str, from: Option<&Mark>) -> Result<Box<dyn Writer>, Failure> {

@@ -192,7 +192,9 @@ impl SqliteWriter {
             let bytes = std::mem::take(&mut self.bytes);
             let (connection, rows) = blocking(connection, move |connection, _| {
                 let _turn = turn;
-                once.end(connection, rows)
+                let rows = once.end(connection, rows)?;
+                connection.pragma_update(None, "foreign_keys", true).map_err(|error| once.database.failure(error))?;
+                Ok(rows)
             })
             .await?;
             self.database.keep(connection);

@@ -2,6 +2,7 @@
 
 use sqlx::postgres::types::Oid;
 
+use super::slot::Slot;
 use crate::connectors::sql::postgres::catalog::{self, TableColumn, ident};
 use crate::connectors::sql::postgres::columns_of;
 use crate::connectors::sql::postgres::error::failure;
@@ -25,22 +26,37 @@ pub(super) struct Followed {
     pub key: Vec<usize>,
     pub key_names: Vec<String>,
     types: Vec<PgType>,
+    /// The numbers of the columns' types, as the log names them.
+    pub logged: Vec<u32>,
+    /// Transactions that ended before this place in the log may have seen columns that are gone now.
+    pub seen: u64,
 }
 
 impl Followed {
     pub(super) async fn find(session: &mut Session, source: &PgSource, number: Option<usize>) -> Result<Self, Failure> {
+        let seen = Slot::end_of_log(session).await?;
         let relation = Relation::find(session, &source.spec).await?;
         let label = relation.label.clone();
         let Some(table) = relation.table.as_ref().filter(|table| table.kind == 'r') else {
             return Err(Failure::permanent(format!("{label} is no plain table, and only the changes of one can be followed"))
                 .help("follow its partitions one by one, or follow it by a cursor"));
         };
-        let identity: String = sqlx::query_scalar("select relreplident::text from pg_class where oid = $1")
-            .bind(Oid(table.oid))
-            .fetch_one(session.raw())
-            .await
-            .map_err(failure)?;
-        if relation.key.is_empty() || !matches!(identity.as_str(), "d" | "f") {
+        let (identity, primary_key, children): (String, bool, bool) = sqlx::query_as(
+            "select c.relreplident::text,
+               exists (select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary and i.indimmediate),
+               exists (select from pg_catalog.pg_inherits h where h.inhparent = c.oid)
+             from pg_catalog.pg_class c where c.oid = $1",
+        )
+        .bind(Oid(table.oid))
+        .fetch_one(session.raw())
+        .await
+        .map_err(failure)?;
+        if children {
+            return Err(Failure::permanent(format!("tables inherit from {label}, and the log tells of their rows by other names"))
+                .help("follow those tables one by one, or follow it by a cursor"));
+        }
+        // A server refuses every update and delete of a published table whose rows have no name.
+        if relation.key.is_empty() || !(identity == "f" || identity == "d" && primary_key) {
             return Err(Failure::permanent(format!(
                 "changed and deleted rows of {label} have no name: it has no primary key, or another replica identity"
             ))
@@ -56,6 +72,14 @@ impl Followed {
             .help("follow the table by a cursor instead"));
         }
         let schema = columns_of(&columns);
+        let logged: Vec<(String, Oid)> =
+            sqlx::query_as("select attname::text, atttypid from pg_catalog.pg_attribute where attrelid = $1 and attnum > 0")
+                .bind(Oid(table.oid))
+                .fetch_all(session.raw())
+                .await
+                .map_err(failure)?;
+        let type_of = |name: &String| logged.iter().find(|(other, _)| other == name).map_or(0, |(_, ty)| ty.0);
+        let logged = schema.columns.iter().map(|column| type_of(&column.name)).collect();
         let key = relation.key.iter().filter_map(|name| schema.find(name).map(|(place, _)| place)).collect();
         Ok(Self {
             number,
@@ -66,6 +90,8 @@ impl Followed {
             key_names: relation.key.clone(),
             schema,
             label,
+            logged,
+            seen,
         })
     }
 

@@ -36,22 +36,36 @@ impl Lane {
         if self.decoder.is_empty() { Ok(None) } else { self.decoder.finish().map(Some) }
     }
 
-    /// The columns of the table from here on.
-    pub(super) fn relation(&mut self, columns: &[&str]) -> Result<(), Failure> {
-        let schema = &self.followed.schema;
-        if let Some(added) = columns.iter().find(|column| schema.find(column).is_none()) {
-            return Err(Failure::permanent(format!(
-                "the table {} has got a column `{added}`, which the plan does not know",
-                self.followed.label
-            ))
-            .help("run again, so that a new plan is made; `schema: evolve` in the output adds the column to the target"));
+    /// The columns of the table from here on, in a transaction that ends at this place, and that may be `copied` already.
+    pub(super) fn relation(&mut self, columns: &[(&str, u32)], end: u64, copied: bool) -> Result<(), Failure> {
+        let Followed { schema, label, logged, seen, .. } = &self.followed;
+        let unknown = columns.iter().find(|(column, _)| schema.find(column).is_none());
+        // A column that was there before the plan, and is not in it, is gone from the table.
+        if let Some((added, _)) = unknown.filter(|_| end > *seen) {
+            return Err(Failure::permanent(format!("the table {label} has got a column `{added}`, which the plan does not know"))
+                .help("run again, so that a new plan is made; `schema: evolve` in the output adds the column to the target"));
         }
-        self.relation = schema.columns.iter().map(|column| columns.iter().position(|name| *name == column.name)).collect();
+        let mut relation = Vec::with_capacity(schema.columns.len());
+        for (column, ty) in schema.columns.iter().zip(logged) {
+            let place = columns.iter().position(|(name, _)| *name == column.name);
+            if place.is_some_and(|place| columns[place].1 != *ty) && !(copied && end <= *seen) {
+                let message = format!("the column `{}` of {label} has another type in the log than in the plan", column.name);
+                let help = "run again, so that a new plan is made; when that does not help, rows from before the change were not read yet, and `--fresh` copies the table again";
+                return Err(Failure::permanent(message).help(help));
+            }
+            relation.push(place);
+        }
+        self.relation = relation;
         Ok(())
     }
 
     pub(super) fn insert(&mut self, new: &Tuple<'_>) -> Result<(), Failure> {
-        self.put(new, None)
+        let value = |lane: &Self, column: usize| match lane.value(new, column) {
+            // A new row is whole: what it does not have is a column that came later.
+            Value::Unchanged => Value::Null,
+            value => value,
+        };
+        self.row(change::PUT, "", value)
     }
 
     /// `whole` when the old row is there with all of its values, from which the new one has what it did not send.

@@ -6,8 +6,8 @@ use crate::failure::Failure;
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message<'a> {
-    /// The columns of a table from here on. Tables go by their number.
-    Relation { table: u32, columns: Vec<&'a str> },
+    /// The columns of a table from here on, each with the number of its type. Tables go by their number.
+    Relation { table: u32, columns: Vec<(&'a str, u32)> },
     /// A new row.
     Insert { table: u32, new: Tuple<'a> },
     /// A changed row; the old one, or only its key, when that may have changed. `whole` when it is all of the old one.
@@ -89,8 +89,8 @@ impl<'a> Reader<'a> {
         let mut columns = Vec::with_capacity(count.into());
         for _ in 0..count {
             self.take(1)?;
-            columns.push(self.text()?);
-            self.take(4 + 4)?;
+            columns.push((self.text()?, self.u32()?));
+            self.take(4)?;
         }
         Some(Message::Relation { table, columns })
     }
@@ -159,7 +159,7 @@ mod tests {
         let relation = b"R\0\0\0\x01public\0t\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff";
         let update = b"U\0\0\0\x07K\0\x02b\0\0\0\x011nN\0\x02b\0\0\0\x012u";
         let cases: [(&[u8], Message<'_>); 5] = [
-            (relation, Message::Relation { table: 1, columns: vec!["id"] }),
+            (relation, Message::Relation { table: 1, columns: vec![("id", 23)] }),
             (b"I\0\0\0\x01N\0\x01b\0\0\0\x02ab", Message::Insert { table: 1, new: vec![Value::Binary(b"ab")] }),
             (
                 update,

@@ -53,6 +53,10 @@ pub(super) struct Reader {
     copied: Option<Copied>,
     /// The transaction that is being read; `true` when the copy holds it already.
     transaction: Option<bool>,
+    /// Where it ends in the log.
+    ends_at: u64,
+    /// How many changes had been taken when it began.
+    before: u64,
     /// The commit of the last transaction that was read.
     at_us: Option<i64>,
     /// Where the log ended when it was last looked at.
@@ -81,6 +85,8 @@ impl Reader {
             rows: 0,
             copied: None,
             transaction: None,
+            ends_at: 0,
+            before: 0,
             at_us: None,
             end,
             goal,
@@ -154,7 +160,18 @@ impl Reader {
                 if let Event::Alive { asks: true, .. } = event {
                     log.confirm(self.done()).await?;
                 }
-                if self.take(event)? && self.flush(Some(&mut log)).await?.is_err() {
+                let full = match self.take(event) {
+                    Ok(full) => full,
+                    Err(failure) => {
+                        // The transactions before can be committed: the next plan may not understand them.
+                        if self.taken() == self.before {
+                            self.transaction = None;
+                            let _ = self.flush(Some(&mut log)).await?;
+                        }
+                        return Err(failure);
+                    }
+                };
+                if full && self.flush(Some(&mut log)).await?.is_err() {
                     return Ok(Err(Closed));
                 }
             }
@@ -177,7 +194,7 @@ impl Reader {
     /// Asks where the log ends, and whether the slot is still what it was. Tells how far what is committed is behind.
     async fn look(&mut self) -> Result<(), Failure> {
         let mut session = self.following.pool.session(Use::Read).await?;
-        self.kept = self.following.slot.check(&mut session).await?;
+        self.kept = self.following.slot.check(&mut session, &self.following.tables).await?;
         self.end = Slot::end_of_log(&mut session).await?;
         session.release();
         // Where everything that was handed on is committed, the log has only moved on by what is of no matter.
@@ -193,6 +210,7 @@ impl Reader {
             Event::Begin { end, xid } => {
                 let copied = self.copied.as_ref().map(|copied| copied.holds(xid, end)).transpose()?;
                 self.transaction = Some(end < self.lsn || copied == Some(true));
+                (self.ends_at, self.before) = (end, self.taken());
             }
             Event::Commit { after, at_us } => {
                 self.lsn = self.lsn.max(after);
@@ -223,7 +241,10 @@ impl Reader {
     fn change(&mut self, message: Message<'_>) -> Result<(), Failure> {
         let skipped = self.transaction == Some(true);
         match message {
-            Message::Relation { table, columns } => self.lane(table).map_or(Ok(()), |lane| lane.relation(&columns)),
+            Message::Relation { table, columns } => {
+                let end = self.ends_at;
+                self.lane(table).map_or(Ok(()), |lane| lane.relation(&columns, end, skipped))
+            }
             _ if skipped => Ok(()),
             Message::Insert { table, new } => self.lane(table).map_or(Ok(()), |lane| lane.insert(&new)),
             Message::Update { table, old, whole, new } => self.lane(table).map_or(Ok(()), |lane| lane.update(old.as_ref(), whole, &new)),
@@ -231,6 +252,11 @@ impl Reader {
             Message::Truncate(tables) => tables.into_iter().try_for_each(|table| self.lane(table).map_or(Ok(()), Lane::truncate)),
             Message::Other => Ok(()),
         }
+    }
+
+    /// How many changes have been taken.
+    fn taken(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.decoder.taken()).sum()
     }
 
     fn lane(&mut self, table: u32) -> Option<&mut Lane> {

@@ -1,5 +1,7 @@
 //! The replication slot and the publication of a stream: made by it, named in its plan, and removed by `haul drop`.
 
+use sqlx::postgres::types::Oid;
+
 use super::followed::Followed;
 use super::place;
 use crate::connectors::sql::postgres::error::failure;
@@ -48,8 +50,33 @@ impl Slot {
         Ok(there)
     }
 
-    /// Makes sure that the slot still holds what comes behind the stream's position. Gives the bytes of log that the server keeps for it.
-    pub(super) async fn check(&self, session: &mut Session) -> Result<u64, Failure> {
+    /// Makes sure that the slot still holds what comes behind the stream's position, and that the publication tells of the tables. Gives the
+    /// bytes of log that the server keeps for it.
+    pub(super) async fn check(&self, session: &mut Session, tables: &[Followed]) -> Result<u64, Failure> {
+        let kept = self.kept(session).await?;
+        let names: Vec<&str> = tables.iter().map(|table| table.table.as_str()).collect();
+        let oids: Vec<Oid> = tables.iter().map(|table| Oid(table.oid)).collect();
+        let gone: Option<i64> = sqlx::query_scalar(
+            "select min(t.place) from unnest($2::text[], $3::oid[]) with ordinality t(name, oid, place)
+             where to_regclass(t.name)::oid is distinct from t.oid or not exists (
+               select from pg_catalog.pg_publication_rel r join pg_catalog.pg_publication p on p.oid = r.prpubid
+               where p.pubname = $1 and r.prrelid = t.oid)",
+        )
+        .bind(&self.name)
+        .bind(names)
+        .bind(oids)
+        .fetch_one(session.raw())
+        .await
+        .map_err(failure)?;
+        let Some(table) = gone.and_then(|place| tables.get(place as usize - 1)) else { return Ok(kept) };
+        Err(Failure::permanent(format!(
+            "the publication {} does not tell of {}: the table was dropped, renamed, made again, or taken out of it",
+            self.name, table.label
+        ))
+        .help("`haul run … --fresh` copies the table again and follows it from there"))
+    }
+
+    async fn kept(&self, session: &mut Session) -> Result<u64, Failure> {
         let found: Option<(Option<String>, Option<i64>)> = sqlx::query_as(
             "select wal_status, pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint
              from pg_replication_slots where slot_name = $1 and database = current_database()",
