@@ -172,7 +172,7 @@ impl Changes {
         Failure::permanent(format!(
             "an update did not send large values that it left as they were ({names}), and the steps need whole rows"
         ))
-        .help("`alter table … replica identity full` lets updates send them; then `haul run … --fresh` begins behind it")
+        .help("`alter table … replica identity full` lets updates send them; then, and when the column was added after the update, `haul run … --fresh` begins behind it")
     }
 }
 

@@ -110,6 +110,28 @@ fn values_of_another_type_are_never_read_as_if_they_were_of_the_old_one() {
 }
 
 #[test]
+fn a_renamed_column_is_not_passed_over() {
+    const FOLLOW: &str = "renamed";
+    let (from, to) = (postgres().fresh_database(), postgres().fresh_database());
+    sql(&from, "create table items (id int primary key, total int); insert into items values (1, 1)");
+    let project = Project::new();
+    pipeline(&project, FOLLOW, &from, &to, "");
+    catch_up(&project, FOLLOW);
+    sql(&from, "insert into items values (2, 7); alter table items rename total to amount");
+    sql(&to, "alter table items rename total to amount");
+    let said = project.haul(&["run", FOLLOW, "--until", "caught-up"]).expect(1);
+    assert!(said.stdout.contains("the column `amount` of public.items is not in the log yet, but `total` is"), "{said:?}");
+    project.haul(&["run", FOLLOW, "--until", "caught-up", "--fresh"]).expect(0);
+    assert_eq!(items(&to), "(1,1) (2,7)");
+    // Old rows have no name by a new key.
+    sql(&from, "delete from items where id = 1; alter table items rename id to number");
+    sql(&to, "alter table items rename id to number");
+    let said = project.haul(&["run", FOLLOW, "--until", "caught-up"]).expect(1);
+    assert!(said.stdout.contains("the column `number` of public.items is not in the log yet"), "{said:?}");
+    project.haul(&["drop", FOLLOW]).expect(0);
+}
+
+#[test]
 fn a_table_that_was_made_again_is_not_taken_for_the_old_one() {
     const FOLLOW: &str = "remade";
     let (from, to) = (postgres().fresh_database(), postgres().fresh_database());

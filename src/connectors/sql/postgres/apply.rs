@@ -4,7 +4,7 @@
 use super::came::Came;
 use super::error::failure;
 use super::session::Session;
-use super::tables::References;
+use super::tables::{Reference, in_order};
 use super::upsert::ORDER;
 use crate::data::change::{EMPTIED, GONE, MOVED, PUT};
 use crate::failure::{Failure, FailureKind};
@@ -28,52 +28,80 @@ pub(super) struct Changes<'a> {
     pub copied: u64,
 }
 
-/// Applies the changes of tables that stand in such an order that none refers to a later one: rows that go, go from the last table first, and
-/// rows that come, come to the first one first. Gives the number of rows that were put or removed.
-pub(super) async fn apply(session: &mut Session, tables: &[Changes<'_>], references: References) -> Result<u64, Failure> {
+/// Applies the changes of tables with these foreign keys between them. Gives the number of rows that were put or removed.
+pub(super) async fn apply(session: &mut Session, tables: &[Changes<'_>], references: &[Reference]) -> Result<u64, Failure> {
     let mut rows = 0;
     for table in tables {
         rows += table.gather(session).await?;
     }
-    let emptied: Vec<String> = tables.iter().rev().filter_map(Changes::emptying).collect();
-    if !emptied.is_empty() {
-        session.run(emptied.join(";\n")).await?;
-    }
     bring(session, tables, references).await?;
-    let gathered: Vec<String> =
-        tables.iter().filter(|table| !table.came.is_plain()).map(|table| format!("drop table {}", table.changes())).collect();
-    if !gathered.is_empty() {
-        session.run(gathered.join(";\n")).await?;
-    }
+    run(session, tables.iter().filter(|table| !table.came.is_plain()).map(|table| format!("drop table {}", table.changes()))).await?;
     Ok(rows)
 }
 
-/// Puts and removes rows.
-async fn bring(session: &mut Session, tables: &[Changes<'_>], references: References) -> Result<(), Failure> {
-    let removals: Vec<String> = tables.iter().rev().filter_map(Changes::removal).collect();
-    let puts: Vec<String> = tables.iter().map(Changes::put).collect();
-    if removals.is_empty() || references == References::None {
-        // What rows that go have held is free for those that come.
-        session.run([removals, puts].concat().join(";\n")).await?;
+/// Puts and removes rows: those that go, go from the tables first that refer to others, and those that come, come to the others first.
+async fn bring(session: &mut Session, tables: &[Changes<'_>], references: &[Reference]) -> Result<(), Failure> {
+    let order = in_order(tables.len(), references);
+    run(session, order.iter().rev().filter_map(|table| tables[*table].emptying())).await?;
+    let removal = |table: &usize| Some((*table, tables[*table].removal()?));
+    let is_free = |(table, _): &(usize, String)| references.iter().all(|reference| reference.to != *table);
+    let (free, held): (Vec<_>, Vec<_>) = order.iter().rev().filter_map(removal).partition(is_free);
+    let sql = |removals: &[(usize, String)]| removals.iter().map(|(_, sql)| sql.clone()).collect::<Vec<_>>();
+    let puts: Vec<String> = order.iter().map(|table| tables[*table].put()).collect();
+    // What rows have held that nothing refers to is free for those that come.
+    let (free, held) = (sql(&free), sql(&held));
+    if held.is_empty() {
+        run(session, [free, puts].concat()).await?;
         return complete(session, tables).await;
     }
     // What refers to a row that goes may refer to another one from now on, and must not stand in its way, or go with it.
     session.run("savepoint haul_order").await?;
     let put = async {
-        session.run(puts.join(";\n")).await?;
+        run(session, [&*free, &*puts].concat()).await?;
         complete(session, tables).await?;
-        session.run(removals.join(";\n")).await
+        run(session, held.clone()).await
     };
     match put.await {
-        Ok(_) => session.run("release haul_order").await.map(drop),
-        // A value that must be unique may still be held by a row that goes.
-        Err(failure) if failure.kind == FailureKind::BadRows && references == References::Plain => {
+        Ok(()) => session.run("release haul_order").await.map(drop),
+        Err(failure) if failure.kind == FailureKind::BadRows => {
             session.run("rollback to haul_order").await?;
-            session.run([removals, puts].concat().join(";\n")).await?;
+            for reference in references.iter().filter(|reference| reference.acts) {
+                if takes_others(session, tables, reference).await? {
+                    return Err(failure);
+                }
+            }
+            // A value that must be unique may still be held by a row that goes.
+            run(session, [free, held, puts].concat()).await?;
             complete(session, tables).await
         }
         Err(failure) => Err(failure),
     }
+}
+
+/// Whether a row that goes would take one with it that does not go by itself.
+async fn takes_others(session: &mut Session, tables: &[Changes<'_>], reference: &Reference) -> Result<bool, Failure> {
+    let (from, to, [change, _]) = (&tables[reference.from], &tables[reference.to], EXTRA);
+    let refers = reference.columns.iter().zip(&reference.to_columns).map(|(column, other)| format!("t.{column} = p.{other}"));
+    let goes = format!("l.{change} in ('{GONE}', '{MOVED}')");
+    let parent = to.key.iter().map(|name| format!("p.{name} = l.{name}"));
+    let sql = format!(
+        "select exists (select from {} t join {} p on {} join {} l on {goes} and {}
+         where not exists (select from {} l where {goes} and {}))",
+        from.target,
+        to.target,
+        refers.collect::<Vec<_>>().join(" and "),
+        to.changes(),
+        parent.collect::<Vec<_>>().join(" and "),
+        from.changes(),
+        from.same_key("l"),
+    );
+    sqlx::query_scalar(&sql).persistent(false).fetch_one(session.raw()).await.map_err(failure)
+}
+
+/// Runs statements in one go.
+async fn run(session: &mut Session, statements: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+    let sql = statements.into_iter().collect::<Vec<_>>().join(";\n");
+    if sql.is_empty() { Ok(()) } else { session.run(sql).await.map(drop) }
 }
 
 async fn complete(session: &mut Session, tables: &[Changes<'_>]) -> Result<(), Failure> {

@@ -41,7 +41,7 @@ mod values;
 mod widths;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::connectors::{Sink, Source};
 use crate::data::{Column, Schema};
@@ -81,7 +81,7 @@ impl Server {
         };
         let source = |name| source::PgSource { pool: Arc::clone(&self.pool), spec: table(name) };
         let tables = spec.tables.iter().map(source).collect();
-        Arc::new(changes::PgChanges { pool: Arc::clone(&self.pool), tables, slot: spec.slot.clone() })
+        Arc::new(changes::PgChanges { pool: Arc::clone(&self.pool), tables, slot: spec.slot.clone(), planned: Mutex::default() })
     }
 
     /// A table to write.

@@ -170,13 +170,17 @@ impl Open {
 }
 
 async fn merge_changes(session: &mut Session, came: &[(&Into, &Incoming, u64)]) -> Result<u64, Failure> {
-    let oids: Vec<u32> = came.iter().map(|(place, ..)| place.table.oid).collect();
-    let mut changes = Vec::with_capacity(came.len());
-    let (order, references) = tables::in_order(session, &oids).await?;
-    for number in order {
-        let (place, incoming, rows) = came[number];
+    let mut tables = Vec::with_capacity(came.len());
+    for (place, incoming, rows) in came {
         let own = place.columns.len() - EXTRA.len();
-        changes.push(incoming.changes(place.columns[..own].iter().map(|(place, _)| *place), rows));
+        tables.push(incoming.changes(place.columns[..own].iter().map(|(place, _)| *place), *rows));
     }
-    apply::apply(session, &changes, references).await
+    // Rows that only come to one table stand in nobody's way.
+    let references = if came.len() > 1 || came.iter().any(|(_, incoming, _)| incoming.came.gone || incoming.came.moved) {
+        let oids: Vec<u32> = came.iter().map(|(place, ..)| place.table.oid).collect();
+        tables::references(session, &oids).await?
+    } else {
+        Vec::new()
+    };
+    apply::apply(session, &tables, &references).await
 }

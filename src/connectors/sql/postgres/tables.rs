@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use sqlx::postgres::types::Oid;
 
+use super::catalog::ident;
 use super::error::failure;
 use super::marks::Ledger;
 use super::session::{Session, Use};
@@ -107,33 +108,52 @@ pub(super) async fn evolve(tables: &[Table], load: &Load) -> Result<(), Failure>
     session.finish().await
 }
 
-/// How tables that are written refer to each other, and to themselves, by foreign keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum References {
-    /// They do not.
-    None,
-    /// A row that is referred to cannot go.
-    Plain,
+/// A foreign key between two tables that are written, or of one to itself.
+pub(super) struct Reference {
+    /// The number of the table whose rows refer.
+    pub from: usize,
+    /// Its columns, quoted.
+    pub columns: Vec<String>,
+    /// The number of the table that they refer to.
+    pub to: usize,
+    /// Its columns, quoted.
+    pub to_columns: Vec<String>,
     /// A row that goes takes what refers to it with it, or changes that.
-    Act,
+    pub acts: bool,
 }
 
-/// The numbers of tables in an order in which none refers to a later one by a foreign key, as far as there is one, and what they refer by. Tables
-/// that refer to each other stay in the order that they came in.
-pub(super) async fn in_order(session: &mut Session, tables: &[u32]) -> Result<(Vec<usize>, References), Failure> {
+/// The foreign keys between these tables.
+pub(super) async fn references(session: &mut Session, tables: &[u32]) -> Result<Vec<Reference>, Failure> {
     let oids: Vec<Oid> = tables.iter().map(|oid| Oid(*oid)).collect();
-    let keys: Vec<(Oid, Oid, bool)> = sqlx::query_as(
-        "select conrelid, confrelid, confdeltype in ('c', 'n', 'd') from pg_catalog.pg_constraint
+    let names = |table: &str, numbers: &str| {
+        format!(
+            "array(select a.attname::text from unnest({numbers}) with ordinality k(number, place)
+             join pg_catalog.pg_attribute a on a.attrelid = {table} and a.attnum = k.number order by k.place)"
+        )
+    };
+    let found: Vec<(Oid, Oid, bool, Vec<String>, Vec<String>)> = sqlx::query_as(&format!(
+        "select conrelid, confrelid, confdeltype in ('c', 'n', 'd'), {}, {} from pg_catalog.pg_constraint
          where contype = 'f' and conrelid = any($1) and confrelid = any($1)",
-    )
+        names("conrelid", "conkey"),
+        names("confrelid", "confkey")
+    ))
     .bind(oids)
     .fetch_all(session.raw())
     .await
     .map_err(failure)?;
-    let references = keys.iter().map(|(.., acts)| if *acts { References::Act } else { References::Plain }).max();
-    let number = |oid: Oid| tables.iter().position(|table| *table == oid.0);
-    let refers = keys.into_iter().filter(|(from, to, _)| from != to).filter_map(|(from, to, _)| Some((number(from)?, number(to)?)));
-    Ok((sorted(tables.len(), &refers.collect()), references.unwrap_or(References::None)))
+    let number = |oid: Oid| tables.iter().position(|table| *table == oid.0).unwrap_or_default();
+    let quoted = |names: Vec<String>| names.iter().map(|name| ident(name)).collect::<Result<Vec<_>, _>>();
+    let reference = |(from, to, acts, columns, to_columns)| {
+        Ok(Reference { from: number(from), columns: quoted(columns)?, to: number(to), to_columns: quoted(to_columns)?, acts })
+    };
+    found.into_iter().map(reference).collect()
+}
+
+/// The numbers of tables in an order in which none refers to a later one, as far as there is one. Tables that refer to each other stay in the
+/// order that they came in.
+pub(super) fn in_order(count: usize, references: &[Reference]) -> Vec<usize> {
+    let others = references.iter().filter(|reference| reference.from != reference.to);
+    sorted(count, &others.map(|reference| (reference.from, reference.to)).collect())
 }
 
 /// Numbers below `count`, each behind those that it refers to.

@@ -38,7 +38,7 @@ impl Lane {
 
     /// The columns of the table from here on, in a transaction that ends at this place, and that may be `copied` already.
     pub(super) fn relation(&mut self, columns: &[(&str, u32)], end: u64, copied: bool) -> Result<(), Failure> {
-        let Followed { schema, label, logged, seen, .. } = &self.followed;
+        let Followed { schema, label, logged, seen, key, .. } = &self.followed;
         let unknown = columns.iter().find(|(column, _)| schema.find(column).is_none());
         // A column that was there before the plan, and is not in it, is gone from the table.
         if let Some((added, _)) = unknown.filter(|_| end > *seen) {
@@ -46,8 +46,17 @@ impl Lane {
                 .help("run again, so that a new plan is made; `schema: evolve` in the output adds the column to the target"));
         }
         let mut relation = Vec::with_capacity(schema.columns.len());
-        for (column, ty) in schema.columns.iter().zip(logged) {
+        for (number, (column, ty)) in schema.columns.iter().zip(logged).enumerate() {
             let place = columns.iter().position(|(name, _)| *name == column.name);
+            if place.is_none() && !copied && (unknown.is_some() || key.contains(&number)) {
+                let gone = unknown.map_or("it".to_owned(), |(gone, _)| format!("`{gone}`"));
+                let message = format!(
+                    "the column `{}` of {label} is not in the log yet, but {gone} is: it may be renamed, or is a new key",
+                    column.name
+                );
+                let help = "rows from before that change were not read yet: `--fresh` copies the table again";
+                return Err(Failure::permanent(message).help(help));
+            }
             if place.is_some_and(|place| columns[place].1 != *ty) && !(copied && end <= *seen) {
                 let message = format!("the column `{}` of {label} has another type in the log than in the plan", column.name);
                 let help = "run again, so that a new plan is made; when that does not help, rows from before the change were not read yet, and `--fresh` copies the table again";

@@ -41,6 +41,8 @@ pub(super) struct PgChanges {
     pub(super) tables: Vec<PgSource>,
     /// The name of the slot.
     pub(super) slot: String,
+    /// The tables' columns as the plan saw them.
+    pub(super) planned: Mutex<Vec<Schema>>,
 }
 
 impl PgChanges {
@@ -61,6 +63,7 @@ impl Source for PgChanges {
         followed::can_decode(&mut session).await?;
         let mut found = self.find(&mut session).await?;
         session.release();
+        *self.planned.lock().unwrap_or_else(PoisonError::into_inner) = found.iter().map(|table| table.schema.clone()).collect();
         let name = &self.slot;
         let whose = if found.len() == 1 { "its" } else { "their" };
         let consistency = format!("copied first, then {whose} changes by the slot and publication {name}, which `haul drop` removes");
@@ -96,6 +99,12 @@ impl Source for PgChanges {
         let mut session = self.pool.session(Use::Read).await?;
         let tables = self.find(&mut session).await?;
         session.release();
+        let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // What is written goes by the plan's columns.
+        if let Some((table, _)) = tables.iter().zip(&planned).find(|(table, planned)| table.schema != **planned) {
+            let message = format!("the columns of {} have changed since the plan was made", table.label);
+            return Err(Failure::permanent(message).help("run again, so that a new plan is made"));
+        }
         let schema = match tables.as_slice() {
             [only] => only.schema.clone(),
             _ => Schema { columns: Vec::new() },
