@@ -1,6 +1,6 @@
 //! From a pipeline's text to a run that may go: what every way to start one shares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::define::pipeline::Overlap;
 use crate::define::{self, Given, Project, RunFacts};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::failure::Failure;
-use crate::journal::{Journal, Lease, RunState, SEPARATOR};
+use crate::journal::{Journal, Lease, Outcome, RunState, SEPARATOR};
 use crate::plan::{Open, Plan, Refused, Sealed};
 
 /// How often a run that waits for its turn asks again, and one that may be stopped for a newer one asks whether it is.
@@ -51,6 +51,8 @@ pub struct Facts {
     pub scheduled_ms: Option<i64>,
     /// Where the data interval begins that ends with that moment, or with its start.
     pub interval_start_ms: Option<i64>,
+    /// Stages that earlier processes brought to their end.
+    pub done: BTreeSet<String>,
 }
 
 impl Facts {
@@ -62,12 +64,14 @@ impl Facts {
     /// A run that will never be: the same each time, so that what is shown of it does not change by itself.
     pub fn example(params: BTreeMap<String, String>) -> Self {
         let (run, trigger) = ("RUN".to_owned(), "manual".to_owned());
-        Self { run, started_at_ms: 0, params, trigger, scheduled_ms: None, interval_start_ms: None }
+        Self { run, started_at_ms: 0, params, trigger, scheduled_ms: None, interval_start_ms: None, done: BTreeSet::new() }
     }
 
     /// Those of a run that there was.
     pub fn of(state: &RunState) -> Self {
+        let done = state.stages.iter().filter(|stage| stage.outcome == Some(Outcome::Done));
         Self {
+            done: done.map(|stage| stage.stage.clone()).collect(),
             run: state.run.clone(),
             started_at_ms: state.started_ms,
             params: state.params.clone(),
@@ -86,6 +90,7 @@ impl Facts {
             trigger: self.trigger.clone(),
             scheduled_ms: self.scheduled_ms,
             interval_start_ms: self.interval_start_ms,
+            done: self.done.clone(),
             resumed,
             ..Options::default()
         }

@@ -6,6 +6,7 @@
 
 mod dispatcher;
 mod edge;
+mod finish;
 mod follow;
 pub mod launch;
 mod output;
@@ -46,6 +47,8 @@ pub struct Options {
     pub started_at_ms: i64,
     /// Whether an earlier process began it.
     pub resumed: bool,
+    /// Stages that an earlier process brought to their end.
+    pub done: BTreeSet<String>,
     /// Abandon unfinished loads and start over.
     pub fresh: bool,
     /// Only these stages, and those that stream with them; `None` runs all.
@@ -93,6 +96,7 @@ pub fn start(
         spill: plan.pipeline.base.join(".haul").join("tmp").join(&options.run),
         run: options.run.clone(),
         fresh: options.fresh,
+        done: options.done.clone(),
         abandoned: Mutex::default(),
         until_caught_up: options.until_caught_up,
         drain: CancellationToken::new(),
@@ -127,8 +131,16 @@ pub async fn forget(plan: Plan<Sealed>) -> Result<Vec<(String, String)>, Failure
 /// Compares every output of a pipeline with its sources as they are now. `run` names the run whose rows the targets hold.
 pub async fn verify_again(plan: Plan<Sealed>, run: String) -> Result<Vec<(String, OutputReport)>, Failure> {
     let spill = plan.pipeline.base.join(".haul").join("tmp").join("verify");
-    let context =
-        RunContext { plan, run, fresh: false, abandoned: Mutex::default(), spill, until_caught_up: false, drain: CancellationToken::new() };
+    let context = RunContext {
+        plan,
+        run,
+        fresh: false,
+        done: BTreeSet::new(),
+        abandoned: Mutex::default(),
+        spill,
+        until_caught_up: false,
+        drain: CancellationToken::new(),
+    };
     let mut reports = Vec::new();
     for number in context.plan.segments.iter().flat_map(|segment| &segment.stages).copied() {
         replay::warm(&context, number).await?;

@@ -1,6 +1,6 @@
 //! One stage of a run: what was claimed, what is committed, what is left to do; its beginning and its end.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,6 @@ use crate::connectors::{FoundLoad, Load, LoadKey, Mark, Reading, Split, SplitGoa
 use crate::data::Digest;
 use crate::define::pipeline::{SinkSpec, Verify, WriteMode};
 use crate::failure::Failure;
-use crate::journal::{OutputReport, Verdict};
 use crate::plan::{Origin, OutputPlan, Plan, Sealed, StagePlan};
 
 /// The split id of a stage that is one unit.
@@ -31,6 +30,8 @@ pub struct RunContext {
     pub fresh: bool,
     /// Outputs, by stage and place, whose earlier load this run has abandoned: what it finds there from then on is its own.
     pub abandoned: Mutex<HashSet<(String, usize)>>,
+    /// Stages that earlier processes of the run brought to their end.
+    pub done: BTreeSet<String>,
     /// Whether streams end when they have caught up.
     pub until_caught_up: bool,
     /// Cancelled by the dispatcher when the run is to commit what it has begun, and end.
@@ -57,6 +58,8 @@ pub struct StageRun {
     pub notes: Vec<String>,
     /// Rows and bytes that were written by this process.
     pub written_bytes: AtomicU64,
+    /// Whether an earlier process of the run came to its end, proof included.
+    pub done_before: bool,
 }
 
 /// One output of a stage that has been claimed.
@@ -137,6 +140,7 @@ impl StageRun {
             rejects: RejectBudget::new(None, 0),
             notes: Vec::new(),
             written_bytes: AtomicU64::new(0),
+            done_before: context.done.contains(&plan.stage.name),
             counters,
             plan,
         };
@@ -171,7 +175,7 @@ impl StageRun {
     }
 
     /// Ends the views: nothing is read any more, and a source should not hold its snapshot while a target is proved.
-    fn release(&self) {
+    pub(super) fn release(&self) {
         self.readings.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -254,7 +258,7 @@ impl StageRun {
     async fn fresh_load(&self, place: usize, load: Load, splits: &Splits) -> Result<LoadRun, Failure> {
         let output = &self.plan.outputs[place];
         let appends = matches!(&output.output.sink, SinkSpec::Sql(sink) if sink.mode == WriteMode::Append);
-        let before = if appends && self.plan.flow().verify != Verify::None && output.target.exists {
+        let before = if appends && self.plan.flow().verify != Verify::None && self.exists(output).await? {
             Some(verify::read_back(&self.plan, output, &load).await?)
         } else {
             None
@@ -263,6 +267,12 @@ impl StageRun {
         let note = serde_json::to_string(&note).map_err(|error| Failure::permanent("failed to write down the splits").cause(error))?;
         output.sink.prepare(&load, &note).await.map_err(|failure| failure.during(format!("preparing {}", output.label)))?;
         Ok(LoadRun { load, published: false, before, marks: Mutex::default() })
+    }
+
+    /// Whether a target is there by now: an earlier stage may have created it since the plan was made.
+    async fn exists(&self, output: &OutputPlan) -> Result<bool, Failure> {
+        let exists = async || output.sink.plan(&self.plan.schema).await.map(|target| target.is_ok_and(|target| target.exists));
+        Ok(output.target.exists || exists().await.map_err(|failure| failure.during(format!("looking at {}", output.label)))?)
     }
 
     async fn open_rejects(&mut self, context: &RunContext, goes_on: bool) -> Result<(), Failure> {
@@ -298,55 +308,6 @@ impl StageRun {
                 Origin::Stage(_) => None,
             })
             .sum()
-    }
-
-    /// Proves and publishes every output. A stream's rows have been visible all along, and its loads stay open for the next run. What stages its rows is proved before anybody sees them.
-    pub async fn finish(&self) -> Result<Vec<OutputReport>, Failure> {
-        self.release();
-        if self.plan.streams() {
-            // Its load has no end; what a run has to tell is what it added.
-            let rows = self.counters.rows_out.load(Ordering::Relaxed);
-            let report = |output: &OutputPlan| OutputReport { target: output.label.clone(), rows, verdict: Verdict::NotChecked };
-            return Ok(self.plan.outputs.iter().map(report).collect());
-        }
-        let mut reports = Vec::with_capacity(self.loads.len());
-        for (output, run) in self.plan.outputs.iter().zip(&self.loads) {
-            let verdict = if run.published {
-                verify::trusted(&self.plan, output, run)
-            } else if output.sink.staged() {
-                let verdict = self.proved(output, run).await?;
-                self.publish(output, run).await?;
-                verdict
-            } else {
-                self.publish(output, run).await?;
-                self.proved(output, run).await?
-            };
-            reports.push(OutputReport { target: output.label.clone(), rows: run.total().rows, verdict });
-        }
-        self.rejects.publish(false).await?;
-        Ok(reports)
-    }
-
-    async fn proved(&self, output: &OutputPlan, run: &LoadRun) -> Result<Verdict, Failure> {
-        let verdict = verify::output(&self.plan, output, run).await?;
-        if let Verdict::Different { expected_rows, found_rows, examples } = &verdict {
-            let mut message = format!("{} does not hold what was sent: {expected_rows} rows sent, {found_rows} found", output.label);
-            for example in examples {
-                message.push_str("; ");
-                message.push_str(example);
-            }
-            let help = if output.sink.staged() {
-                "nothing was published; `--fresh` loads it again"
-            } else {
-                "something else may have written to the target; `haul verify` compares again, `--fresh` loads again"
-            };
-            return Err(Failure::permanent(message).help(help));
-        }
-        Ok(verdict)
-    }
-
-    async fn publish(&self, output: &OutputPlan, run: &LoadRun) -> Result<(), Failure> {
-        output.sink.publish(&run.load).await.map_err(|failure| failure.during(format!("publishing {}", output.label)))
     }
 }
 

@@ -95,11 +95,10 @@ impl Work {
     fn facts(&self, tick: &Tick) -> Facts {
         Facts {
             run: tick.run.clone(),
-            started_at_ms: clock::now_ms(),
-            params: self.params.clone(),
             trigger: if tick.entry.starts_with("after ") { "after" } else { "schedule" }.to_owned(),
             scheduled_ms: Some(tick.at_ms),
             interval_start_ms: Some(tick.interval_start_ms),
+            ..Facts::new(self.params.clone())
         }
     }
 

@@ -1,5 +1,7 @@
 //! Runs from the command line, on real files and databases: results, proof, failure, stopping and going on.
 
+mod appends;
+
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
