@@ -88,16 +88,9 @@ pub(super) fn files(store: &dyn Store, folder: &str) -> Result<Option<Vec<Found>
     Ok(Some(files))
 }
 
-/// Files of a folder that are neither hidden nor in its manifest, in order: not ours to replace or to mix with.
-pub(super) fn foreign(store: &dyn Store, folder: &str) -> Result<Vec<String>, Failure> {
+/// The names of everything in a folder that is haul's: the parts that its manifest names, and the manifest itself, also one that a killed
+/// process did not finish.
+pub(super) fn own_names(store: &dyn Store, folder: &str) -> Result<Vec<String>, Failure> {
     let manifest = read(store, folder)?.unwrap_or_default();
-    let known: Vec<&str> = manifest.names().collect();
-    let found = store.list(folder, 1)?.into_iter().map(|file| file.path);
-    let own = |path: &String| {
-        let name = path.strip_prefix(folder).map_or(path.as_str(), |name| name.trim_start_matches('/'));
-        name.starts_with('.') || known.contains(&name)
-    };
-    let mut foreign: Vec<String> = found.filter(|path| !own(path)).collect();
-    foreign.sort();
-    Ok(foreign)
+    Ok(manifest.names().map(str::to_owned).chain([NAME.to_owned(), format!(".{NAME}.tmp")]).collect())
 }

@@ -1,5 +1,6 @@
 //! Committed parts → the target, in steps that a crash may fall between.
 
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
 use super::codec::{self, Compressor, Hashed, Seal, write_failed};
@@ -9,7 +10,7 @@ use super::parquet;
 use super::part::{self, Encoder};
 use super::sink::Target;
 use super::state::{LoadRecord, Part, Record, Stage, Work};
-use super::store::{Store, join, parent};
+use super::store::{Store, join};
 use crate::connectors::Load;
 use crate::define::pipeline::{FileFormat, WriteMode};
 use crate::failure::Failure;
@@ -140,10 +141,11 @@ impl Read for Checked {
     }
 }
 
-/// The name of a part in its folder. No two loads share one, so that a reader in the middle of a swap misses a file rather than reads
-/// one of another load.
+/// The name of a part in its folder. No two loads share one, those of two stages of a run included: one must not take the place of another,
+/// and a reader in the middle of a swap misses a file rather than reads one of another load.
 fn final_name(target: &Target, current: &LoadRecord, part: &Part) -> String {
-    format!("part-{}-{}.{}", part::name(&part.split), part::name(current.run()), part::ending(&target.spec))
+    let id = current.id();
+    format!("part-{}-{}-{}.{}", part::name(&part.split), part::name(current.run()), &id[..16], part::ending(&target.spec))
 }
 
 fn published(target: &Target, current: &LoadRecord) -> PublishedLoad {
@@ -155,17 +157,14 @@ fn published(target: &Target, current: &LoadRecord) -> PublishedLoad {
 
 fn publish_folder(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Result<(), Failure> {
     let store = &*target.store;
-    let folder = target.folder();
     work.change(store, load, |record| {
         set_stage(record, Stage::Moving);
         Ok(())
     })?;
     if !is_published(target, current)? {
-        if let Some(path) = manifest::foreign(store, folder)?.iter().find(|path| !is_own(path, target, current)) {
-            return Err(Failure::permanent(format!("`{path}` was not written by haul, and stands in the folder to be written"))
-                .help("move it away, or write to another folder"));
-        }
-        if target.spec.mode == WriteMode::Replace && target.renames_folders {
+        // What another load is moving in may stand beside this one's parts, but does not go away with the folder.
+        check_folder(target, (target.spec.mode == WriteMode::Replace).then_some(current))?;
+        if target.swaps() {
             swap(target, work, load, current)?;
         } else {
             add(target, work, load, current)?;
@@ -183,27 +182,55 @@ pub(super) fn is_published(target: &Target, current: &LoadRecord) -> Result<bool
     Ok(manifest.is_some_and(|manifest| manifest.loads.iter().any(|load| load.id == current.id())))
 }
 
-/// Whether a file is a part of this load that an earlier try has moved already.
-fn is_own(path: &str, target: &Target, current: &LoadRecord) -> bool {
-    let (_, name) = parent(path);
-    current.parts.iter().any(|part| final_name(target, current, part) == name)
+/// Fails when something in the target's folder was not written by haul. A load that was cut while its parts were being moved into the folder
+/// goes on with them: those of any load are known, or only those of `own`.
+pub(super) fn check_folder(target: &Target, own: Option<&LoadRecord>) -> Result<(), Failure> {
+    let store = &*target.store;
+    // In this order: a part that is published meanwhile is in the record that is read later, or in the manifest that is read last.
+    let there = store.names(target.folder())?;
+    let loads = match own {
+        Some(own) => vec![own.clone()],
+        None => {
+            let loads = Work::records_beside(store, &target.spec.path)?.into_iter().filter_map(|record| record.load);
+            loads.filter(|load| load.stage == Stage::Moving).collect()
+        }
+    };
+    let mut known: HashSet<String> = loads.iter().flat_map(|load| load.parts.iter().map(|part| final_name(target, load, part))).collect();
+    known.extend(manifest::own_names(store, target.folder())?);
+    // Nobody reads what is hidden as a part; it only matters where it would go away with the folder.
+    let stranger = there.into_iter().filter(|name| !known.contains(name) && (target.swaps() || !name.starts_with('.'))).min();
+    stranger.map_or(Ok(()), |name| {
+        let path = join(target.folder(), &name);
+        Err(Failure::permanent(format!("`{path}` was not written by haul, and stands in the folder to be written"))
+            .help("move it away, or write to another folder"))
+    })
 }
 
-/// Whether a file is a part of a load that was cut while its parts were being moved into the folder: the next run goes on with it.
-pub(super) fn is_being_moved(path: &str, target: &Target) -> Result<bool, Failure> {
-    let records = Work::records_beside(&*target.store, &target.spec.path)?;
-    let mut moving = records.iter().filter_map(|record| record.load.as_ref()).filter(|load| load.stage == Stage::Moving);
-    Ok(moving.any(|load| is_own(path, target, load)))
-}
-
-/// Moves a part to its final name, unless it is there.
-fn move_part(store: &dyn Store, from: &str, to: &str, part: &Part) -> Result<(), Failure> {
-    if store.stat(from)?.is_some() {
-        return store.rename(from, to);
+/// Removes the parts of a load that was cut while they were being moved into the folder and will not go on: nothing names them.
+pub(super) fn take_back(target: &Target, load: Option<&LoadRecord>) -> Result<(), Failure> {
+    let Some(load) = load.filter(|load| load.stage == Stage::Moving) else { return Ok(()) };
+    if is_published(target, load)? {
+        return Ok(());
     }
-    match store.stat(to)? {
-        Some(found) if found.size == part.seal.bytes => Ok(()),
-        _ => Err(Failure::permanent(format!("`{from}` is gone before it became `{to}`")).help("run again with `--fresh`")),
+    for part in &load.parts {
+        let path = join(target.folder(), &final_name(target, load, part));
+        if is_sealed(&*target.store, &path, &part.seal)? {
+            target.store.remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves a part to its final name, unless it is there. Nothing else of that name is written over.
+fn move_part(store: &dyn Store, from: &str, to: &str, part: &Part) -> Result<(), Failure> {
+    let is_there = is_sealed(store, to, &part.seal)?;
+    if !is_there && store.stat(to)?.is_some() {
+        return Err(Failure::permanent(format!("`{to}` stands where a part is to be")).help("move it away, or write to another folder"));
+    }
+    match store.stat(from)? {
+        Some(_) => store.rename(from, to),
+        None if is_there => Ok(()),
+        None => Err(Failure::permanent(format!("`{from}` is gone before it became `{to}`")).help("run again with `--fresh`")),
     }
 }
 
@@ -220,11 +247,11 @@ fn swap(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Resu
         }
         let text = Manifest::of(vec![published(target, current)]).text()?;
         store.change(&join(&next, manifest::NAME), &mut |_| Ok(Some(text.clone())))?;
-        if !store.list(folder, 0)?.is_empty() {
+        if !store.names(folder)?.is_empty() {
             store.remove_folder(&last)?;
             store.rename_folder(folder, &last)?;
         }
-        store.remove_folder(folder)?;
+        store.remove_empty_folder(folder)?;
         store.rename_folder(&next, folder)
     })
     .map(drop)

@@ -39,6 +39,11 @@ impl Target {
         self.spec.path.trim_end_matches('/')
     }
 
+    /// Whether publishing takes the whole folder away and puts a new one in its place.
+    pub(super) fn swaps(&self) -> bool {
+        self.spec.mode == WriteMode::Replace && self.renames_folders
+    }
+
     fn guarantee(&self) -> String {
         let how = self.store.promise();
         if self.spec.roll.is_some() {
@@ -85,6 +90,7 @@ impl Sink for FileSink {
         stream::blocking(move || {
             let work = Work::new(&load.key, &target.spec.path);
             work.change(&*target.store, &load, |record| {
+                publish::take_back(&target, record.load.as_ref())?;
                 record.load = Some(LoadRecord::begun(&load.key, &note));
                 Ok(())
             })?;
@@ -129,6 +135,7 @@ impl Sink for FileSink {
             let unfinished = work.change_any(&*target.store, |record| {
                 let unfinished = record.load.as_ref().is_some_and(|load| load.stage != Stage::Published);
                 if unfinished {
+                    publish::take_back(&target, record.load.as_ref())?;
                     // Whoever still writes it is fenced off.
                     record.epoch += 1;
                     record.load = None;
@@ -148,6 +155,10 @@ fn claim(target: &Target, key: &LoadKey) -> Result<Claim, Failure> {
         record.epoch += 1;
         let mut found = None;
         if let Some(load) = record.load.as_mut().filter(|load| load.plan_hash == key.plan_hash) {
+            // A crash may have come between the manifest and the record.
+            if load.stage == Stage::Moving && publish::is_published(target, load)? {
+                load.stage = Stage::Published;
+            }
             let published = load.stage == Stage::Published;
             let same_run = load.runs.contains(&key.run);
             if same_run || !published {
@@ -258,13 +269,7 @@ fn there(target: &Target) -> Result<bool, Failure> {
     if !target.is_folder() {
         return Ok(store.stat(&target.spec.path)?.is_some());
     }
-    for path in manifest::foreign(store, target.folder())? {
-        if publish::is_being_moved(&path, target)? {
-            continue;
-        }
-        return Err(Failure::permanent(format!("`{path}` was not written by haul, and stands in the folder to be written"))
-            .help("move it away, or write to another folder"));
-    }
+    publish::check_folder(target, None)?;
     Ok(manifest::read(store, target.folder())?.is_some())
 }
 

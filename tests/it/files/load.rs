@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
-use haul::connectors::{ReadRequest, Sink};
+use haul::connectors::{LoadKey, ReadRequest, Sink};
 use haul::data::{Reject, Schema};
 use haul::define::pipeline::{FilesSink, WriteMode};
 use haul::failure::FailureKind;
@@ -127,9 +127,9 @@ async fn replace_swaps_a_folder_and_append_adds_to_it() {
     let append: Arc<dyn Sink> = folder.sink(FilesSink { mode: WriteMode::Append, ..to("parts.parquet/") });
     let rows = async || loads::read(&folder.source(from("parts.parquet/")), ReadRequest::default(), 8).await.expect("rows").0;
     loads::load(&replace, "run 1", &schema, &first).await.expect("a load");
-    assert_eq!(folder.visible(), ["parts.parquet/.haul-manifest.json", "parts.parquet/part-all-run_1.parquet"]);
+    assert_part_of(&folder, "run_1");
     loads::load(&replace, "run 2", &schema, &second).await.expect("a load");
-    assert_eq!(folder.visible(), ["parts.parquet/.haul-manifest.json", "parts.parquet/part-all-run_2.parquet"]);
+    let part = assert_part_of(&folder, "run_2");
     assert_same_rows(&rows().await, &second);
     let added = loads::load(&append, "run 3", &schema, &first).await.expect("a load");
     assert_same_rows(&rows().await, &all);
@@ -143,7 +143,81 @@ async fn replace_swaps_a_folder_and_append_adds_to_it() {
         assert!(failure.message.contains("mine.parquet"), "{failure}");
         sink.abandon(&key("run 4")).await.expect("nothing in the way");
     }
-    assert!(folder.exists("parts.parquet/mine.parquet") && folder.exists("parts.parquet/part-all-run_2.parquet"));
+    assert!(folder.exists("parts.parquet/mine.parquet") && folder.exists(&part));
+}
+
+/// The folder's only part, which is of that run.
+#[track_caller]
+fn assert_part_of(folder: &Folder, run: &str) -> String {
+    let found = folder.visible();
+    assert!(found.len() == 2 && found[0] == "parts.parquet/.haul-manifest.json", "{found:?}");
+    assert!(found[1].starts_with(&format!("parts.parquet/part-all-{run}-")), "{found:?}");
+    found[1].clone()
+}
+
+#[tokio::test]
+async fn two_stages_of_a_run_append_to_one_folder() {
+    let folder = Folder::new();
+    let (schema, first, second, all) = halves();
+    let sink: Arc<dyn Sink> = folder.sink(FilesSink { mode: WriteMode::Append, ..to("parts.parquet/") });
+    let stage = |name: &str| LoadKey { stage: name.to_owned(), plan_hash: format!("plan of {name}"), ..key("run 1") };
+    let (one, two) = (begin(&sink, &stage("one"), &schema).await, begin(&sink, &stage("two"), &schema).await);
+    let (one, two) = (one.expect("a load"), two.expect("a load"));
+    write(&sink, &one, "all", &first).await.expect("rows");
+    write(&sink, &two, "all", &second).await.expect("rows");
+    sink.publish(&one).await.expect("its part");
+    sink.publish(&two).await.expect("its own part");
+    assert_same_rows(&read_back(&sink, &one).await.expect("its own rows"), &first);
+    assert_same_rows(&read_back(&sink, &two).await.expect("its own rows"), &second);
+    let (rows, _) = loads::read(&folder.source(from("parts.parquet/")), ReadRequest::default(), 8).await.expect("rows");
+    assert_same_rows(&rows, &all);
+}
+
+#[tokio::test]
+async fn a_part_that_was_moved_in_goes_with_its_load() {
+    let folder = Folder::new();
+    let (schema, first, second, all) = halves();
+    let append: Arc<dyn Sink> = folder.sink(FilesSink { mode: WriteMode::Append, ..to("parts.parquet/") });
+    loads::load(&append, "run 1", &schema, &first).await.expect("a load");
+    let before = (folder.all(), folder.bytes("parts.parquet/.haul-manifest.json"));
+    let load = loads::load(&append, "run 2", &schema, &second).await.expect("a load");
+    // Put back to what a crash between the move and the manifest leaves.
+    let record = folder.all().into_iter().find(|file| file.ends_with("load.json")).expect("a record");
+    let moving = folder.read(&record).replace("\"published\"", "\"moving\"");
+    folder.file(&record, &moving).file("parts.parquet/.haul-manifest.json", &before.1);
+    assert_eq!(folder.all().len(), before.0.len() + 1);
+    append.abandon(&load.key).await.expect("nothing in the way");
+    assert_eq!(folder.all(), before.0);
+    // The same load again, as a source that changed makes a run begin it: its part has the name of the one that went.
+    loads::load(&append, "run 2", &schema, &second).await.expect("a load");
+    let (rows, _) = loads::read(&folder.source(from("parts.parquet/")), ReadRequest::default(), 8).await.expect("rows");
+    assert_same_rows(&rows, &all);
+}
+
+#[tokio::test]
+async fn replace_removes_nothing_that_haul_did_not_write() {
+    for foreign in ["deep/down/mine.txt", ".gitkeep", ".git/config", ".haul/other/load.json", "two/x.parquet"] {
+        let folder = Folder::new();
+        let (schema, first, second, _) = halves();
+        let sink = folder.sink(to("parts.parquet/"));
+        loads::load(&sink, "run 1", &schema, &first).await.expect("a load");
+        let path = format!("parts.parquet/{foreign}");
+        folder.file(&path, "mine");
+        let problems = sink.plan(&schema).await.expect("a plan").expect_err(foreign);
+        let name = foreign.split('/').next().expect("a name");
+        assert!(problems[0].message.contains(&format!("`parts.parquet/{name}` was not written by haul")), "{problems:?}");
+        loads::load(&sink, "run 2", &schema, &second).await.expect_err(foreign);
+        assert_eq!(folder.read(&path), "mine");
+        let (rows, _) = loads::read(&folder.source(from("parts.parquet/")), ReadRequest::default(), 8).await.expect("rows");
+        assert_same_rows(&rows, &first);
+    }
+    // Where nothing is taken away, what is hidden is in nobody's way.
+    let folder = Folder::new();
+    let (schema, first, ..) = halves();
+    folder.file("parts.parquet/.gitkeep", "");
+    loads::load(&folder.sink(FilesSink { mode: WriteMode::Append, ..to("parts.parquet/") }), "run 1", &schema, &first)
+        .await
+        .expect("a load");
 }
 
 #[tokio::test]

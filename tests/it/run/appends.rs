@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::{pipeline, rows};
+use super::{pipeline, rows, walk};
 use crate::support::Project;
 
 #[test]
@@ -56,4 +56,28 @@ fn an_append_that_failed_its_proof_is_proved_again() {
     database.execute("delete from numbers where id = -1", []).expect("the row goes");
     project.haul(&["run", "append"]).expect(0);
     assert_eq!(rows(&project.path("out.db"), "select count(*), sum(id) from numbers"), ["10|45"]);
+}
+
+#[test]
+fn stages_that_append_to_one_folder_keep_their_parts_apart() {
+    let project = Project::new();
+    pipeline(
+        &project,
+        "folder",
+        "  one:
+    kind: batch
+    from: { generate: 10, columns: { id: 'i' } }
+    to: { files: files, path: out/, format: ndjson, mode: append }
+  two:
+    kind: batch
+    from: { generate: 20, columns: { id: 'i' } }
+    to: { files: files, path: out/, format: ndjson, mode: append }
+",
+    );
+    for times in 1..3 {
+        project.haul(&["run", "folder"]).expect(0);
+        let parts = walk(&project.path("files/out")).into_iter().filter(|path| path.ends_with(".ndjson"));
+        let lines = parts.map(|path| std::fs::read_to_string(path).expect("a part").lines().count());
+        assert_eq!(lines.sum::<usize>(), times * 30);
+    }
 }

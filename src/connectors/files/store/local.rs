@@ -92,6 +92,17 @@ impl Store for Local {
         Ok(found)
     }
 
+    fn names(&self, folder: &str) -> Result<Vec<String>, Failure> {
+        let full = self.inside(folder)?;
+        let names = || -> io::Result<Vec<String>> {
+            fs::read_dir(&full)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        };
+        match names() {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+            names => names.map_err(|error| failed("list", &full, error)),
+        }
+    }
+
     fn stat(&self, path: &str) -> Result<Option<Found>, Failure> {
         let full = self.inside(path)?;
         let meta = match fs::metadata(&full) {

@@ -50,6 +50,9 @@ pub(in crate::connectors) trait Store: Send + Sync {
     /// Files below a folder (`""` is the root), at most `depth` folders further down, in no order. A folder that is missing holds none.
     fn list(&self, folder: &str, depth: usize) -> Result<Vec<Found>, Failure>;
 
+    /// The names of everything right in a folder, files and folders alike, hidden or not, in no order.
+    fn names(&self, folder: &str) -> Result<Vec<String>, Failure>;
+
     /// One file; `None` when it is not there.
     fn stat(&self, path: &str) -> Result<Option<Found>, Failure>;
 

@@ -114,6 +114,14 @@ impl Store for Object {
         Ok(whole.into_iter().flatten().filter_map(|meta| self.found(meta)).collect())
     }
 
+    fn names(&self, folder: &str) -> Result<Vec<String>, Failure> {
+        let key = self.key(folder)?;
+        let prefix = (!key.as_ref().is_empty()).then_some(&key);
+        let found = wait(self.store.list_with_delimiter(prefix)).map_err(|error| self.failed("list", folder, error))?;
+        let keys = found.objects.into_iter().map(|meta| meta.location).chain(found.common_prefixes);
+        Ok(keys.filter_map(|key| key.filename().map(str::to_owned)).collect())
+    }
+
     fn stat(&self, path: &str) -> Result<Option<Found>, Failure> {
         match wait(self.store.head(&self.key(path)?)) {
             Ok(meta) => Ok(self.found(meta)),
