@@ -100,11 +100,15 @@ impl Translator<'_> {
         Some(format!("{} {op} {}", self.compared(column)?, self.literal(literal, column)?))
     }
 
-    /// The column an expression is. Names were resolved before.
+    /// The column an expression is. Names were resolved before. PostgreSQL's columns without a native type are read in their text form, and
+    /// hold something else there: `IS NULL` of a composite value asks for its fields.
     fn column(&self, expr: &Expr) -> Option<&Column> {
         match expr {
             Expr::Nested(inner) => self.column(inner),
-            Expr::Identifier(name) => self.schema.find(&name.value).map(|(_, column)| column),
+            Expr::Identifier(name) => {
+                let (_, column) = self.schema.find(&name.value)?;
+                (column.native.is_some() || self.dialect != Dialect::Postgres).then_some(column)
+            }
             _ => None,
         }
     }
@@ -240,6 +244,7 @@ mod tests {
                 column("ok", Type::Bool, "boolean"),
                 column("x", Type::Float(64), "double precision"),
                 column("n", Type::Number, "numeric"),
+                Column::new("pair", Type::Text),
             ],
         }
     }
@@ -298,6 +303,8 @@ mod tests {
             "id > 1 or x > 1",
             "day > 'today'",
             "id is distinct from 1",
+            "pair is not null",
+            "pair = 'a'",
         ];
         for sql in rest {
             assert_eq!(pushed(sql, Dialect::Postgres), None, "{sql}");

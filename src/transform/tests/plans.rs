@@ -78,8 +78,12 @@ async fn problems_say_what_where_and_how() {
 
 #[tokio::test]
 async fn leading_steps_move_into_the_source() {
+    let mut schema = orders().0;
+    for column in &mut schema.columns {
+        column.native.get_or_insert_with(|| "its own".to_owned());
+    }
     let compiled =
-        async |steps: &[Step]| compile(&inputs(&orders().0), steps, Some(Dialect::Postgres), &Tables::new()).await.expect("compiled");
+        async |steps: &[Step]| compile(&inputs(&schema), steps, Some(Dialect::Postgres), &Tables::new()).await.expect("compiled");
     let all =
         compiled(&[filter("total > 1"), Step::Drop(names(&["doc", "ref"])), filter("paid"), Step::Select(names(&["total", "id"]))]).await;
     assert!(all.is_identity() && all.rowwise());

@@ -103,7 +103,8 @@ async fn native_types_are_described_and_survive_a_copy_to_the_same_engine() {
     let sink = database.sink("copy", WriteMode::Append);
     let target = sink.plan(&described.schema).await.expect("a plan").expect("no problems");
     for (column, mapped) in described.schema.columns.iter().zip(&target.columns) {
-        assert_eq!((mapped.grade, Some(&mapped.native)), (Grade::Exact, column.native.as_ref()), "{}: {}", column.name, mapped.reason);
+        let native = column.native.as_deref().unwrap_or("text");
+        assert_eq!((mapped.grade, mapped.native.as_str()), (Grade::Exact, native), "{}: {}", column.name, mapped.reason);
     }
     let load = loads::load(&sink, "run 1", &described.schema, &rows).await.expect("a load");
     assert_same_rows(&loads::read_back(&sink, &load).await.expect("the rows"), &rows);

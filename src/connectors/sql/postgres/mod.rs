@@ -97,13 +97,14 @@ impl Server {
     }
 }
 
-/// The logical columns of a table's or query's own.
+/// The logical columns of a table's or query's own. What is read in its text form has no type of the engine's: there it is another one, to
+/// which conditions mean something else.
 fn columns_of(columns: &[catalog::TableColumn]) -> Schema {
     let columns = columns.iter().map(|column| Column {
         name: column.name.clone(),
         ty: column.ty.logical(),
         nullable: !column.not_null,
-        native: Some(column.ty.name.clone()),
+        native: (!column.ty.as_text).then(|| column.ty.name.clone()),
     });
     Schema { columns: columns.collect() }
 }
