@@ -221,7 +221,11 @@ async fn every_text_is_read_exactly_or_refused() {
     fits("2020-02-29", Type::Date, "2020-02-29");
     fits("0001-01-01", Type::Date, "0001-01-01");
     fits("2020-01-01T00:00:00+02:00", Type::TimestampTz, "2019-12-31T22:00:00Z");
+    fits("2020-01-01 00:00:00", Type::TimestampTz, "2020-01-01T00:00:00Z");
+    fits("2020-01-01", Type::Timestamp, "2020-01-01T00:00:00");
+    fits("2020-01-01 00:00:00.1234560", Type::Timestamp, "2020-01-01T00:00:00.123456");
     fits("23:59:59.5", Type::Time, "23:59:59.5");
+    fits("24:00:00", Type::Time, "24:00:00");
     fits("\\xFF00", Type::Bytes, "\\xff00");
     fits("{\"b\":1, \"a\":2}", Type::Json, "{\"b\":1, \"a\":2}");
     fits("-Infinity", Type::Number, "-Infinity");
@@ -234,6 +238,13 @@ async fn every_text_is_read_exactly_or_refused() {
         ("-1", Type::UInt(64)),
         ("1.0", Type::Int(64)),
         ("2020-02-30", Type::Date),
+        ("2020-01-01 10:00:00", Type::Date),
+        ("2024-03-31 23:30:00-05:00", Type::Date),
+        ("2020-01-01 00:00:00.1234567", Type::Timestamp),
+        ("2020-01-01 00:00:00+02:00", Type::Timestamp),
+        ("2020-01-01 00:00:00.1234567Z", Type::TimestampTz),
+        ("05:00:00.1234567", Type::Time),
+        ("0530", Type::Time),
         ("not-a-uuid", Type::Uuid),
         ("{", Type::Json),
         ("\\xF", Type::Bytes),

@@ -13,6 +13,8 @@ use arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
 use crate::data::change::ROW;
+use crate::data::text::DAY_MICROS;
+use crate::data::text::parse::{self as read, Zone};
 use crate::data::{Reject, Schema, Type};
 use crate::secret::Secret;
 
@@ -89,13 +91,8 @@ pub(super) fn cast(array: &ArrayRef, from: &Type, to: &Type) -> Result<ArrayRef,
         (Type::Text | Type::Json | Type::Enum(_) | Type::Number, _) => parse(array.as_string(), to).map_err(misfit),
         (Type::Date, Type::Timestamp | Type::TimestampTz) => {
             let days = array.as_primitive::<Date32Type>();
-            let instant = |days: i32| match days {
-                i32::MAX => Some(i64::MAX),
-                i32::MIN => Some(i64::MIN),
-                days => i64::from(days).checked_mul(86_400_000_000),
-            };
             let values =
-                each(days.len(), |row| days.is_valid(row).then(|| instant(days.value(row)).ok_or(row)).transpose()).map_err(misfit)?;
+                each(days.len(), |row| days.is_valid(row).then(|| midnight(days.value(row)).ok_or(row)).transpose()).map_err(misfit)?;
             Ok(Arc::new(PrimitiveArray::<TimestampMicrosecondType>::from(values).with_data_type(to.to_arrow())))
         }
         (Type::Timestamp | Type::TimestampTz, Type::Date) => {
@@ -103,7 +100,7 @@ pub(super) fn cast(array: &ArrayRef, from: &Type, to: &Type) -> Result<ArrayRef,
             let day = |instant: i64| match instant {
                 i64::MAX => Some(i32::MAX),
                 i64::MIN => Some(i32::MIN),
-                instant => i32::try_from(instant.div_euclid(86_400_000_000)).ok(),
+                instant => i32::try_from(instant.div_euclid(DAY_MICROS)).ok(),
             };
             let values = each(instants.len(), |row| instants.is_valid(row).then(|| day(instants.value(row)).ok_or(row)).transpose());
             Ok(Arc::new(PrimitiveArray::<Date32Type>::from(values.map_err(misfit)?)))
@@ -112,7 +109,7 @@ pub(super) fn cast(array: &ArrayRef, from: &Type, to: &Type) -> Result<ArrayRef,
             let instants = array.as_primitive::<TimestampMicrosecondType>();
             let time = |row: usize| match instants.value(row) {
                 i64::MAX | i64::MIN => Err(row),
-                instant => Ok(instant.rem_euclid(86_400_000_000)),
+                instant => Ok(instant.rem_euclid(DAY_MICROS)),
             };
             let values = each(instants.len(), |row| instants.is_valid(row).then(|| time(row)).transpose()).map_err(misfit)?;
             Ok(Arc::new(PrimitiveArray::<Time64MicrosecondType>::from(values)))
@@ -175,8 +172,18 @@ fn parse(texts: &StringArray, to: &Type) -> Result<ArrayRef, usize> {
             let read = |row| text(row).map(|text| unhex(text).ok_or(row)).transpose();
             Ok(Arc::new(each(rows, read)?.into_iter().collect::<BinaryArray>()))
         }
-        Type::Date => with_infinities::<Date32Type>(texts, to, (i32::MIN, i32::MAX)),
-        Type::Timestamp | Type::TimestampTz => with_infinities::<TimestampMicrosecondType>(texts, to, (i64::MIN, i64::MAX)),
+        Type::Date => {
+            let day = |row| text(row).map(|text| read::date(text.as_bytes()).ok_or(row)).transpose();
+            Ok(Arc::new(PrimitiveArray::<Date32Type>::from(each(rows, day)?)))
+        }
+        Type::Time => {
+            let time = |row| text(row).map(|text| read::time(text.as_bytes()).ok_or(row)).transpose();
+            Ok(Arc::new(PrimitiveArray::<Time64MicrosecondType>::from(each(rows, time)?)))
+        }
+        Type::Timestamp | Type::TimestampTz => {
+            let instant = |row| text(row).map(|text| instant(text, to).ok_or(row)).transpose();
+            Ok(Arc::new(PrimitiveArray::<TimestampMicrosecondType>::from(each(rows, instant)?).with_data_type(to.to_arrow())))
+        }
         _ => strict(texts, &to.to_arrow()),
     }
 }
@@ -189,25 +196,22 @@ fn strict(texts: &StringArray, to: &DataType) -> Result<ArrayRef, usize> {
     lost.flatten().map_or(Ok(read), Err)
 }
 
-/// As [`strict`], and `infinity`, `-infinity` are the sentinels.
-fn with_infinities<T: ArrowPrimitiveType>(
-    texts: &StringArray,
-    to: &Type,
-    (least, most): (T::Native, T::Native),
-) -> Result<ArrayRef, usize> {
-    let infinity = |text: &str| match text {
-        "infinity" => Some(most),
-        "-infinity" => Some(least),
-        _ => None,
-    };
-    if !texts.iter().flatten().any(|text| infinity(text).is_some()) {
-        return strict(texts, &to.to_arrow());
+/// The instant that a text names. A day alone is its midnight, and no zone means UTC; a timestamp without a zone cannot hold one.
+fn instant(text: &str, to: &Type) -> Option<i64> {
+    match read::timestamp(text.as_bytes()) {
+        Some((_, Zone::Given)) if *to == Type::Timestamp => None,
+        Some((instant, _)) => Some(instant),
+        None => read::date(text.as_bytes()).and_then(midnight),
     }
-    let finite: StringArray = texts.iter().map(|text| text.filter(|text| infinity(text).is_none())).collect();
-    let finite = strict(&finite, &to.to_arrow())?;
-    let finite = finite.as_primitive::<T>();
-    let value = |row: usize| (texts.is_valid(row)).then(|| infinity(texts.value(row)).unwrap_or_else(|| finite.value(row)));
-    Ok(Arc::new((0..texts.len()).map(value).collect::<PrimitiveArray<T>>().with_data_type(to.to_arrow())))
+}
+
+/// The instant that a day begins with.
+fn midnight(days: i32) -> Option<i64> {
+    match days {
+        i32::MAX => Some(i64::MAX),
+        i32::MIN => Some(i64::MIN),
+        days => i64::from(days).checked_mul(DAY_MICROS),
+    }
 }
 
 /// Reads a decimal exactly: digits beyond the scale must be zeros.
