@@ -161,13 +161,30 @@ impl Inner {
         codec::decompress(Box::new(content), Compression::Plain).map_err(|error| codec::read_failed(path, error))
     }
 
-    /// Reads one piece; `false` when nobody wants more.
+    /// Reads one piece; `false` when nobody wants more. Its last chunk is held back until the file was looked at once more: a split whose file
+    /// changed while it was read does not come to its end.
     fn read(&self, piece: &Piece, give: Give<'_>) -> Result<bool, Failure> {
-        let path = &piece.file.path;
-        if self.store.stat(path)?.as_ref() != Some(&piece.file) {
-            return Err(Failure::permanent(format!("`{path}` is gone or has changed since the read of it was planned"))
-                .help("run again with `--fresh` once nobody writes the file"));
+        self.unchanged(piece)?;
+        let mut last = None;
+        let wanted = self.rows(piece, &mut |chunk| last.replace(chunk).is_none_or(&mut *give))?;
+        if !wanted {
+            return Ok(false);
         }
+        self.unchanged(piece)?;
+        Ok(last.is_none_or(give))
+    }
+
+    fn unchanged(&self, piece: &Piece) -> Result<(), Failure> {
+        let path = &piece.file.path;
+        if self.store.stat(path)?.as_ref() == Some(&piece.file) {
+            return Ok(());
+        }
+        Err(Failure::permanent(format!("`{path}` is gone or has changed since the read of it was planned"))
+            .help("run again with `--fresh` once nobody writes the file"))
+    }
+
+    fn rows(&self, piece: &Piece, give: Give<'_>) -> Result<bool, Failure> {
+        let path = &piece.file.path;
         match &self.spec.format {
             FileFormat::Parquet => {
                 let file = ParquetFile::open(&*self.store, path)?;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::util::display::array_value_to_string;
+use futures::StreamExt;
 use haul::connectors::{ReadRequest, Source, SplitGoal};
-use haul::data::Type;
+use haul::data::{BatchLimit, Type};
 use haul::define::pipeline::{CsvDialect, FileFormat, FilesSource};
 use haul::failure::{Failure, FailureKind};
 
@@ -322,4 +323,25 @@ async fn a_large_file_of_text_is_read_in_parts_as_if_it_was_read_whole() {
     folder.file("wide.csv", [&[0xff, 0xfe][..], &"id\n1\n2\n3\n".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()].concat());
     let reading = folder.source(from("wide.csv")).open(ReadRequest::default()).await.expect("UTF-16");
     assert_eq!(reading.splits(SplitGoal { most: 4, bytes: 1 }).await.expect("splits").splits.len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_read_is_an_error() {
+    let lines = |line: &dyn Fn(u32) -> String| (0..5000).map(|id| line(id) + "\n").collect::<String>();
+    let csv = format!("id\n{}", lines(&|id| id.to_string()));
+    let ndjson = lines(&|id| format!("{{\"id\": {id}}}"));
+    for (path, text) in [("x.csv", csv), ("x.ndjson", ndjson)] {
+        let folder = Folder::new();
+        folder.file(path, &text);
+        let source = folder.source(from(path));
+        let limit = BatchLimit { rows: 100, ..BatchLimit::default() };
+        let reading = source.open(ReadRequest { limit, ..ReadRequest::default() }).await.expect("a reading");
+        let split = reading.splits(SplitGoal { most: 1, bytes: 1 }).await.expect("splits").splits.remove(0);
+        let mut rows = reading.read(&split, None).await.expect("a stream");
+        rows.next().await.expect("a chunk").expect("rows");
+        folder.file(path, format!("{text}{}", text.lines().last().expect("a line")));
+        let failure = loads::drain(reading.schema(), rows).await.expect_err("another file by now");
+        assert!(failure.message.contains("has changed"), "{failure}");
+        assert_eq!(failure.kind, FailureKind::Permanent);
+    }
 }
