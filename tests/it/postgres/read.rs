@@ -198,3 +198,18 @@ async fn what_is_dropped_leaves_no_session_behind() {
     drop(reading);
     assert_nothing_left(&database);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn computed_columns_are_read_as_one_split_and_as_many() {
+    let database = Database::new();
+    database.sql(
+        "create table t (id bigint primary key, twice bigint generated always as (id * 2) stored);
+         insert into t select i from generate_series(1, 5000) i; analyze t",
+    );
+    let source = database.table("t");
+    for most in [1, 7] {
+        let (rows, _) = loads::read(&source, ReadRequest::default(), most).await.expect("rows");
+        let column = |place: usize| rows.column(place).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+        assert_eq!((rows.num_rows(), column(0) * 2), (5000, column(1)), "{most}");
+    }
+}

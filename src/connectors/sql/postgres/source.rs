@@ -200,10 +200,12 @@ impl PgReading {
     fn copy(&self, range: &Range) -> Result<String, Failure> {
         let names = self.schema.columns.iter().map(|column| ident(&column.name)).collect::<Result<Vec<_>, _>>()?;
         let condition = range.condition(&self.relation)?;
+        let stored = |column: &Column| self.relation.column(&column.name).is_ok_and(|column| !column.generated);
         let plain = self.types.iter().all(|ty| !ty.as_text) && self.relation.filter.is_none() && self.request.filter.is_none();
-        // A whole table goes out without the executor between; children and everything else that is not the table itself need it.
+        // A whole table goes out without the executor between; children, columns it computes, and everything else that is not the table itself
+        // need it.
         let alone = self.relation.table.as_ref().is_some_and(|table| table.kind == 'r' && !table.has_children && !table.row_security);
-        if plain && alone && condition.is_none() {
+        if plain && alone && condition.is_none() && self.schema.columns.iter().all(stored) {
             return Ok(format!("copy {} ({}) to stdout (format binary)", self.relation.from, names.join(", ")));
         }
         let selected = names.iter().zip(&self.types).map(|(name, ty)| if ty.as_text { format!("{name}::text") } else { name.clone() });
