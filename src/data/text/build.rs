@@ -154,6 +154,10 @@ impl Builder {
             Cells::Float32(cells) => keep!(cells, text.parse().ok().filter(|value: &f32| finite_as_written(text, value.is_finite()))),
             Cells::Float64(cells) => {
                 if let Some(value) = text.parse().ok().filter(|value: &f64| finite_as_written(text, value.is_finite())) {
+                    // A zero below zero is a float of its own.
+                    if strict && !as_printed(text) && text != "-0" {
+                        return Err(self.refusal());
+                    }
                     if strict && !float_keeps(text, value) {
                         return Err("has more digits than float64 keeps".to_owned());
                     }

@@ -55,6 +55,17 @@ fn an_item_that_is_the_null_of_json_is_not_null() {
     assert_eq!(text(&ty, builder.finish(), false), r#"["null",null,"{\"a\": \"b\"}","\"text\""]"#);
 }
 
+#[test]
+fn a_guessed_number_is_no_code() {
+    for ty in [Type::Int(64), Type::Float(64), Type::Decimal(18, 2), Type::Number] {
+        for text in ["007", "+7", "-07"] {
+            assert!(Builder::new(&ty, true).append(text).is_err(), "{text} {ty}");
+            assert!(Builder::new(&ty, false).append(text).is_ok(), "{text} {ty}");
+        }
+    }
+    assert!(Builder::new(&Type::Float(64), true).append("-0").is_ok(), "a float has a zero below zero");
+}
+
 proptest! {
     #[test]
     fn every_value_comes_back(
