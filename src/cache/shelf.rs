@@ -14,7 +14,7 @@ const OVERHEAD_BYTES: usize = 200;
 pub struct Entry {
     /// Its row.
     pub kept: Kept,
-    /// Greater for what is newer.
+    /// Greater for what is newer; 0 when nobody knows.
     pub version: u64,
     /// When it was true: a load counts from when it asked.
     pub since_us: u64,
@@ -39,6 +39,8 @@ impl Entry {
         match self.kept {
             // A load that found nothing has no version: it is told apart by its time.
             Kept::Nowhere => self.since_us >= old.since_us,
+            // Nor has a row that came past the server: it is newer than one whose time was over when it was asked for.
+            Kept::Row(_) if self.version == 0 => old.version == 0 || old.until_us < self.since_us,
             Kept::Row(_) | Kept::Gone => self.version >= old.version,
         }
     }
@@ -147,6 +149,24 @@ mod tests {
         check(&[(row("old"), 7, 5), (Kept::Nowhere, 0, 6)], "nowhere");
         // And does not open the door to what is older than the row it took the place of.
         check(&[(row("old"), 7, 5), (Kept::Nowhere, 0, 6), (row("older"), 6, 7)], "nowhere");
+    }
+
+    #[test]
+    fn a_row_without_a_version_takes_the_place_of_one_whose_time_is_over() {
+        let find = |until_us: u64, since_us: u64| {
+            let shelf = Shelf::unbounded(0);
+            shelf.put(b"k", Entry { until_us, ..entry(row("of the server"), 7, 1) });
+            shelf.put(b"k", entry(row("past it"), 0, since_us));
+            // What the server has of the same version is what it was.
+            let Kept::Row(found) = shelf.get(b"k").expect("an entry").kept else { panic!("a row") };
+            shelf.put(b"k", entry(row("again"), 7, 9));
+            let Kept::Row(again) = shelf.get(b"k").expect("an entry").kept else { panic!("a row") };
+            assert_eq!(&*again, b"again");
+            String::from_utf8_lossy(&found).into_owned()
+        };
+        assert_eq!(find(4, 5), "past it");
+        assert_eq!(find(5, 5), "of the server", "it was in its time");
+        assert_eq!(find(9, 5), "of the server", "somebody brought it while the other one was under way");
     }
 
     #[test]
