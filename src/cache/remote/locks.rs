@@ -27,7 +27,7 @@ impl Remote {
             let command = |name: &&[u8]| LOCK.on(name).arg(self.form.as_str()).arg(token).arg(lease);
             let commands: Vec<Command> = part.iter().map(command).collect();
             for (name, answer) in part.iter().zip(self.run(&LOCK, &commands).await?) {
-                locks.push(match reply::integer(answer)? {
+                locks.push(match reply::integer(self.of_key(name, answer)?)? {
                     0 => Lock::Answered,
                     -1 => Lock::Busy,
                     -2 => return Err(self.foreign(name)),

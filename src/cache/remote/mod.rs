@@ -102,6 +102,16 @@ impl Remote {
         reply::good(self.run(script, &[command]).await?.pop().unwrap_or_default())
     }
 
+    /// The answer to a command about one of the cache's keys.
+    fn of_key(&self, name: &[u8], answer: Value) -> Result<Value, Failure> {
+        // Servers before 7.0 tell of it in the text of what went wrong in a script.
+        let other_type = |text: Option<&str>| text.is_some_and(|text| text.contains("WRONGTYPE"));
+        match &answer {
+            Value::ServerError(error) if other_type(Some(error.code())) || other_type(error.details()) => Err(self.foreign(name)),
+            _ => reply::good(answer),
+        }
+    }
+
     /// A key of the server that holds what this cache did not write.
     fn foreign(&self, name: &[u8]) -> Failure {
         let name = String::from_utf8_lossy(name);

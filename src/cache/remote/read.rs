@@ -1,5 +1,6 @@
 //! Hashes → rows.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use arrow::array::ArrayRef;
@@ -44,7 +45,8 @@ impl Remote {
             if self.generations {
                 commands.push(self.control_command());
             }
-            commands.extend(names.iter().map(|name| self.row_command(&self.named(name, generation), columns)));
+            let names: Vec<Cow<'_, [u8]>> = names.iter().map(|name| self.named(name, generation)).collect();
+            commands.extend(names.iter().map(|name| self.row_command(name, columns)));
             let mut replies = self.call(&commands).await?.into_iter();
             let now_us = now(replies.next().unwrap_or_default())?;
             if self.generations {
@@ -55,7 +57,7 @@ impl Remote {
                 }
                 self.fit(&control, now_us)?;
             }
-            let found = self.found(replies, columns, now_us)?;
+            let found = self.found(names.iter().zip(replies), columns, now_us)?;
             // What is swept away while it is read looks as if it had never been there.
             let complete = found.rows.len() + found.nowhere.len() == names.len();
             if !self.generations || complete {
@@ -95,12 +97,18 @@ impl Remote {
         }
     }
 
-    fn found(&self, hashes: impl Iterator<Item = Value>, columns: &[usize], now_us: u64) -> Result<Found, Failure> {
+    /// Reads hashes and their names.
+    fn found<'n>(
+        &self,
+        hashes: impl Iterator<Item = (&'n Cow<'n, [u8]>, Value)>,
+        columns: &[usize],
+        now_us: u64,
+    ) -> Result<Found, Failure> {
         let mut builders: Vec<Builder> = columns.iter().map(|column| Builder::new(&self.schema.columns[*column].ty, false)).collect();
         let (mut rows, mut nowhere) = (Vec::new(), Vec::new());
-        for (key, hash) in hashes.enumerate() {
-            let mut fields =
-                reply::items(hash).map_err(|failure| failure.during(format!("reading a row in `{}`", self.server.name())))?.into_iter();
+        for (key, (name, hash)) in hashes.enumerate() {
+            let fields = self.of_key(name, hash).and_then(reply::items);
+            let mut fields = fields.map_err(|failure| failure.during(format!("reading a row in `{}`", self.server.name())))?.into_iter();
             let Some(own) = reply::bytes(fields.next().unwrap_or_default())? else { continue };
             match meta::read(&own, &self.form, key) {
                 Some((Kind::Row, meta)) => {

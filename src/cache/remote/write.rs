@@ -100,7 +100,7 @@ impl Remote {
         for part in puts.chunks(PART) {
             let commands: Vec<Command> = part.iter().map(&mut command).collect();
             for (put, answer) in part.iter().zip(self.run(&PUT, &commands).await?) {
-                match reply::integer(answer)? {
+                match reply::integer(self.of_key(put.name, answer)?)? {
                     -1 => return Err(self.foreign(put.name)),
                     answer => written.push(Written { written: answer & 2 != 0, first: answer & 1 != 0 }),
                 }

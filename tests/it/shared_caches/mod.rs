@@ -129,7 +129,7 @@ fn a_filling_is_seen_as_a_whole_and_one_that_dies_leaves_the_old_rows() {
     ask::<()>(&mut connection, &["SET", "customer:1@1", "theirs"]);
     ask::<()>(&mut connection, &["HSET", "customer:joe@1", "name", "theirs"]);
     let said = project.haul(&["run", "p"]).expect(1);
-    assert!(told(&said, "WRONGTYPE"), "{said:?}");
+    assert!(told(&said, "`customer:1@1` in `cache` holds something that no cache has written"), "{said:?}");
     for generation in ["2", "3"] {
         project.haul(&["run", "p"]).expect(0);
         assert_eq!(rows(&project, "out.db", SAID), FOUND);
@@ -330,4 +330,10 @@ fn what_others_keep_is_never_overwritten() {
     let said = project(&url, LOAD, update).haul(&["run", "p"]).expect(1);
     assert!(told(&said, "`customer:2` in `cache` holds something that no cache has written"), "{said:?}");
     assert_eq!(ask::<Vec<String>>(&mut connection, &["HGETALL", "customer:2"]), ["name", "theirs"]);
+    // Nor is a key of another type, which a lookup meets first.
+    ask::<i64>(&mut connection, &["DEL", "customer:2"]);
+    ask::<()>(&mut connection, &["SET", "customer:2", "theirs"]);
+    let said = project(&url, LOAD, ORDERS).haul(&["run", "p"]).expect(1);
+    assert!(told(&said, "`customer:2` in `cache` holds something that no cache has written"), "{said:?}");
+    assert_eq!(ask::<String>(&mut connection, &["GET", "customer:2"]), "theirs");
 }
