@@ -4,6 +4,7 @@
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use crate::support::heard::Heard;
 use crate::support::redis::{Cluster, Redis, ask, connect, redis, replicated_cluster, standalone};
 use crate::support::{Project, redis as servers};
 
@@ -232,11 +233,29 @@ fn a_target_that_forgets() {
     }
 }
 
+/// Since 7.2 a server waits for the last write of a connection, and not for its last command.
+#[test]
+fn replicas_are_waited_for_behind_a_write() {
+    let (server, replica) = (standalone(), standalone());
+    replica.ask::<()>(&["REPLICAOF", "127.0.0.1", &server.port.to_string()]);
+    until("the replica", || server.ask::<String>(&["INFO", "replication"]).contains("state=online"));
+    let heard = Heard::of(&server);
+    let few = GENERATED.replace("20000", "300");
+    project(&server.url(), &server.url(), &format!("{few}to: {{ redis: new, hash: \"row:{{{{ id }}}}\" }}")).haul(&["run", "p"]).expect(0);
+    let commands = heard.commands();
+    let waits: Vec<usize> = (0..commands.len()).filter(|at| commands[*at].1.starts_with("\"WAIT\"")).collect();
+    assert!(!waits.is_empty(), "nobody waited");
+    for at in waits {
+        let before = commands[..at].iter().rev().find(|(client, _)| *client == commands[at].0).map_or("", |(_, words)| words);
+        assert!(before.starts_with("\"SET\" \"haul:{"), "{before} stands before WAIT");
+    }
+}
+
 /// What the documentation lists as least rights is enough for rows, over TLS, and no more is asked for.
 #[test]
 fn rows_over_tls_with_the_least_rights() {
     let server = servers::tls();
-    let rights = ["+@read", "+@write", "+@transaction", "+eval", "+info", "+cluster", "+ping", "+wait"];
+    let rights = ["+@read", "+@write", "+@transaction", "+eval", "+info", "+cluster", "+wait"];
     let rule = [&["ACL", "SETUSER", "rows", "on", ">pw", "~row:*", "~doc:*", "~list", "~haul:*"][..], &rights].concat();
     server.ask::<()>(&rule);
     let url = format!("rediss://rows:pw@127.0.0.1:{}?ca={}", server.port, server.authority().display());

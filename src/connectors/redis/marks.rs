@@ -6,7 +6,7 @@
 //! the `…:turn:…` of their split, and watch it: of two attempts of one worker, the one that was thought lost cannot be carried out any more.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::error::FAILOVER;
 use super::reply::{bytes, good, integer, items, text};
 use super::topology::SLOTS;
-use super::{Address, Command, Lease, Server, slot};
+use super::{Address, Command, Lease, Master, Server, slot};
 use crate::connectors::{Claim, FoundLoad, LoadKey, Mark, moved_on};
 use crate::data::Position;
 use crate::define::pipeline::RESERVED;
@@ -166,19 +166,23 @@ impl Marks {
 
     /// Waits until a replica has the records, and what was written to their node before.
     pub async fn replicated(&self) -> Result<(), Failure> {
-        self.server.replicated_on(&self.node().await?).await
+        self.server.replicated_on(&self.master().await?).await
     }
 
     /// The node that the records are on.
     pub async fn node(&self) -> Result<Address, Failure> {
         let topology = self.server.topology().await?;
-        let master = topology.master(slot(&self.epoch));
-        Ok(master.ok_or_else(|| Failure::transient("the slot of the records has no master").retry_after(Some(FAILOVER)))?.address.clone())
+        let master = topology.master(slot(&self.epoch)).cloned();
+        master.ok_or_else(|| Failure::transient("the slot of the records has no master").retry_after(Some(FAILOVER)))
     }
 
     /// Runs a script that answers 0 when a newer worker has claimed the load.
     async fn unless_fenced(&self, script: &str, arguments: &[&str]) -> Result<(), Failure> {
         if integer(self.run(script, arguments).await?)? == 1 { Ok(()) } else { Err(self.fenced()) }
+        Ok(self.master().await?.address)
+    }
+
+    async fn master(&self) -> Result<Master, Failure> {
     }
 
     /// What an older worker is told.
@@ -320,8 +324,17 @@ fn place(mark: &Mark) -> String {
 
 /// A hash tag whose slot is a given one: the first number that falls into it.
 pub(super) fn tag_of(wanted: u16) -> u32 {
-    // Every slot has a number well below this bound; see the test.
-    (0..16 * u32::from(SLOTS)).find(|number| slot(number.to_string().as_bytes()) == wanted).unwrap_or_default()
+    static TAGS: OnceLock<Vec<u32>> = OnceLock::new();
+    let tags = TAGS.get_or_init(|| {
+        let mut tags = vec![u32::MAX; usize::from(SLOTS)];
+        // Every slot has a number well below this bound; see the test.
+        for number in 0..16 * u32::from(SLOTS) {
+            let found = &mut tags[usize::from(slot(number.to_string().as_bytes()))];
+            *found = (*found).min(number);
+        }
+        tags
+    });
+    tags[usize::from(wanted)]
 }
 
 #[cfg(test)]

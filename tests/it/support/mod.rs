@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 mod certificates;
+pub mod heard;
 pub mod loads;
 mod postgres;
 pub mod proxy;

@@ -4,7 +4,7 @@
 //! temporary keys of large values: the next worker that claims the load removes them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use redis::Value as Reply;
@@ -14,8 +14,9 @@ use super::pieces::{integer_text, words};
 use super::shown;
 use super::target::Route;
 use super::writer::KeysWriter;
+use crate::connectors::redis::marks::tag_of;
 use crate::connectors::redis::reply::{good, items};
-use crate::connectors::redis::{Command, Marks, SLOTS, Server, Told, slot};
+use crate::connectors::redis::{Command, Marks, Server, Told, slot};
 use crate::connectors::{Claim, Compared, Load, LoadKey, Mark, Rows, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{KeysSink, RESERVED};
@@ -111,23 +112,8 @@ impl KeysTarget {
 /// What temporary keys of a load begin with; without a slot, as a pattern.
 fn temporary_prefix(slot: Option<u16>, load: &LoadKey) -> String {
     let owner = xxh3_64(format!("{}/{}/{}", load.pipeline, load.stage, load.output).as_bytes());
-    let tag = slot.map_or_else(|| "*".to_owned(), |slot| tag(slot).to_string());
+    let tag = slot.map_or_else(|| "*".to_owned(), |slot| tag_of(slot).to_string());
     format!("{RESERVED}{tag}}}:temporary:{owner:016x}:")
-}
-
-/// A hash tag of each slot: the first number that falls into it.
-fn tag(wanted: u16) -> u32 {
-    static TAGS: OnceLock<Vec<u32>> = OnceLock::new();
-    let tags = TAGS.get_or_init(|| {
-        let mut tags = vec![u32::MAX; usize::from(SLOTS)];
-        // Every slot has a number well below this bound; see the test of the marks.
-        for number in 0..16 * u32::from(SLOTS) {
-            let found = &mut tags[usize::from(slot(number.to_string().as_bytes()))];
-            *found = (*found).min(number);
-        }
-        tags
-    });
-    tags[usize::from(wanted)]
 }
 
 #[async_trait]
