@@ -233,6 +233,28 @@ fn a_target_that_forgets() {
     }
 }
 
+/// The same for a server that has not even kept who claimed the load.
+#[test]
+fn a_target_that_forgets_everything() {
+    let listed = "transform:\n  - select: [v]\n  - rename: { v: value }\nto: { redis: new, list: items }";
+    for to in ["to: { redis: new, hash: \"row:{{ id }}\" }", listed] {
+        let target = standalone();
+        let project = project(&target.url(), &target.url(), &format!("{GENERATED}{to}"));
+        let run = start(&project);
+        until("the first rows", || if to == listed { target.ask::<usize>(&["LLEN", "items"]) > 500 } else { size(&[&target]) > 500 });
+        target.kill();
+        target.start_again();
+        end(&project, run);
+        if to == listed {
+            let mut items: Vec<usize> = target.ask(&["LRANGE", "items", "0", "-1"]);
+            items.sort_unstable();
+            assert_eq!(items, (0..COUNT).collect::<Vec<_>>());
+        } else {
+            assert_eq!(numbers(&[&target]), (0..COUNT).collect::<Vec<_>>());
+        }
+    }
+}
+
 /// Since 7.2 a server waits for the last write of a connection, and not for its last command.
 #[test]
 fn replicas_are_waited_for_behind_a_write() {

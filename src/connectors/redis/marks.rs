@@ -26,6 +26,9 @@ const FORMAT: u32 = 1;
 /// How long a turn is remembered, in milliseconds: longer than any command of a lost connection is on its way.
 const TURN_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Why a server knows less than it has told.
+const FORGOT: &str = "it was started again without its last writes; see its `appendfsync`";
+
 /// `KEYS`: load, marks, epoch. `ARGV`: run, plan hash, format.
 const CLAIM: &str = "
     local epoch = redis.call('INCR', KEYS[3])
@@ -42,16 +45,19 @@ const CLAIM: &str = "
     if begun then marks = redis.call('HGETALL', KEYS[2]) end
     return {epoch, goes_on and 1 or 0, load[1], load[2], load[5], marks}";
 
-/// `KEYS`: load, marks, epoch. `ARGV`: epoch, run, plan hash, note, format. Gives 0 when a newer worker has claimed the load.
+/// `KEYS`: load, marks, epoch. `ARGV`: epoch, run, plan hash, note, format. Gives a list of the counter alone when it is not the worker's epoch,
+/// as [`PUBLISH`] and [`ADVANCE`] do.
 const BEGIN: &str = "
-    if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+    local found = redis.call('GET', KEYS[3])
+    if found ~= ARGV[1] then return {tonumber(found or 0)} end
     redis.call('DEL', KEYS[1], KEYS[2])
     redis.call('HSET', KEYS[1], 'format', ARGV[5], 'state', 'open', 'run', ARGV[2], 'plan_hash', ARGV[3], 'note', ARGV[4])
     return 1";
 
 /// `KEYS`: load, marks, epoch. `ARGV`: epoch.
 const PUBLISH: &str = "
-    if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+    local found = redis.call('GET', KEYS[3])
+    if found ~= ARGV[1] then return {tonumber(found or 0)} end
     redis.call('HSET', KEYS[1], 'state', 'published')
     return 1";
 
@@ -61,10 +67,11 @@ const FORGET: &str = "
     if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'state', 'claimed') end
     return 1";
 
-/// `KEYS`: load, marks, epoch. `ARGV`: epoch, split, mark, the place of the mark before it, its own place. Gives 0 when a newer worker has
-/// claimed the load, and 2 when the split has another mark than these two.
+/// `KEYS`: load, marks, epoch. `ARGV`: epoch, split, mark, the place of the mark before it, its own place. Gives 2 when the split has another
+/// mark than these two.
 const ADVANCE: &str = "
-    if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+    local found = redis.call('GET', KEYS[3])
+    if found ~= ARGV[1] then return {tonumber(found or 0)} end
     local known = redis.call('HGET', KEYS[2], ARGV[2])
     local place = ''
     if known then
@@ -132,8 +139,9 @@ impl Marks {
         let mut replies = connection.send(&[watch, counter, mark]).await?.into_iter();
         let mut next = || replies.next().unwrap_or_default();
         good(next())?;
-        if u64::try_from(integer(next())?).ok() != Some(epoch) {
-            return Err(self.fenced());
+        let found = counted(next())?;
+        if found != epoch {
+            return Err(self.not_owned(epoch, found));
         }
         if self.answered(split, next())?.as_ref() == before { Ok(()) } else { Err(moved_on(split)) }
     }
@@ -171,23 +179,32 @@ impl Marks {
 
     /// The node that the records are on.
     pub async fn node(&self) -> Result<Address, Failure> {
+        Ok(self.master().await?.address)
+    }
+
+    async fn master(&self) -> Result<Master, Failure> {
         let topology = self.server.topology().await?;
         let master = topology.master(slot(&self.epoch)).cloned();
         master.ok_or_else(|| Failure::transient("the slot of the records has no master").retry_after(Some(FAILOVER)))
     }
 
-    /// Runs a script that answers 0 when a newer worker has claimed the load.
-    async fn unless_fenced(&self, script: &str, arguments: &[&str]) -> Result<(), Failure> {
-        if integer(self.run(script, arguments).await?)? == 1 { Ok(()) } else { Err(self.fenced()) }
-        Ok(self.master().await?.address)
+    /// Runs a script for the worker that has claimed the load.
+    async fn run_owned(&self, script: &str, epoch: u64, arguments: &[&str]) -> Result<i64, Failure> {
+        match self.run(script, arguments).await? {
+            Value::Array(mut found) => Err(self.not_owned(epoch, counted(found.pop().unwrap_or_default())?)),
+            answer => integer(answer),
+        }
     }
 
-    async fn master(&self) -> Result<Master, Failure> {
-    }
-
-    /// What an older worker is told.
-    pub fn fenced(&self) -> Failure {
-        Failure::new(FailureKind::Fenced, format!("another worker took over the load of stage `{}`", self.stage))
+    /// What a worker is told that finds another counter than its epoch: a newer one has claimed the load. No claim makes the counter smaller:
+    /// a server that tells so has forgotten some, and the load is to be claimed again.
+    pub fn not_owned(&self, epoch: u64, found: u64) -> Failure {
+        let stage = &self.stage;
+        if found > epoch {
+            return Failure::new(FailureKind::Fenced, format!("another worker took over the load of stage `{stage}`"));
+        }
+        let message = format!("`{}` has forgotten who claimed the load of stage `{stage}`", self.server.name());
+        Failure::transient(message).help(FORGOT).view_lost()
     }
 
     /// Takes the load over. Rows of an unfinished load of another plan are visible already, unless they were `staged`.
@@ -195,7 +212,7 @@ impl Marks {
         let reply = self.run(CLAIM, &[&key.run, &key.plan_hash, &FORMAT.to_string()]).await?;
         let mut fields = items(reply)?.into_iter();
         let mut next = || fields.next().unwrap_or_default();
-        let epoch = u64::try_from(integer(next())?).unwrap_or(0);
+        let epoch = counted(next())?;
         let goes_on = integer(next())? == 1;
         let state = next();
         if state == Value::Nil {
@@ -231,7 +248,8 @@ impl Marks {
     /// Begins the load anew, without marks.
     pub async fn begin(&self, key: &LoadKey, epoch: u64, note: &str) -> Result<(), Failure> {
         self.told().clear();
-        self.unless_fenced(BEGIN, &[&epoch.to_string(), &key.run, &key.plan_hash, note, &FORMAT.to_string()]).await
+        let arguments = [&epoch.to_string(), &key.run, &key.plan_hash, note, &FORMAT.to_string()];
+        self.run_owned(BEGIN, epoch, &arguments).await.map(drop)
     }
 
     fn told(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -262,13 +280,13 @@ impl Marks {
         known.retain(|split| !forgotten.contains(&split));
         let (server, stage) = (self.server.name(), &self.stage);
         let message = format!("`{server}` has forgotten {} of {} splits of stage `{stage}`", forgotten.len(), told.len());
-        Err(Failure::transient(message).help("it was started again without its last writes; see its `appendfsync`").view_lost())
+        Err(Failure::transient(message).help(FORGOT).view_lost())
     }
 
     /// Says that the load is finished.
     pub async fn publish(&self, epoch: u64) -> Result<(), Failure> {
         self.remembered().await?;
-        self.unless_fenced(PUBLISH, &[&epoch.to_string()]).await
+        self.run_owned(PUBLISH, epoch, &[&epoch.to_string()]).await.map(drop)
     }
 
     /// Removes the marks, and the load's claim to be gone on with.
@@ -281,10 +299,9 @@ impl Marks {
     pub async fn advance(&self, epoch: u64, before: Option<&Mark>, mark: &Mark) -> Result<(), Failure> {
         let place = |mark: Option<&Mark>| mark.map_or_else(String::new, place);
         let arguments = [&epoch.to_string(), &mark.split, &self.written(epoch, mark)?, &place(before), &place(Some(mark))];
-        match integer(self.run(ADVANCE, &arguments.map(String::as_str)).await?)? {
+        match self.run_owned(ADVANCE, epoch, &arguments.map(String::as_str)).await? {
             1 => Ok(()),
-            2 => Err(moved_on(&mark.split)),
-            _ => Err(self.fenced()),
+            _ => Err(moved_on(&mark.split)),
         }
     }
 
@@ -310,11 +327,16 @@ impl Marks {
         let [counter, mark] = self.asked(split);
         let mut replies = self.server.call(&[counter, mark, Command::new("HGET").key(&self.load).arg("state")]).await?.into_iter();
         let mut next = || replies.next().unwrap_or_default();
-        let epoch = u64::try_from(integer(next())?).unwrap_or(0);
+        let epoch = counted(next())?;
         let mark = self.answered(split, next())?;
         let published = bytes(next())?.is_some_and(|state| state == b"published");
         Ok(Standing { epoch, published, mark })
     }
+}
+
+/// The counter of claims; 0 when there is none.
+fn counted(reply: Value) -> Result<u64, Failure> {
+    Ok(u64::try_from(integer(reply)?).unwrap_or(0))
 }
 
 /// What tells one mark of a split from another, as the script makes it too.

@@ -68,6 +68,31 @@ async fn an_older_worker_changes_no_record() {
     assert_eq!((standing.epoch, standing.published, standing.mark), (new.epoch, false, Some(mark(10, Some("ten")))));
 }
 
+/// A server that was started again without the last claim is no newer worker.
+#[tokio::test]
+async fn a_claim_that_is_forgotten_is_made_again() {
+    let server = server();
+    let marks = marks(&server);
+    let key = loads::key("run");
+    begun(&marks, &key).await;
+    let epoch = begun(&marks, &key).await;
+    let counter = b"haul:{shop/orders/0}:epoch";
+    for forgotten in [Command::new("SET").key(counter).arg(epoch - 1), Command::new("DEL").key(counter)] {
+        server.call(&[forgotten]).await.expect("a server with less than it had");
+        let mut lease = server.lend(&marks.node().await.expect("a node")).await.expect("a connection");
+        let outcomes = [
+            marks.begin(&key, epoch, "a note").await,
+            marks.advance(epoch, None, &mark(10, None)).await,
+            marks.watch(&mut lease, epoch, "all", None).await,
+            marks.publish(epoch).await,
+        ];
+        for outcome in outcomes {
+            let failure = outcome.expect_err("a forgotten worker went on");
+            assert!(failure.kind == FailureKind::Transient && failure.view_lost, "{failure:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_mark_takes_the_place_of_the_one_before_it_only() {
     let marks = marks(&server());

@@ -161,8 +161,9 @@ impl RowWriter {
     }
 
     async fn spread(&mut self, waiting: Vec<(Vec<u8>, Written)>, mark: Option<&Mark>) -> Result<(), Failure> {
-        if self.marks.standing(&self.split).await?.epoch != self.epoch {
-            return Err(self.marks.fenced());
+        let found = self.marks.standing(&self.split).await?.epoch;
+        if found != self.epoch {
+            return Err(self.marks.not_owned(self.epoch, found));
         }
         let (mut commands, proofs) = self.commands(waiting);
         let writes = commands.len();
@@ -218,8 +219,8 @@ impl RowWriter {
         let Some(result) = result else { return Ok(()) };
         if result == Value::Nil {
             // What was watched has changed: the epoch, or the turn.
-            let fenced = self.marks.standing(&self.split).await?.epoch != self.epoch;
-            return Err(if fenced { self.marks.fenced() } else { moved_on(&self.split) });
+            let found = self.marks.standing(&self.split).await?.epoch;
+            return Err(if found == self.epoch { moved_on(&self.split) } else { self.marks.not_owned(self.epoch, found) });
         }
         let mut answers = all_good(items(result)?)?;
         answers.truncate(answers.len() - usize::from(mark.is_some()) - 1);
@@ -377,7 +378,7 @@ impl Writer for RowWriter {
     async fn commit(mut self: Box<Self>, mark: Mark) -> Result<Committed, Failure> {
         let standing = self.marks.standing(&self.split).await?;
         if standing.epoch != self.epoch {
-            return Err(self.marks.fenced());
+            return Err(self.marks.not_owned(self.epoch, standing.epoch));
         }
         if standing.mark.as_ref().is_some_and(|mark| mark.position.is_none()) {
             self.marks.replicated().await?;
