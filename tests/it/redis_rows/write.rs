@@ -33,6 +33,25 @@ fn each_shape_holds_its_columns() {
     assert_eq!(fields, [&["id", "1", "name", "Anna", "age", "41"][..], &["id", "2", "age", "7"], &["id", "3", "name", "C, D"]]);
 }
 
+/// What is proved is what a key holds in the end, however many of its rows are written at the same time.
+#[test]
+fn rows_of_one_key_in_several_batches() {
+    let bench = bench();
+    let check = |rows: &str, to: &str, held: &[&str], expected: &[&str]| {
+        bench.project.file("in.csv", rows);
+        let from = "from: { files: here, path: in.csv }";
+        bench.run(&format!("{from}\nto: {{ redis: r, {to} }}\nbatch: {{ rows: 1 }}\nverify: digest")).expect(0);
+        assert_eq!(bench.ask::<Vec<String>>(held), expected, "{to}");
+    };
+    let rows = "id,value\n1,old\n2,other\n1,new\n";
+    check(rows, "hash: \"h:{{ id }}\"", &["HMGET", "h:1", "id", "value"], &["1", "new"]);
+    check(rows, "hash: \"m:{{ id }}\", mode: merge", &["HMGET", "m:1", "id", "value"], &["1", "new"]);
+    check(rows, "json: \"j:{{ id }}\"", &["MGET", "j:1"], &[r#"{"id":1,"value":"new"}"#]);
+    check(rows, "string: \"s:{{ id }}\"", &["MGET", "s:1"], &["new"]);
+    let scores = "member,score\na,1\nb,2\na,3\n";
+    check(scores, "sorted_set: z, allow_lossy: [score]", &["ZRANGE", "z", "0", "-1", "WITHSCORES"], &["b", "2", "a", "3"]);
+}
+
 #[test]
 fn replacing_takes_fields_away_and_merging_does_not() {
     let bench = bench();

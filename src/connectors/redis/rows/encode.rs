@@ -46,7 +46,7 @@ pub(super) enum Expected {
     /// This text.
     Text(Vec<u8>),
     /// These members, with their scores where they have some.
-    Members(Vec<(Vec<u8>, Option<f64>)>),
+    Members(HashMap<Vec<u8>, Option<f64>>),
 }
 
 /// A key of a batch.
@@ -282,7 +282,8 @@ impl Encoder {
             RowShape::Set => "SADD",
             _ => "ZADD",
         };
-        let mut members = Vec::new();
+        // Of a member's scores the last one stands.
+        let mut members = HashMap::new();
         for rows in rows.chunks(AT_ONCE) {
             let mut command = Command::new(name).key(key);
             for row in rows {
@@ -293,7 +294,7 @@ impl Encoder {
                 }
                 command = command.arg(value.as_slice());
                 if prove && self.spec.shape != RowShape::List {
-                    members.push((value, score.map(|(_, number)| number)));
+                    members.insert(value, score.map(|(_, number)| number));
                 }
             }
             written.commands.push(command);
@@ -301,9 +302,7 @@ impl Encoder {
         if self.spec.shape == RowShape::List {
             written.appended = rows.len();
         } else if prove {
-            // Of a member's scores the last one stands.
-            let last: HashMap<Vec<u8>, Option<f64>> = members.into_iter().collect();
-            written.expected = Some(Expected::Members(last.into_iter().collect()));
+            written.expected = Some(Expected::Members(members));
         }
         Ok(())
     }

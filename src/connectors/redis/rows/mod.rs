@@ -2,7 +2,7 @@
 //!
 //! - `layout`: which columns a shape of keys has, and where in a key or its value each stands.
 //! - `source`, `sample`, `reading`, `fetch`, `decode`: keys → rows. `follow`: one key that is followed. `channel`: messages as
-//!   they are published. `sink`, `target`, `writer`, `encode`, `changes`: rows → keys.
+//!   they are published. `sink`, `target`, `writer`, `encode`, `proof`, `changes`: rows → keys.
 
 mod changes;
 mod channel;
@@ -12,6 +12,7 @@ mod fetch;
 mod follow;
 mod layout;
 mod place;
+mod proof;
 mod reading;
 mod sample;
 mod sink;

@@ -13,11 +13,12 @@ use async_trait::async_trait;
 use redis::Value;
 
 use super::changes::Changes;
-use super::encode::{Encoder, Expected, Written};
+use super::encode::{Encoder, Written};
+use super::proof::Proofs;
 use super::reading::type_name;
 use super::target::Route;
 use crate::clock;
-use crate::connectors::redis::reply::{bytes, good, integer, items, text};
+use crate::connectors::redis::reply::{good, items, text};
 use crate::connectors::redis::{Command, Lease, Marks, Server};
 use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
 use crate::data::change;
@@ -76,14 +77,6 @@ enum Channel {
     Transactions { lease: Option<Lease>, open: bool },
     /// To the nodes of their keys.
     Spread,
-}
-
-/// A key to be read back.
-struct Proof {
-    key: Vec<u8>,
-    expected: Expected,
-    /// When it expires, in milliseconds since 1970, where the load says so.
-    expires_ms: Option<i64>,
 }
 
 impl RowWriter {
@@ -167,9 +160,9 @@ impl RowWriter {
         }
         let (mut commands, proofs) = self.commands(waiting);
         let writes = commands.len();
-        commands.extend(proofs.iter().flat_map(|proof| self.proving(proof)));
+        commands.extend(proofs.commands(self.shape));
         let mut replies = all_good(self.server.call(&commands).await?)?;
-        self.compare(&proofs, replies.split_off(writes))?;
+        proofs.compare(replies.split_off(writes))?;
         match mark {
             Some(mark) => {
                 self.server.replicated().await?;
@@ -180,13 +173,15 @@ impl RowWriter {
     }
 
     /// The commands of some keys, and the keys that are proved.
-    fn commands(&mut self, waiting: Vec<(Vec<u8>, Written)>) -> (Vec<Command>, Vec<Proof>) {
+    fn commands(&mut self, waiting: Vec<(Vec<u8>, Written)>) -> (Vec<Command>, Proofs) {
         let mut commands = Vec::with_capacity(waiting.len() * 2);
-        let mut proofs = Vec::new();
+        let mut proofs = Proofs::default();
         for (key, written) in waiting {
             self.appended += written.appended;
             commands.extend(written.commands);
-            proofs.extend(written.expected.map(|expected| Proof { key, expected, expires_ms: written.expires_ms }));
+            if let Some(expected) = written.expected {
+                proofs.add(key, expected, written.expires_ms);
+            }
         }
         (commands, proofs)
     }
@@ -194,7 +189,8 @@ impl RowWriter {
     async fn transact(&mut self, waiting: Vec<(Vec<u8>, Written)>, mark: Option<&Mark>) -> Result<(), Failure> {
         let (writes, proofs) = self.commands(waiting);
         let last = mark.is_some() || !self.appends();
-        let mut commands = Vec::with_capacity(writes.len() + proofs.len() + 3);
+        let proving = proofs.commands(self.shape);
+        let mut commands = Vec::with_capacity(writes.len() + proving.len() + 4);
         let begins = !matches!(self.channel, Channel::Transactions { open: true, .. });
         if begins {
             self.begin().await?;
@@ -202,7 +198,7 @@ impl RowWriter {
         }
         let written = writes.len();
         commands.extend(writes);
-        commands.extend(proofs.iter().flat_map(|proof| self.proving(proof)));
+        commands.extend(proving);
         if let Some(mark) = mark {
             commands.push(self.marks.record(self.epoch, mark)?);
         }
@@ -227,7 +223,7 @@ impl RowWriter {
         if self.appends() {
             return self.counted(&answers);
         }
-        self.compare(&proofs, answers.split_off(written.min(answers.len())))
+        proofs.compare(answers.split_off(written.min(answers.len())))
     }
 
     /// Begins a transaction on a connection of the writer's own.
@@ -279,52 +275,6 @@ impl RowWriter {
         if self.changes.bytes() > MOST_HELD { self.flush(None).await } else { Ok(()) }
     }
 
-    /// The commands that ask for what a key holds.
-    fn proving(&self, Proof { key, expected, .. }: &Proof) -> Vec<Command> {
-        match expected {
-            Expected::Fields(fields) => {
-                vec![fields.iter().fold(Command::new("HMGET").key(key), |command, (name, _)| command.arg(name.as_str()))]
-            }
-            Expected::Text(_) => vec![Command::new("GET").key(key)],
-            Expected::Members(members) => {
-                let name = if self.shape == RowShape::SortedSet { "ZSCORE" } else { "SISMEMBER" };
-                members.iter().map(|(member, _)| Command::new(name).key(key).arg(member.as_slice())).collect()
-            }
-        }
-    }
-
-    /// Compares what keys hold with what was written. A key whose time has come holds nothing, rightly.
-    fn compare(&self, proofs: &[Proof], answers: Vec<Value>) -> Result<(), Failure> {
-        let mut answers = answers.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        for Proof { key, expected, expires_ms } in proofs {
-            let same = match expected {
-                Expected::Fields(fields) => {
-                    let found: Vec<Option<Vec<u8>>> = items(next())?.into_iter().map(bytes).collect::<Result<_, _>>()?;
-                    found.len() == fields.len() && fields.iter().zip(&found).all(|((_, wanted), found)| wanted == found)
-                }
-                Expected::Text(wanted) => bytes(next())?.as_ref() == Some(wanted),
-                Expected::Members(members) => {
-                    let mut same = true;
-                    for (_, score) in members {
-                        let answer = next();
-                        same &= match score {
-                            None => integer(answer)? == 1,
-                            Some(score) => number(answer)? == Some(*score),
-                        };
-                    }
-                    same
-                }
-            };
-            if !same && expires_ms.is_none_or(|ms| ms > clock::now_ms()) {
-                let key = String::from_utf8_lossy(key);
-                return Err(Failure::permanent(format!("the key `{key}` does not hold what was written to it"))
-                    .help("something else writes the key at the same time, or the server evicts keys: see its `maxmemory-policy`"));
-            }
-        }
-        Ok(())
-    }
-
     /// The server's own count of what a transaction added.
     fn counted(&self, answers: &[Value]) -> Result<(), Failure> {
         // A list answers with its length, a stream with the id of the new entry, and either only when it was added.
@@ -335,13 +285,6 @@ impl RowWriter {
         }
         Err(Failure::permanent(format!("{wanted} entries were sent, and {added} added")))
     }
-}
-
-fn number(reply: Value) -> Result<Option<f64>, Failure> {
-    if let Value::Double(number) = reply {
-        return Ok(Some(number));
-    }
-    Ok(bytes(reply)?.and_then(|text| String::from_utf8_lossy(&text).parse().ok()))
 }
 
 #[async_trait]
