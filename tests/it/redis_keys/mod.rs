@@ -5,6 +5,7 @@ mod faults;
 mod large;
 mod verify;
 mod world;
+mod versions;
 
 use crate::support::{Project, Said};
 

@@ -17,6 +17,8 @@ pub enum Fault {
     CutAnswers(usize),
     /// Nothing goes either way for a second.
     Stall,
+    /// What stands before the word arrives, and the word a second later.
+    Pause,
 }
 
 /// Fragments everything it passes on; a port of this machine.
@@ -29,16 +31,16 @@ struct Trap {
     /// What is waited for, how many of it are let through, and what happens then.
     armed: Mutex<Option<(Vec<u8>, usize, Fault)>>,
     sprung: AtomicBool,
+    /// A text of the server's answers, and one of the same length that takes its place.
+    pretence: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Trap {
-    /// The fault that these bytes bring about.
-    fn springs(&self, bytes: &[u8]) -> Option<Fault> {
+    /// The fault that these bytes bring about, and where its word stands.
+    fn springs(&self, bytes: &[u8]) -> Option<(usize, Fault)> {
         let mut armed = self.armed.lock().expect("the trap");
         let (word, passing, fault) = armed.as_mut()?;
-        if !bytes.windows(word.len()).any(|part| part == word) {
-            return None;
-        }
+        let at = bytes.windows(word.len()).position(|part| part == word)?;
         if *passing > 0 {
             *passing -= 1;
             return None;
@@ -46,16 +48,33 @@ impl Trap {
         let fault = *fault;
         *armed = None;
         self.sprung.store(true, Ordering::SeqCst);
-        Some(fault)
+        Some((at, fault))
+    }
+
+    fn pretend(&self, answer: &mut [u8]) {
+        let Some((truth, pretence)) = &self.pretence else { return };
+        if let Some(at) = answer.windows(truth.len()).position(|part| part == truth) {
+            answer[at..at + truth.len()].copy_from_slice(pretence);
+        }
     }
 }
 
 impl Proxy {
     /// A proxy before the server on a port of this machine.
     pub fn before(server: u16) -> Self {
+        Self::start(server, None)
+    }
+
+    /// The same, with one text in the server's answers in place of another of the same length.
+    pub fn pretending(server: u16, truth: &str, pretence: &str) -> Self {
+        assert_eq!(truth.len(), pretence.len());
+        Self::start(server, Some((truth.into(), pretence.into())))
+    }
+
+    fn start(server: u16, pretence: Option<(Vec<u8>, Vec<u8>)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let trap = Arc::new(Trap { armed: Mutex::default(), sprung: AtomicBool::new(false) });
+        let trap = Arc::new(Trap { armed: Mutex::default(), sprung: AtomicBool::new(false), pretence });
         let shared = Arc::clone(&trap);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -84,16 +103,24 @@ fn pass(client: TcpStream, server: TcpStream, trap: &Arc<Trap>) {
     let answers: Arc<Mutex<Option<usize>>> = Arc::default();
     let copy = |stream: &TcpStream| stream.try_clone().expect("a stream");
     let (mut from, mut to) = (copy(&client), copy(&server));
-    let (trap, left) = (Arc::clone(trap), Arc::clone(&answers));
+    let (trap, answering, left) = (Arc::clone(trap), Arc::clone(trap), Arc::clone(&answers));
     std::thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
-            let bytes = &buffer[..length];
+            let mut bytes = &buffer[..length];
             match trap.springs(bytes) {
-                Some(Fault::Cut) => break,
-                Some(Fault::Swallow) => *left.lock().expect("the count") = Some(0),
-                Some(Fault::CutAnswers(bytes)) => *left.lock().expect("the count") = Some(bytes),
-                Some(Fault::Stall) => std::thread::sleep(Duration::from_secs(1)),
+                Some((_, Fault::Cut)) => break,
+                Some((_, Fault::Swallow)) => *left.lock().expect("the count") = Some(0),
+                Some((_, Fault::CutAnswers(bytes))) => *left.lock().expect("the count") = Some(bytes),
+                Some((_, Fault::Stall)) => std::thread::sleep(Duration::from_secs(1)),
+                Some((at, Fault::Pause)) => {
+                    let (before, word) = bytes.split_at(at);
+                    if fragmented(&mut to, before).is_err() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_secs(1));
+                    bytes = word;
+                }
                 None => {}
             }
             if fragmented(&mut to, bytes).is_err() {
@@ -106,6 +133,7 @@ fn pass(client: TcpStream, server: TcpStream, trap: &Arc<Trap>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
+            answering.pretend(&mut buffer[..length]);
             let mut left = answers.lock().expect("the count");
             let passed = left.map_or(length, |left| left.min(length));
             let cut = passed < length;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use redis::Value as Reply;
 
 use super::value::Piece;
-use crate::connectors::redis::reply::{bytes, integer, items};
+use crate::connectors::redis::reply::{bytes, good, integer, items, text};
+use crate::connectors::redis::rows::behind;
 use crate::connectors::redis::{Command, Server};
 use crate::define::pipeline::KeyType;
 use crate::failure::Failure;
@@ -141,7 +142,7 @@ impl Pieces {
 
     /// Entries of a stream, then what else it is: its groups, their consumers and pending entries.
     async fn entries(&mut self, after: Vec<u8>, piece: &mut Piece) -> Result<Option<bool>, Failure> {
-        let from = if after.is_empty() { b"-".to_vec() } else { [b"(", after.as_slice()].concat() };
+        let from = if after.is_empty() { "-".to_owned() } else { behind(&String::from_utf8_lossy(&after)) };
         let command = Command::new("XRANGE").key(&self.key).arg(from).arg("+").arg("COUNT").arg(self.step);
         let entries = items(ask(&self.server, command).await?)?;
         let mut last = None;
@@ -199,12 +200,12 @@ impl Pieces {
             let consumer = Fields::read(consumer)?.bytes("name")?;
             piece.command("XGROUP CREATECONSUMER", [name.as_slice(), &consumer]);
         }
-        let mut from = b"-".to_vec();
+        let mut from = "-".to_owned();
         loop {
             let command = Command::new("XPENDING").key(&self.key).arg(&name).arg(from).arg("+").arg(PENDING);
             let pending = items(ask(&self.server, command).await?)?;
             let Some(Ok(entry)) = pending.last().cloned().map(items) else { return Ok(()) };
-            from = [b"(".to_vec(), bytes(entry.into_iter().next().unwrap_or_default())?.unwrap_or_default()].concat();
+            from = behind(&text(entry.into_iter().next().unwrap_or_default())?);
             for entry in pending {
                 let mut entry = words_of_pending(entry)?.into_iter();
                 let mut next = || entry.next().unwrap_or_default();
@@ -232,7 +233,7 @@ impl Fields {
         let mut fields = Vec::new();
         let mut rest = items(reply)?.into_iter();
         while let (Some(name), Some(value)) = (rest.next(), rest.next()) {
-            fields.push((crate::connectors::redis::reply::text(name)?, value));
+            fields.push((text(name)?, value));
         }
         Ok(Self(fields))
     }
@@ -252,7 +253,7 @@ fn words_of_pending(entry: Reply) -> Result<Vec<Vec<u8>>, Failure> {
 
 async fn ask(server: &Server, command: Command) -> Result<Reply, Failure> {
     let reply = server.call(&[command]).await?.pop().unwrap_or_default();
-    crate::connectors::redis::reply::good(reply)
+    good(reply)
 }
 
 /// The bytes of every item.
@@ -270,6 +271,5 @@ fn word(reply: Reply) -> Result<Vec<u8>, Failure> {
 
 /// A cursor: a number of 64 bits without a sign, as text.
 pub(super) fn integer_text(reply: Reply) -> Result<u64, Failure> {
-    let text = crate::connectors::redis::reply::text(reply)?;
-    text.parse().map_err(|_| Failure::permanent("the server gave a cursor that is no number"))
+    text(reply)?.parse().map_err(|_| Failure::permanent("the server gave a cursor that is no number"))
 }

@@ -4,13 +4,18 @@
 //! last), then commands without their key. A command is its number of words and each word's length as 32-bit little-endian numbers, and the
 //! words; the first holds the command's name, of one or two words, after which the key belongs.
 
-use crate::connectors::redis::Command;
+use crate::connectors::redis::{Command, Version};
 use crate::failure::Failure;
 
 const DUMP: u8 = b'D';
 const COMMANDS: u8 = b'C';
 const FIRST: u8 = 1;
 const LAST: u8 = 2;
+
+/// The first version that takes the counters of a stream and of its groups.
+const COUNTS: Version = Version(7, 0, 0);
+/// The first version that creates consumers.
+const CREATES_CONSUMERS: Version = Version(6, 2, 0);
 
 /// Words of one command, at most: what a server takes in one go without holding others up.
 pub(super) const MOST_WORDS: usize = 1000;
@@ -117,9 +122,20 @@ pub(super) fn commands(mut rest: &[u8]) -> Result<Vec<Words<'_>>, Failure> {
     Ok(found)
 }
 
-/// A command of a piece, for a key.
-pub(super) fn for_key(name: &str, words: &[&[u8]], key: &[u8]) -> Command {
-    words.iter().fold(Command::new(name).key(key), |command, word| command.arg(*word))
+/// A command of a piece, for a key of a server of some version.
+pub(super) fn for_key(name: &str, words: &[&[u8]], key: &[u8], version: Version) -> Command {
+    let most = match name {
+        // What a stream counts besides is not known to older servers.
+        "XSETID" if version < COUNTS => 1,
+        "XGROUP CREATE" if version < COUNTS => 2,
+        // A consumer is there once it has asked for what waits for it.
+        "XGROUP CREATECONSUMER" if version < CREATES_CONSUMERS => {
+            let asks = words.iter().fold(Command::new("XREADGROUP GROUP"), |command, word| command.arg(*word));
+            return asks.arg("COUNT").arg(1).arg("STREAMS").key(key).arg("0");
+        }
+        _ => words.len(),
+    };
+    words.iter().take(most).fold(Command::new(name).key(key), |command, word| command.arg(*word))
 }
 
 fn number(rest: &mut &[u8]) -> Result<usize, Failure> {

@@ -51,8 +51,7 @@ struct Work {
     key: usize,
     expires_at: usize,
     value: usize,
-    /// The server takes instants of expiry with RESTORE.
-    absolute: bool,
+    version: Version,
 }
 
 impl KeysWriter {
@@ -62,8 +61,8 @@ impl KeysWriter {
             found.ok_or_else(|| Failure::permanent(format!("the keys come without `{name}`")))
         };
         let (key, expires_at, value) = (place("key")?, place("expires_at")?, place("value")?);
-        let absolute = target.server.facts().await?.version >= Version(5, 0, 0);
-        let work = Arc::new(Work { target, load, key, expires_at, value, absolute });
+        let version = target.server.facts().await?.version;
+        let work = Arc::new(Work { target, load, key, expires_at, value, version });
         Ok(Self { work, before: from.cloned(), sending: VecDeque::new(), bytes: 0 })
     }
 
@@ -137,19 +136,21 @@ impl Work {
 
     async fn payloads(&self, keys: &[&Key<'_>]) -> Result<(), Failure> {
         let now = clock::now_ms();
+        // Whether RESTORE takes instants of expiry.
+        let absolute = self.version >= Version(5, 0, 0);
         let mut commands = Vec::with_capacity(keys.len());
         for key in keys {
             let Value::Dump(payload) = key.value else { continue };
             let ttl = match key.expires_at {
                 None => 0,
-                Some(instant) if self.absolute => instant,
+                Some(instant) if absolute => instant,
                 Some(instant) => (instant - now).max(1),
             };
             let mut command = Command::new("RESTORE").key(&key.name).arg(ttl).arg(payload);
             if self.target.spec.conflict == Conflict::Replace {
                 command = command.arg("REPLACE");
             }
-            commands.push(if self.absolute { command.arg("ABSTTL") } else { command });
+            commands.push(if absolute { command.arg("ABSTTL") } else { command });
         }
         let replies = self.target.server.call(&commands).await?;
         drop(commands);
@@ -213,7 +214,7 @@ impl Work {
         if first {
             commands.push(Command::new("DEL").key(&temporary));
         }
-        commands.extend(value::commands(kept)?.iter().map(|(name, words)| value::for_key(name, words, &temporary)));
+        commands.extend(value::commands(kept)?.iter().map(|(name, words)| value::for_key(name, words, &temporary, self.version)));
         if last {
             if let Some(instant) = key.expires_at {
                 commands.push(Command::new("PEXPIREAT").key(&temporary).arg(instant));

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::decode::{Head, Item, Rows};
+use super::place::behind;
 use crate::clock;
 use crate::connectors::redis::reply::{bytes, good, integer, items};
 use crate::connectors::redis::{Command, Server, Version};
@@ -117,7 +118,7 @@ impl<'a> Fetch<'a> {
             RowShape::List => range(key, 0),
             RowShape::Set => Command::new("SSCAN").key(key).arg("0").arg("COUNT").arg(PIECE),
             RowShape::SortedSet => Command::new("ZSCAN").key(key).arg("0").arg("COUNT").arg(PIECE),
-            RowShape::Stream => entries(key, b"-"),
+            RowShape::Stream => entries(key, "-"),
         }
     }
 
@@ -235,7 +236,7 @@ impl<'a> Fetch<'a> {
             if count < PIECE {
                 return Ok(());
             }
-            piece = items(self.ask(entries(head.key, &[b"(", last.as_slice()].concat())).await?)?;
+            piece = items(self.ask(entries(head.key, &behind(&String::from_utf8_lossy(&last)))).await?)?;
         }
     }
 
@@ -250,7 +251,7 @@ fn range(key: &[u8], from: i64) -> Command {
     Command::new("LRANGE").key(key).arg(from).arg(from + PIECE as i64 - 1)
 }
 
-fn entries(key: &[u8], from: &[u8]) -> Command {
+fn entries(key: &[u8], from: &str) -> Command {
     Command::new("XRANGE").key(key).arg(from).arg("+").arg("COUNT").arg(PIECE)
 }
 

@@ -22,6 +22,7 @@ mod writer;
 
 use std::sync::Arc;
 
+pub(super) use self::place::behind;
 use super::Server;
 use crate::connectors::{Sink, Source};
 use crate::define::pipeline::{RedisFollow, RedisRows, RedisRowsSink};

@@ -70,7 +70,7 @@ pub(super) fn number_of(id: &str) -> (u64, u64) {
 }
 
 /// The first id that may come behind another.
-pub(super) fn behind(id: &str) -> String {
+pub(in crate::connectors::redis) fn behind(id: &str) -> String {
     let (ms, number) = number_of(id);
     number.checked_add(1).map_or_else(|| format!("{}-0", ms.saturating_add(1)), |number| format!("{ms}-{number}"))
 }
