@@ -3,9 +3,10 @@
 mod copy;
 mod faults;
 mod large;
+mod moments;
 mod verify;
-mod world;
 mod versions;
+mod world;
 
 use crate::support::{Project, Said};
 

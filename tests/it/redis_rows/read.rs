@@ -1,6 +1,7 @@
 //! Keys → rows.
 
 use super::Bench;
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::redis::{cluster, redis};
 
 fn bench() -> Bench {
@@ -139,4 +140,38 @@ fn nothing_to_sample_is_told() {
     let bench = bench();
     let said = bench.run("from: { redis: r, hash: \"user:{{ id }}\" }\nto: { discard: \"a look\" }").expect(2);
     assert!(said.stderr.contains("no `hash` has a key like `user:{{ id }}`"), "{}", said.stderr);
+}
+
+/// Runs while another client changes a key, when haul says a word for the first time.
+#[track_caller]
+fn read_while(from: &str, word: &str, fault: Fault, meanwhile: &[&str]) -> Vec<String> {
+    let url = redis().fresh_database();
+    let direct = Bench::new(url.clone());
+    direct.ask::<()>(&["SET", "k:a", "1"]);
+    let proxy = Proxy::before(redis().port);
+    let bench = Bench::new(url.replace(&redis().port.to_string(), &proxy.port.to_string()));
+    proxy.spoil(word, 0, fault);
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| bench.read(from));
+        while !proxy.has_spoilt() {
+            assert!(!read.is_finished(), "nobody said {word:?}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        direct.ask::<redis::Value>(meanwhile);
+        read.join().expect("lines")
+    })
+}
+
+/// A key that is not there any more when its expiry is asked for is none that never expires.
+#[test]
+fn a_key_whose_time_comes_behind_its_value_is_no_row() {
+    let from = "string: \"k:{{ id }}\", ttl: { column: until }";
+    assert_eq!(read_while(from, "PEXPIRETIME\r\n$3\r\nk:a\r\n", Fault::Pause, &["PEXPIRE", "k:a", "1"]), ["id,value,until"]);
+}
+
+/// A hash that was not there a moment ago is read as it is by now.
+#[test]
+fn a_hash_that_is_made_while_it_is_read_is_no_row_of_nulls() {
+    let from = "hash: user, columns: { city: text }";
+    assert_eq!(read_while(from, "HLEN\r\n$4\r\nuser\r\n", Fault::Stall, &["HSET", "user", "city", "Ulm"]), ["city", "Ulm"]);
 }

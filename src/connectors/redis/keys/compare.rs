@@ -155,7 +155,7 @@ impl Comparison<'_> {
             let same = if count {
                 good(reply)? == Reply::Int(1)
             } else {
-                let there = expiry::instant(replies.next().unwrap_or_default(), now)?;
+                let there = expiry::life(replies.next().unwrap_or_default(), now)?;
                 let Value::Dump(payload) = Value::read(key.value)? else { continue };
                 bytes(reply)?.as_deref() == Some(payload) && expiry::same(key.expires_at, there)
             };
@@ -217,7 +217,7 @@ impl Comparison<'_> {
             } else if !right[start..end].iter().all(|right| *right) {
                 Some(OTHER_VALUE)
             } else {
-                (!expiry::same(key.expires_at, expiry::instant(facts[1].clone(), now)?)).then_some(OTHER_EXPIRY)
+                (!expiry::same(key.expires_at, expiry::life(facts[1].clone(), now)?)).then_some(OTHER_EXPIRY)
             };
             start = end;
             let known = self.pieces.entry(key.name.clone()).or_default();
@@ -354,7 +354,7 @@ pub(super) async fn same_keys(
     let mut next = || replies.next().unwrap_or_default();
     let (ty, other) = (text(next())?, text(next())?);
     let size = if let Reply::Int(size) = next() { size.unsigned_abs() } else { 0 };
-    let there = expiry::instant(next(), now)?;
+    let there = expiry::life(next(), now)?;
     if ty == "none" {
         // It expired on the way, and so has no say any more.
         return Ok(None);

@@ -50,17 +50,28 @@ impl Expiry {
     }
 }
 
-/// Milliseconds since 1970; `None` for never. A key that is gone has none either, which its value tells as well.
-pub(super) fn instant(reply: Reply, now: i64) -> Result<Option<i64>, Failure> {
-    let time = integer(reply)?;
-    Ok((time >= 0).then(|| now + time))
+/// How long a key is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Until this time, in milliseconds since 1970; `None` for ever.
+    Until(Option<i64>),
+    /// It is not there any more, though its value may have been told a moment before.
+    Over,
 }
 
-/// Whether two expiries are the same.
-pub(super) fn same(one: Option<i64>, other: Option<i64>) -> bool {
-    match (one, other) {
-        (None, None) => true,
-        (Some(one), Some(other)) => one.abs_diff(other) <= TOLERANCE_MS,
+/// Reads the answer to [`Expiry::ask`].
+pub(super) fn life(reply: Reply, now: i64) -> Result<Life, Failure> {
+    Ok(match integer(reply)? {
+        -2 => Life::Over,
+        time => Life::Until((time >= 0).then(|| now + time)),
+    })
+}
+
+/// Whether a key lives as long as it should.
+pub(super) fn same(wanted: Option<i64>, found: Life) -> bool {
+    match (wanted, found) {
+        (None, Life::Until(None)) => true,
+        (Some(wanted), Life::Until(Some(found))) => wanted.abs_diff(found) <= TOLERANCE_MS,
         _ => false,
     }
 }

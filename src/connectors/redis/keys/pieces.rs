@@ -38,18 +38,11 @@ enum Next {
 impl Pieces {
     /// Begins to read a key of which `bytes` are in memory, in pieces of about `piece` bytes.
     pub(super) async fn begin(server: Arc<Server>, key: Vec<u8>, ty: KeyType, bytes: u64, piece: usize) -> Result<Self, Failure> {
-        let length = match ty {
-            KeyType::String => 0,
-            KeyType::List => integer(ask(&server, Command::new("LLEN").key(&key)).await?)?,
-            KeyType::Set => integer(ask(&server, Command::new("SCARD").key(&key)).await?)?,
-            KeyType::SortedSet => integer(ask(&server, Command::new("ZCARD").key(&key)).await?)?,
-            KeyType::Hash => integer(ask(&server, Command::new("HLEN").key(&key)).await?)?,
-            KeyType::Stream => integer(ask(&server, Command::new("XLEN").key(&key)).await?)?,
-        };
         let piece = i64::try_from(piece).unwrap_or(i64::MAX);
         let step = match ty {
             KeyType::String => piece,
             _ => {
+                let length = integer(ask(&server, length(ty, &key)).await?)?;
                 let each = (i64::try_from(bytes).unwrap_or(i64::MAX) / length.max(1)).max(1);
                 (piece / each).clamp(1, 100_000)
             }
@@ -100,12 +93,12 @@ impl Pieces {
 
     async fn elements(&mut self, at: u64, piece: &mut Piece) -> Result<Option<bool>, Failure> {
         let end = at.saturating_add(self.step.unsigned_abs());
-        let commands = [Command::new("LRANGE").key(&self.key).arg(at).arg(end - 1), Command::new("LLEN").key(&self.key)];
+        let commands = [Command::new("LRANGE").key(&self.key).arg(at).arg(end - 1), length(self.ty, &self.key)];
         let mut replies = self.server.call(&commands).await?.into_iter();
         let mut next = || replies.next().unwrap_or_default();
         let elements = words(items(next())?)?;
         let length = integer(next())?.unsigned_abs();
-        if elements.is_empty() && at == 0 {
+        if length == 0 || (elements.is_empty() && at == 0) {
             return self.gone();
         }
         piece.many("RPUSH", &elements, 1);
@@ -123,14 +116,18 @@ impl Pieces {
             _ => ("HSCAN", "HSET", 2),
         };
         let command = Command::new(scan).key(&self.key).arg(cursor).arg("COUNT").arg(self.step);
-        let mut page = items(ask(&self.server, command).await?)?.into_iter();
+        // A scan ends where the key goes away, as if it had seen everything.
+        let mut replies = self.server.call(&[command, length(self.ty, &self.key)]).await?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let mut page = items(next())?.into_iter();
+        let is_gone = integer(next())? == 0;
         let cursor = integer_text(page.next().unwrap_or_default())?;
         let mut members = words(items(page.next().unwrap_or_default())?)?;
         if self.ty == KeyType::SortedSet {
             // A member with its score is read; a score with its member is written.
             members.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
         }
-        if members.is_empty() && cursor == 0 && self.first {
+        if is_gone || (members.is_empty() && cursor == 0 && self.first) {
             return self.gone();
         }
         piece.many(add, &members, step);
@@ -249,6 +246,19 @@ impl Fields {
 
 fn words_of_pending(entry: Reply) -> Result<Vec<Vec<u8>>, Failure> {
     words(items(entry)?)
+}
+
+/// The command that asks how many elements a key has: none when it is not there.
+fn length(ty: KeyType, key: &[u8]) -> Command {
+    let name = match ty {
+        KeyType::String => "STRLEN",
+        KeyType::List => "LLEN",
+        KeyType::Set => "SCARD",
+        KeyType::SortedSet => "ZCARD",
+        KeyType::Hash => "HLEN",
+        KeyType::Stream => "XLEN",
+    };
+    Command::new(name).key(key)
 }
 
 async fn ask(server: &Server, command: Command) -> Result<Reply, Failure> {

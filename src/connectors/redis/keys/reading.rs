@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 use redis::Value as Reply;
 
-use super::expiry::{Expiry, instant};
+use super::expiry::{Expiry, Life, life};
 use super::pieces::{Pieces, words};
 use super::scan::{Found, Page, Scan};
 use super::value::{self, Piece};
@@ -178,28 +178,26 @@ impl KeysReading {
     async fn small(&self, keys: Vec<Found>, position: Option<Position>) -> Result<Chunk, Failure> {
         let mut rows = Vec::with_capacity(keys.len());
         if !self.reads_value() {
-            let times = self.times(&keys).await?;
-            rows.extend(keys.into_iter().zip(times).map(|(found, expires_at)| Row {
-                ty: found.ty.map(KeyType::word),
-                key: found.key,
-                expires_at,
-                value: Vec::new(),
-            }));
+            for (found, life) in keys.iter().zip(self.lives(&keys).await?) {
+                let Life::Until(expires_at) = life else { continue };
+                rows.push(Row { key: found.key.clone(), ty: found.ty.map(KeyType::word), expires_at, value: Vec::new() });
+            }
         } else if self.request.portable {
             self.by_commands(keys, &mut rows).await?;
         } else {
             self.payloads(keys, &mut rows).await?;
         }
+        let now = clock::now_ms();
+        rows.retain(|row| self.lives_as_asked(row.expires_at, now));
         self.chunk(rows, position)
     }
 
-    /// Milliseconds since 1970 at which keys expire; `None` for never.
-    async fn times(&self, keys: &[Found]) -> Result<Vec<Option<i64>>, Failure> {
+    async fn lives(&self, keys: &[Found]) -> Result<Vec<Life>, Failure> {
         let mut commands: Vec<Command> = keys.iter().map(|found| self.expiry.ask(&found.key)).collect();
         commands.extend(self.expiry.clock());
         let mut replies = self.server.call(&commands).await?;
         let now = self.expiry.now(&mut replies)?;
-        replies.into_iter().map(|reply| instant(reply, now)).collect()
+        replies.into_iter().map(|reply| life(reply, now)).collect()
     }
 
     async fn payloads(&self, keys: Vec<Found>, rows: &mut Vec<Row>) -> Result<(), Failure> {
@@ -216,7 +214,7 @@ impl KeysReading {
             let Some(payload) = bytes(dumped).map_err(|failure| failure.during(format_args!("key {}", shown(&found.key))))? else {
                 continue;
             };
-            let expires_at = instant(time, now)?;
+            let Life::Until(expires_at) = life(time, now)? else { continue };
             let ty = found.ty.or_else(|| payload::key_type(&payload)).map(KeyType::word);
             rows.push(Row { key: found.key, ty, expires_at, value: value::dump(&payload) });
         }
@@ -225,22 +223,26 @@ impl KeysReading {
 
     /// Reads small keys as the commands that make them.
     async fn by_commands(&self, keys: Vec<Found>, rows: &mut Vec<Row>) -> Result<(), Failure> {
-        let times = self.times(&keys).await?;
-        let mut commands = Vec::with_capacity(keys.len());
+        let mut commands = Vec::with_capacity(keys.len() * 2 + 1);
         for found in &keys {
             let Some(ty) = found.ty else { return Err(of_a_module(&found.key)) };
-            commands.push(match ty {
+            let value = match ty {
                 KeyType::String => Command::new("GET").key(&found.key),
                 KeyType::List => Command::new("LRANGE").key(&found.key).arg(0).arg(-1),
                 KeyType::Set => Command::new("SMEMBERS").key(&found.key),
                 KeyType::SortedSet => Command::new("ZRANGE").key(&found.key).arg(0).arg(-1).arg("WITHSCORES"),
                 KeyType::Hash => Command::new("HGETALL").key(&found.key),
                 KeyType::Stream => Command::new("XLEN").key(&found.key),
-            });
+            };
+            commands.extend([value, self.expiry.ask(&found.key)]);
         }
-        let replies = self.server.call(&commands).await?;
-        for ((found, reply), expires_at) in keys.into_iter().zip(replies).zip(times) {
-            let Some(ty) = found.ty else { continue };
+        commands.extend(self.expiry.clock());
+        let mut replies = self.server.call(&commands).await?;
+        let now = self.expiry.now(&mut replies)?;
+        let mut replies = replies.into_iter();
+        for found in keys {
+            let (reply, time) = (replies.next().unwrap_or_default(), replies.next().unwrap_or_default());
+            let (Some(ty), Life::Until(expires_at)) = (found.ty, life(time, now)?) else { continue };
             let value = match ty {
                 KeyType::Stream => {
                     self.all_pieces(&found, expires_at, rows).await?;
@@ -272,7 +274,11 @@ impl KeysReading {
             found.ty = KeyType::ALL.into_iter().find(|ty| ty.word() == word);
         }
         let Some(ty) = found.ty else { return Err(of_a_module(&found.key)) };
-        let expires_at = self.times(std::slice::from_ref(&found)).await?.pop().flatten();
+        // Once for the whole key: each piece comes later than the one before.
+        let expires_at = match self.lives(std::slice::from_ref(&found)).await?.pop() {
+            Some(Life::Until(expires_at)) if self.lives_as_asked(expires_at, clock::now_ms()) => expires_at,
+            _ => return Ok(Box::pin(stream::empty())),
+        };
         let pieces = Pieces::begin(Arc::clone(&self.server), found.key.clone(), ty, found.bytes, self.piece_bytes() as usize).await?;
         let reading = self.clone();
         Ok(Box::pin(stream::try_unfold((pieces, reading, found.key), move |(mut pieces, reading, key)| async move {
@@ -288,9 +294,7 @@ impl KeysReading {
         self.spec.least_lifetime.is_none_or(|least| left >= least) && self.spec.most_lifetime.is_none_or(|most| left <= most)
     }
 
-    fn chunk(&self, mut rows: Vec<Row>, position: Option<Position>) -> Result<Chunk, Failure> {
-        let now = clock::now_ms();
-        rows.retain(|row| self.lives_as_asked(row.expires_at, now));
+    fn chunk(&self, rows: Vec<Row>, position: Option<Position>) -> Result<Chunk, Failure> {
         let bytes: usize = rows.iter().map(|row| row.key.len() + row.value.len()).sum();
         let keys = rows.iter().map(|row| row.key.len()).sum();
         let mut key = BinaryBuilder::with_capacity(rows.len(), keys);

@@ -23,6 +23,9 @@ const MOST_KEYS: usize = 1000;
 const FIRST_KEYS: usize = 64;
 /// Items of a collection that are asked for at a time.
 const PIECE: usize = 500;
+/// Times of keys that never expire, and of those that are not there: such a one expired behind its value.
+const NEVER: i64 = -1;
+const GONE: i64 = -2;
 /// The first version that tells the time at which a key expires.
 const EXPIRETIME: Version = Version(7, 0, 0);
 
@@ -99,7 +102,10 @@ impl<'a> Fetch<'a> {
         for key in keys {
             let reply = replies.next().unwrap_or_default();
             size += reply_bytes(&reply) + key.len();
-            let expires_ms = if expires { integer(replies.next().unwrap_or_default())? } else { -1 };
+            let expires_ms = if expires { integer(replies.next().unwrap_or_default())? } else { NEVER };
+            if expires_ms == GONE {
+                continue;
+            }
             let expires_ms = (expires_ms >= 0).then(|| if self.tells_time { expires_ms } else { now.saturating_add(expires_ms) });
             answered.push(Answered { key, reply, expires_ms });
         }
@@ -143,13 +149,12 @@ impl<'a> Fetch<'a> {
                         self.rows.push(head, Item::default());
                     }
                 } else {
-                    let values: Vec<Option<Vec<u8>>> = items(reply)?.into_iter().map(bytes).collect::<Result<_, _>>()?;
+                    let values = texts(reply)?;
                     if values.iter().all(Option::is_none) {
                         doubtful.push((key.to_vec(), expires_ms));
                         return Ok(());
                     }
-                    let fields: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
-                    self.rows.push(head, Item { fields: &fields, ..Item::default() });
+                    self.push_fields(head, &values);
                 }
             }
             // A key that is gone by now is no row.
@@ -164,17 +169,26 @@ impl<'a> Fetch<'a> {
 
     /// Hashes that have none of the fields: those that are still there are rows of NULLs.
     async fn fieldless(&mut self, keys: &[(Vec<u8>, Option<i64>)]) -> Result<(), Failure> {
-        let commands: Vec<Command> = keys.iter().map(|(key, _)| Command::new("HLEN").key(key)).collect();
+        // The fields are asked for again: a hash that is there by now may have been made since.
+        let commands: Vec<Command> = keys.iter().flat_map(|(key, _)| [self.read(key), Command::new("HLEN").key(key)]).collect();
         if commands.is_empty() {
             return Ok(());
         }
-        for ((key, expires_ms), reply) in keys.iter().zip(self.server.call(&commands).await?) {
-            if let (Some(parts), true) = (self.spec.key.read(key), integer(reply)? > 0) {
-                self.rows.push(Head { key, parts: &parts, expires_ms: *expires_ms }, Item::default());
+        let mut replies = self.server.call(&commands).await?.into_iter();
+        for (key, expires_ms) in keys {
+            let values = replies.next().unwrap_or_default();
+            let is_there = integer(replies.next().unwrap_or_default())? > 0;
+            if let (Some(parts), true) = (self.spec.key.read(key), is_there) {
+                self.push_fields(Head { key, parts: &parts, expires_ms: *expires_ms }, &texts(values)?);
                 self.hand_on(false).await?;
             }
         }
         Ok(())
+    }
+
+    fn push_fields(&mut self, head: Head<'_>, values: &[Option<Vec<u8>>]) {
+        let fields: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
+        self.rows.push(head, Item { fields: &fields, ..Item::default() });
     }
 
     async fn list(&mut self, head: Head<'_>, first: Value) -> Result<(), Failure> {
@@ -245,6 +259,10 @@ impl<'a> Fetch<'a> {
         self.rows.count(reply_bytes(&reply));
         Ok(reply)
     }
+}
+
+fn texts(reply: Value) -> Result<Vec<Option<Vec<u8>>>, Failure> {
+    items(reply)?.into_iter().map(bytes).collect()
 }
 
 fn range(key: &[u8], from: i64) -> Command {
