@@ -122,6 +122,8 @@ pub(super) struct Reference {
     pub acts: bool,
 }
 
+type Found = (Oid, Oid, bool, Vec<String>, Vec<String>);
+
 /// The foreign keys between these tables.
 pub(super) async fn references(session: &mut Session, tables: &[u32]) -> Result<Vec<Reference>, Failure> {
     let oids: Vec<Oid> = tables.iter().map(|oid| Oid(*oid)).collect();
@@ -131,7 +133,7 @@ pub(super) async fn references(session: &mut Session, tables: &[u32]) -> Result<
              join pg_catalog.pg_attribute a on a.attrelid = {table} and a.attnum = k.number order by k.place)"
         )
     };
-    let found: Vec<(Oid, Oid, bool, Vec<String>, Vec<String>)> = sqlx::query_as(&format!(
+    let found: Vec<Found> = sqlx::query_as(&format!(
         "select conrelid, confrelid, confdeltype in ('c', 'n', 'd'), {}, {} from pg_catalog.pg_constraint
          where contype = 'f' and conrelid = any($1) and confrelid = any($1)",
         names("conrelid", "conkey"),
