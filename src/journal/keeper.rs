@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::failure::Failure;
 
-use super::event::Event;
+use super::event::{Event, What};
 use super::store::{Lock, Store};
 
 /// Events in one commit.
@@ -53,7 +53,7 @@ pub(super) fn keep(store: Box<dyn Store>, mut queue: mpsc::Receiver<Request>) {
 
 struct Keeper {
     store: Box<dyn Store>,
-    /// The next place in each run that was written to.
+    /// The next place in each run that is written to and has not finished.
     places: HashMap<String, i64>,
     pending: Vec<Event>,
     waiting: Vec<Reply<()>>,
@@ -129,18 +129,24 @@ impl Keeper {
     }
 
     fn append(&mut self, events: Vec<Event>) -> Result<(), Failure> {
-        let mut places = self.places.clone();
+        // They count once they are durable.
+        let mut places: HashMap<String, i64> = HashMap::new();
         let mut placed = Vec::with_capacity(events.len());
         for event in events {
-            let place = match places.get(&event.run) {
-                Some(place) => *place,
-                None => self.store.next_place(&event.run)?,
+            let known = places.get(&event.run).or_else(|| self.places.get(&event.run)).copied();
+            let place = match known {
+                Some(place) if !matches!(event.what, What::RunStarted { .. }) => place,
+                // Another process may have worked on the run since this one did.
+                _ => self.store.next_place(&event.run)?.max(known.unwrap_or(0)),
             };
             places.insert(event.run.clone(), place + 1);
             placed.push((place, event));
         }
         self.store.append(&placed)?;
-        self.places = places;
+        self.places.extend(places);
+        for (_, event) in placed.iter().filter(|(_, event)| matches!(event.what, What::RunFinished { .. })) {
+            self.places.remove(&event.run);
+        }
         Ok(())
     }
 }

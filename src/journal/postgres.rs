@@ -13,7 +13,7 @@ use crate::failure::{Failure, FailureKind};
 use super::event::{Event, SPLIT_FINISHED, What};
 use super::record::Change;
 use super::schedule::PRUNED;
-use super::store::{Lock, Store, VERSION, parse, too_new};
+use super::store::{Lock, Store, VERSION, overtaken, parse, too_new};
 
 /// Each entry brings the tables from the version of its index to the next one.
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -111,7 +111,7 @@ impl PostgresStore {
 impl Store for PostgresStore {
     fn append(&mut self, events: &[(i64, Event)]) -> Result<(), Failure> {
         let rows = Rows::of(events)?;
-        self.with(async |connection| {
+        let taken: Option<String> = self.with(async |connection| {
             let mut transaction = connection.begin().await?;
             let insert = "insert into haul_journal_runs select * from unnest($1::text[], $2::text[], $3::bigint[]) on conflict do nothing";
             let query = sqlx::query(insert).bind(&rows.new_runs).bind(&rows.pipelines).bind(&rows.started_ms);
@@ -119,9 +119,19 @@ impl Store for PostgresStore {
             let insert = "insert into haul_journal_events
                 select * from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[]) on conflict do nothing";
             let query = sqlx::query(insert).bind(&rows.runs).bind(&rows.places).bind(&rows.at_ms).bind(&rows.kinds).bind(&rows.texts);
-            query.execute(&mut *transaction).await?;
-            transaction.commit().await
-        })
+            if query.execute(&mut *transaction).await?.rows_affected() < rows.runs.len() as u64 {
+                // They are there when the answer to their commit was lost; others in their places are another process's.
+                let others = "select run from unnest($1::text[], $2::bigint[], $3::text[]) as own (run, place, event)
+                    join haul_journal_events as there using (run, place) where there.event <> own.event limit 1";
+                let query = sqlx::query_scalar(others).bind(&rows.runs).bind(&rows.places).bind(&rows.texts);
+                if let Some(run) = query.fetch_optional(&mut *transaction).await? {
+                    return Ok(Some(run));
+                }
+            }
+            transaction.commit().await?;
+            Ok(None)
+        })?;
+        taken.map_or(Ok(()), |run| Err(overtaken(&run)))
     }
 
     fn next_place(&mut self, run: &str) -> Result<i64, Failure> {

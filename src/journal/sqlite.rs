@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use super::event::{Event, SPLIT_FINISHED, What};
 use super::record::{Change, Record};
 use super::schedule::PRUNED;
-use super::store::{Lock, MOVE_ASIDE, Store, VERSION, parse, too_new};
+use super::store::{Lock, MOVE_ASIDE, Store, VERSION, overtaken, parse, too_new};
 
 /// Each entry brings the tables from the version of its index to the next one.
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -78,7 +78,8 @@ impl SqliteStore {
         transaction.commit().map_err(Err)
     }
 
-    fn write(&mut self, events: &[(i64, Event)]) -> rusqlite::Result<()> {
+    /// Gives a run of which another event has taken a place; then nothing is written.
+    fn write(&mut self, events: &[(i64, Event)]) -> rusqlite::Result<Option<String>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         {
             let mut run = transaction.prepare_cached("insert into haul_journal_runs values (?1, ?2, ?3) on conflict do nothing")?;
@@ -89,10 +90,17 @@ impl SqliteStore {
                     run.execute(params![event.run, pipeline, event.at_ms])?;
                 }
                 let text = serde_json::to_string(event).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-                insert.execute(params![event.run, place, event.at_ms, event.what.kind(), text])?;
+                if insert.execute(params![event.run, place, event.at_ms, event.what.kind(), text])? == 0 {
+                    let there = "select event from haul_journal_events where run = ?1 and place = ?2";
+                    let there: String = transaction.prepare_cached(there)?.query_row(params![event.run, place], |row| row.get(0))?;
+                    if there != text {
+                        return Ok(Some(event.run.clone()));
+                    }
+                }
             }
         }
-        transaction.commit()
+        transaction.commit()?;
+        Ok(None)
     }
 
     fn ids(&self, sql: &str, of: &str, limit: u32) -> Result<Vec<String>, Failure> {
@@ -113,7 +121,8 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn append(&mut self, events: &[(i64, Event)]) -> Result<(), Failure> {
-        self.write(events).map_err(|error| refused(&self.path, error))
+        let taken = self.write(events).map_err(|error| refused(&self.path, error))?;
+        taken.map_or(Ok(()), |run| Err(overtaken(&run)))
     }
 
     fn next_place(&mut self, run: &str) -> Result<i64, Failure> {

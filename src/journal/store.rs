@@ -1,6 +1,6 @@
 //! The contract of a place that keeps events. Calls block; only the keeper's thread makes them.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 use super::event::Event;
 use super::record::Change;
@@ -10,8 +10,8 @@ pub(super) const VERSION: i64 = 2;
 
 /// A place that keeps events.
 pub(super) trait Store: Send {
-    /// Appends events with their places in their runs, all or none, durable when it returns. A place that is already taken is left as it
-    /// is: the same append may be sent again when the answer to a commit was lost.
+    /// Appends events with their places in their runs, all or none, durable when it returns. The same append may be sent again when
+    /// the answer to a commit was lost; a place that another event has taken fences whoever appends.
     fn append(&mut self, events: &[(i64, Event)]) -> Result<(), Failure>;
 
     /// The place of the next event of a run.
@@ -60,6 +60,11 @@ pub(super) fn parse(run: &str, place: i64, text: &str) -> Result<Event, Failure>
     serde_json::from_str(text).map_err(|error| {
         Failure::permanent(format!("event {place} of run {run} in the journal cannot be read")).help(MOVE_ASIDE).cause(error)
     })
+}
+
+/// The refusal of events whose places others have taken.
+pub(super) fn overtaken(run: &str) -> Failure {
+    Failure::new(FailureKind::Fenced, format!("another process has gone on with run {run} meanwhile, as the journal shows"))
 }
 
 /// The refusal of a journal that a newer program has written.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crate::support::postgres;
-use haul::failure::Failure;
+use haul::failure::{Failure, FailureKind};
 use haul::journal::{DEFAULT_URL, Event, Journal, Outcome, What};
 
 fn event(run: &str, at_ms: i64, what: What) -> Event {
@@ -173,6 +173,48 @@ async fn one_holds_the_lease(first: Journal, second: Journal) {
     drop((lease, other));
     first.flush().await.expect("the lease is given back");
     second.lease("shop").await.expect("it is free again");
+}
+
+#[tokio::test]
+async fn processes_that_take_turns_at_a_run_lose_nothing_of_each_other() {
+    for place in places() {
+        turns_are_taken(place.open().await, place.open().await).await;
+    }
+}
+
+async fn turns_are_taken(first: Journal, second: Journal) {
+    for (turn, journal) in [&first, &second, &first, &second, &first].into_iter().enumerate() {
+        let lease = journal.lease("shop").await.expect("the lease");
+        journal.record(&started("0197aa", 0, "shop", "h")).await.expect("recorded");
+        for number in 0..5 {
+            journal.record(&note("0197aa", 1, &format!("{turn} {number}"))).await.expect("recorded");
+        }
+        // The third is killed.
+        if turn != 2 {
+            journal.record(&finished("0197aa", 2, Outcome::Interrupted)).await.expect("recorded");
+        }
+        journal.flush().await.expect("durable");
+        drop(lease);
+        journal.flush().await.expect("the lease is given back");
+    }
+    let texts: Vec<String> = first.show("0197aa").await.expect("the run").notes.into_iter().map(|note| note.text).collect();
+    let expected: Vec<String> = (0..25).map(|place| format!("{} {}", place / 5, place % 5)).collect();
+    assert_eq!(texts, expected);
+}
+
+#[tokio::test]
+async fn an_event_whose_place_is_taken_is_not_reported_durable() {
+    for place in places() {
+        place_is_taken(place.open().await, place.open().await).await;
+    }
+}
+
+async fn place_is_taken(first: Journal, second: Journal) {
+    first.record(&started("0197aa", 0, "shop", "h")).await.expect("recorded");
+    second.record(&started("0197aa", 1, "shop", "h")).await.expect("recorded");
+    let failure = first.record(&finished("0197aa", 2, Outcome::Done)).await.expect_err("another process has written there");
+    assert_eq!((failure.kind, told(&failure).contains("0197aa")), (FailureKind::Fenced, true), "{failure}");
+    assert_eq!(first.show("0197aa").await.expect("the run").outcome, None);
 }
 
 #[tokio::test]
