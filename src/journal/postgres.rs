@@ -41,7 +41,7 @@ const PUT: &str = "insert into haul_journal_records values ($1, $2, $3, $4)
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(20);
 
-/// How long a lock may take to come back after a lost connection: the server may not have noticed the loss yet.
+/// How long locks may take to come back after a lost connection: the server may not have noticed the loss yet.
 const RELOCK: Duration = Duration::from_secs(10);
 
 /// The journal in PostgreSQL. One connection, which also holds the locks.
@@ -51,7 +51,11 @@ pub(super) struct PostgresStore {
     connection: PgConnection,
     /// The server's process behind `connection`.
     backend: i32,
+    /// Whether `connection` is lost, and the locks with it.
+    broken: bool,
     locks: Vec<String>,
+    /// Locks that other processes have taken while there was no connection. As long as somebody here believes to have one, nothing is done.
+    lost: Vec<String>,
 }
 
 impl PostgresStore {
@@ -74,37 +78,48 @@ impl PostgresStore {
         if found > VERSION {
             return Err(too_new(&format!("the journal in {}", place(&options)), found));
         }
-        Ok(Self { options, runtime, connection, backend, locks: Vec::new() })
+        Ok(Self { options, runtime, connection, backend, broken: false, locks: Vec::new(), lost: Vec::new() })
     }
 
     /// Does `work`; when the connection turns out to be lost, on a new one, once. The work must be one that may be done twice.
     fn with<T>(&mut self, work: impl AsyncFn(&mut PgConnection) -> sqlx::Result<T>) -> Result<T, Failure> {
-        let runtime = self.runtime.clone();
-        let first = runtime.block_on(work(&mut self.connection));
-        let result = match first {
-            Err(error) if is_lost(&error) => {
-                self.reconnect()?;
-                runtime.block_on(work(&mut self.connection))
-            }
-            result => result,
-        };
-        result.map_err(|error| refused(&self.options, error))
-    }
-
-    /// Connects again and takes the locks again. Another process may have taken one meanwhile: then the run is over for this one.
-    fn reconnect(&mut self) -> Result<(), Failure> {
-        let runtime = self.runtime.clone();
-        let (connection, backend) = runtime.block_on(connect(&self.options))?;
-        let old = std::mem::replace(&mut self.backend, backend);
-        self.connection = connection;
-        for pipeline in &self.locks {
-            let taken = runtime.block_on(relock(&mut self.connection, pipeline, old));
-            if !taken.map_err(|error| refused(&self.options, error))? {
-                let message = format!("the connection to the journal was lost, and another process has taken over pipeline `{pipeline}`");
-                return Err(Failure::new(FailureKind::Fenced, message));
+        self.fence()?;
+        if !self.broken {
+            let first = self.runtime.block_on(work(&mut self.connection));
+            self.broken = first.as_ref().is_err_and(is_lost);
+            if !self.broken {
+                return first.map_err(|error| refused(&self.options, error));
             }
         }
+        self.reconnect()?;
+        self.fence()?;
+        let second = self.runtime.block_on(work(&mut self.connection));
+        self.broken = second.as_ref().is_err_and(is_lost);
+        second.map_err(|error| refused(&self.options, error))
+    }
+
+    /// Connects again and takes the locks again. Another process may have taken some meanwhile.
+    fn reconnect(&mut self) -> Result<(), Failure> {
+        let runtime = self.runtime.clone();
+        let (mut connection, backend) = runtime.block_on(connect(&self.options))?;
+        let (mut kept, mut lost) = (Vec::new(), Vec::new());
+        let waited = Stopwatch::start();
+        for pipeline in &self.locks {
+            let taken = runtime.block_on(relock(&mut connection, pipeline, self.backend, waited));
+            let taken = taken.map_err(|error| refused(&self.options, error))?;
+            if taken { &mut kept } else { &mut lost }.push(pipeline.clone());
+        }
+        // Not before, so that the next request begins anew when this was cut short.
+        (self.connection, self.backend, self.broken, self.locks) = (connection, backend, false, kept);
+        self.lost.extend(lost);
         Ok(())
+    }
+
+    /// Whoever has lost a lock is over, and must not learn of it from the answer to one request alone.
+    fn fence(&self) -> Result<(), Failure> {
+        let Some(pipeline) = self.lost.first() else { return Ok(()) };
+        let message = format!("the connection to the journal was lost, and another process has taken over the lease of `{pipeline}`");
+        Err(Failure::new(FailureKind::Fenced, message))
     }
 }
 
@@ -219,6 +234,10 @@ impl Store for PostgresStore {
 
     fn unlock(&mut self, pipeline: &str) {
         self.locks.retain(|held| held != pipeline);
+        if self.lost.iter().any(|lost| lost == pipeline) {
+            self.lost.retain(|lost| lost != pipeline);
+            return;
+        }
         let sql = "select pg_advisory_unlock(hashtextextended('haul pipeline ' || $1, 0))";
         // A failure means that the connection is gone, and the lock with it.
         let _ = self.runtime.block_on(sqlx::query(sql).bind(pipeline).execute(&mut self.connection));
@@ -294,8 +313,7 @@ async fn try_lock(connection: &mut PgConnection, pipeline: &str) -> sqlx::Result
 }
 
 /// Takes a lock that the lost connection of the server's process `old` held, ending that process when it still lives.
-async fn relock(connection: &mut PgConnection, pipeline: &str, old: i32) -> sqlx::Result<bool> {
-    let waited = Stopwatch::start();
+async fn relock(connection: &mut PgConnection, pipeline: &str, old: i32, waited: Stopwatch) -> sqlx::Result<bool> {
     loop {
         if try_lock(connection, pipeline).await? {
             return Ok(true);

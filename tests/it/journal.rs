@@ -266,6 +266,26 @@ async fn a_lost_connection_costs_neither_events_nor_the_lease() {
 }
 
 #[tokio::test]
+async fn a_lost_lock_stays_lost_for_everybody_until_its_lease_is_given_back() {
+    let place = Empty { url: postgres().fresh_database(), base: tempfile::tempdir().expect("a folder") };
+    let first = place.open().await;
+    let (shop, _stock) = (first.lease("shop").await.expect("the lease"), first.lease("stock").await.expect("the lease"));
+    let ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'haul %' and datname = current_database()";
+    assert_eq!(postgres().sql(&place.url, ended), "1");
+    let second = place.open().await;
+    let _taken = second.lease("shop").await.expect("nobody holds it");
+    for _ in 0..2 {
+        let failure = first.record(&started("0197aa", 0, "shop", "h")).await.expect_err("it is fenced");
+        assert!(failure.kind == FailureKind::Fenced && told(&failure).contains("`shop`"), "{failure}");
+    }
+    assert_eq!(first.runs(None, 1).await.expect_err("it is fenced").kind, FailureKind::Fenced);
+    assert!(told(&second.lease("stock").await.expect_err("it was taken again")).contains("is being run by process"));
+    drop(shop);
+    let _ = first.flush().await;
+    assert_eq!(first.runs(None, 1).await.expect("nothing is held that is lost").len(), 0);
+}
+
+#[tokio::test]
 async fn a_newer_postgres_journal_is_refused() {
     let url = postgres().fresh_database();
     let base = tempfile::tempdir().expect("a folder");
