@@ -20,7 +20,9 @@ pub(super) fn refused(what: &str, status: StatusCode, headers: &HeaderMap, said:
         Some(help) => failure.help(help),
         None => failure,
     };
-    let wait = (failure.kind == FailureKind::Transient).then(|| retry_after(headers, clock::now_ms())).flatten();
+    // An earlier try of the same request may still be worked on, which passes as well.
+    let may_pass = failure.kind == FailureKind::Transient || status == StatusCode::CONFLICT;
+    let wait = may_pass.then(|| retry_after(headers, clock::now_ms())).flatten();
     failure.retry_after(wait)
 }
 

@@ -1,7 +1,8 @@
 //! One HTTP API: where it is, who asks, and the one way to ask for something.
 
+use std::collections::HashSet;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub struct Api {
     allow_unmeasured: bool,
     permits: Arc<Semaphore>,
     most: usize,
+    /// Keys of requests that were sent and not answered: the server may still be at work on them.
+    unanswered: Mutex<HashSet<HeaderValue>>,
 }
 
 /// What became of rows that were sent.
@@ -91,7 +94,7 @@ impl Api {
         let most = connection.max_connections as usize;
         let permits = Arc::new(Semaphore::new(most));
         let (idle, allow_unmeasured) = (settings.idle_timeout, settings.allow_unmeasured);
-        Ok(Self { base, client, guard, credentials, secrets, idle, allow_unmeasured, permits, most })
+        Ok(Self { base, client, guard, credentials, secrets, idle, allow_unmeasured, permits, most, unanswered: Mutex::default() })
     }
 
     /// Which addresses may be asked.
@@ -156,8 +159,13 @@ impl Api {
     }
 
     /// Sends one request, with the credentials when it goes to the connection's own host.
-    pub(super) async fn send(&self, mut request: Request) -> Result<Response, Failure> {
-        self.guard.check(request.url())?;
+    pub(super) async fn send(&self, request: Request) -> Result<Response, Failure> {
+        self.ask(request).await.map_err(|(failure, _)| failure)
+    }
+
+    /// The same. A failure comes with whether the server may have the request.
+    async fn ask(&self, mut request: Request) -> Result<Response, (Failure, bool)> {
+        self.guard.check(request.url()).map_err(|failure| (failure, false))?;
         let what = format!("{} {}", request.method(), request.url().path());
         if request.url().origin() == self.base.origin() {
             for (name, value) in &self.credentials {
@@ -166,26 +174,43 @@ impl Api {
         }
         match timeout(self.idle, self.client.execute(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(unsent(error).during(what)),
-            Err(_) => Err(Failure::transient(format!("{what}: no answer came within {:?}", self.idle))),
+            Ok(Err(error)) => {
+                let arrived = !error.is_connect();
+                Err((unsent(error).during(what), arrived))
+            }
+            Err(_) => Err((Failure::transient(format!("{what}: no answer came within {:?}", self.idle)), true)),
         }
     }
 
-    /// Sends a body. Redirects are not followed: it would go to a place that nobody named.
-    pub(super) async fn post(&self, method: Method, url: Url, headers: HeaderMap, body: Body) -> Result<Sent, Failure> {
+    /// Sends a body under its key. Redirects are not followed: it would go to a place that nobody named.
+    pub(super) async fn post(&self, method: Method, url: Url, key: &HeaderValue, headers: HeaderMap, body: Body) -> Result<Sent, Failure> {
         let _permit = self.permits.acquire().await.map_err(|_| Failure::cancelled())?;
         let what = format!("{method} {}", url.path());
         let removes = method == Method::DELETE;
-        let request = self.client.request(method, url).headers(headers).body(body).build();
+        let request = self.client.request(method, url).header("idempotency-key", key).headers(headers).body(body).build();
         let request = request.map_err(|error| Failure::permanent("the request cannot be made").cause(error.without_url()))?;
-        let mut response = self.send(request).await?;
+        // Before it is sent, since whoever waits for the answer may be stopped.
+        let unanswered_before = !self.unanswered().insert(key.clone());
+        let answer = self.ask(request).await;
+        let unanswered = match answer.as_ref().map(|response| response.status().as_u16()) {
+            Ok(409) | Err((_, false)) => unanswered_before,
+            // A gateway that did not wait for the server.
+            Ok(502 | 504) | Err((_, true)) => true,
+            Ok(_) => false,
+        };
+        if !unanswered {
+            self.unanswered().remove(key);
+        }
+        let mut response = answer.map_err(|(failure, _)| failure)?;
         let status = response.status();
         if !status.is_success() {
             let failure = self.refusal(&what, response).await;
             return Ok(match status.as_u16() {
                 404 | 410 if removes => Sent::Taken,
                 400 | 413 | 422 => Sent::Refused(failure),
-                // The content, or an earlier try of the same request that is still worked on: it may pass.
+                // An earlier try of the same request is still worked on: the same rows must not come under another key.
+                409 if unanswered || failure.retry_after.is_some() => return Err(Failure { kind: FailureKind::Transient, ..failure }),
+                // The content, or an earlier try that nobody here knows of: it may pass.
                 409 => Sent::Refused(Failure { kind: FailureKind::Transient, ..failure }),
                 _ => return Err(failure),
             });
@@ -198,6 +223,10 @@ impl Api {
             read += bytes.len();
         }
         Ok(Sent::Taken)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, HashSet<HeaderValue>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Requests that may be under way at the same time.

@@ -186,7 +186,6 @@ impl RequestWriter {
         });
         let mut headers = HeaderMap::new();
         let key = HeaderValue::from_str(&self.key(&rows, &body)).map_err(|_| Failure::permanent("a key cannot stand in a header"))?;
-        headers.insert("idempotency-key", key);
         let body = if method == Method::DELETE { Bytes::new() } else { body };
         if !body.is_empty() {
             let media = if self.spec.payload == HttpPayload::Ndjson { "application/x-ndjson" } else { "application/json" };
@@ -197,7 +196,7 @@ impl RequestWriter {
         let mut wait = WAIT;
         let mut tries = 1;
         loop {
-            let answer = self.api.post(method.clone(), url.clone(), headers.clone(), Body::from(body.clone())).await;
+            let answer = self.api.post(method.clone(), url.clone(), &key, headers.clone(), Body::from(body.clone())).await;
             let (failure, refused) = match answer {
                 Ok(Sent::Taken) => return Ok(None),
                 Ok(Sent::Refused(failure)) => (failure, true),

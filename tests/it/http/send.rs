@@ -107,6 +107,29 @@ fn what_is_sent_again_bears_its_key() {
     assert_eq!(held(&asked), each_once(200));
 }
 
+/// An answer is lost while the server is still at work on the request, which it says of each further try: the rows must not come under other keys.
+#[test]
+fn rows_that_are_still_worked_on_are_not_sent_under_other_keys() {
+    let tries = std::sync::Mutex::new(BTreeMap::<String, usize>::new());
+    let web = Web::start(move |asked, out| {
+        let mut tries = tries.lock().expect("the tries");
+        let tries = tries.entry(asked.header("idempotency-key").to_owned()).or_default();
+        *tries += 1;
+        match *tries {
+            1 => Ok(()),
+            2 => answer(out, 409, &[("Retry-After", "1")], "still at it"),
+            3..=8 => answer(out, 409, &[], "still at it"),
+            _ => answer(out, 204, &[], ""),
+        }
+    });
+    let project = project(&(pipeline(&web, 40, "path: /rows, batch: { rows: 20 }") + "    splits: { most: 1 }\n"));
+    project.haul(&["run", "p"]).expect(0);
+    let asked = web.asked();
+    assert_eq!(held(&asked), each_once(40));
+    let first: Vec<&Asked> = asked.iter().filter(|other| other.header("idempotency-key") == asked[0].header("idempotency-key")).collect();
+    assert!(first[2].at - first[1].at >= Duration::from_secs(1), "the server asked for a second");
+}
+
 /// kill -9 at random moments: a server that heeds keys holds each row once, and what was recorded as sent does not come again.
 #[test]
 fn a_killed_run_goes_on_behind_what_it_recorded() {
