@@ -94,13 +94,25 @@ impl Book {
         turn
     }
 
-    /// Says which pipelines are paused.
-    pub fn pauses(&mut self, pauses: &[Pause]) {
+    /// Says which pipelines are paused. Their ticks that wait are left out.
+    #[must_use]
+    pub fn pauses(&mut self, pauses: &[Pause]) -> Turn {
+        let (mut turn, mut waited) = (Turn::default(), Vec::new());
         let paused: BTreeMap<&str, &Pause> =
             pauses.iter().filter(|pause| pause.paused).map(|pause| (pause.pipeline.as_str(), pause)).collect();
         for (name, page) in &mut self.pages {
             page.paused = paused.get(name.as_str()).map(|pause| pause.reason.clone());
+            if page.waiting.is_empty() {
+                continue;
+            }
+            waited.push(name.clone());
+            if let Some(reason) = &page.paused {
+                let left_out = |tick: Tick| Tick { state: TickState::Skipped, reason: format!("paused: {reason}"), ..tick };
+                turn.settled.extend(page.waiting.drain(..).map(left_out));
+            }
         }
+        waited.iter().for_each(|name| self.index_ready(name));
+        turn
     }
 
     /// Decides what is due.
@@ -270,7 +282,8 @@ impl Book {
         if let Some((not_before, at_ms)) = page.ready.take() {
             self.ready.remove(&(not_before, at_ms, name.to_owned()));
         }
-        let first = page.waiting.front().filter(|_| page.going.is_empty() || page.schedule.overlap == Overlap::Allow);
+        let may_start = page.paused.is_none() && (page.going.is_empty() || page.schedule.overlap == Overlap::Allow);
+        let first = page.waiting.front().filter(|_| may_start);
         page.ready = first.map(|tick| (page.not_before_ms, tick.at_ms));
         self.ready.extend(page.ready.map(|(not_before, at_ms)| (not_before, at_ms, name.to_owned())));
     }

@@ -10,7 +10,7 @@ use super::book::{Book, Turn};
 use super::tick;
 use crate::define::pipeline::{CatchUp, Entry, Overlap, Schedule, When};
 use crate::define::schedule::cron;
-use crate::journal::{Decided, Tick, TickState};
+use crate::journal::{Decided, Pause, Tick, TickState};
 
 const HOUR: i64 = 3_600_000;
 /// 2026-03-29 in Berlin has a gap, and lies within the days of every test.
@@ -216,6 +216,30 @@ fn cancel_running_stops_the_old_run_for_the_new_one() {
     world.until(BEGIN + HOUR, &|_| 90_000);
     let counts = world.account(true);
     assert_eq!((counts.get("done"), counts["cancelled"]), (None, 58), "{counts:?}");
+}
+
+#[test]
+fn a_pause_leaves_out_the_ticks_that_wait() {
+    let schedules =
+        BTreeMap::from([("p".to_owned(), schedule(vec![entry("e", When::Every(Duration::from_secs(60)), 0, 0)], Overlap::Queue))]);
+    let mut world = World::new(schedules, 5);
+    world.until(BEGIN + 4 * 60_000 + 1, &|_| HOUR);
+    let pause = |paused, at_ms| Pause { pipeline: "p".to_owned(), paused, at_ms, reason: "a test".to_owned() };
+    let turn = world.book.pauses(&[pause(true, world.now_ms)]);
+    assert!(turn.settled.iter().all(|tick| tick.state == TickState::Skipped && tick.reason == "paused: a test"), "{turn:?}");
+    world.write_down(turn);
+    assert_eq!(world.book.counts(), (1, 0, 1));
+    // Another process had the pipeline: its tick waits again, but not beyond a pause.
+    let going = world.going.pop_first().expect("a run").1;
+    world.book.put_back(going, world.now_ms);
+    let turn = world.book.pauses(&[pause(true, world.now_ms)]);
+    world.write_down(turn);
+    world.until(BEGIN + 10 * 60_000 + 1, &|_| HOUR);
+    assert_eq!(world.account(true), BTreeMap::from([("skipped", 10)]));
+    let turn = world.book.pauses(&[pause(false, world.now_ms)]);
+    world.write_down(turn);
+    world.until(BEGIN + 12 * 60_000 + 1, &|_| 1000);
+    assert_eq!(world.account(true), BTreeMap::from([("done", 1), ("open", 1), ("skipped", 10)]));
 }
 
 /// What happens to a daemon.

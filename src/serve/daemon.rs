@@ -164,7 +164,8 @@ impl Daemon {
             self.watched = Stopwatch::start();
             self.watch().await?;
             let pauses = self.journal.pauses().await?;
-            self.book.pauses(&pauses);
+            let turn = self.book.pauses(&pauses);
+            self.write_down(turn).await?;
             if self.feeds_failed.is_some() {
                 self.keep_feeds().await;
             }

@@ -53,13 +53,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// The most runs of a pipeline that go at the same time: those of ticks, and one by hand.
+    fn at_once(&self) -> u32 {
+        u32::try_from(self.settings.runs).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
     async fn pause_on_failure(&mut self, run: &RunState) -> Result<(), Failure> {
         let Some(most) = self.book.pause_on_failure(&run.pipeline) else { return Ok(()) };
         let pauses = self.journal.pauses().await?;
         let before = pauses.iter().find(|pause| pause.pipeline == run.pipeline);
         let since_ms = before.map_or(i64::MIN, |pause| pause.at_ms);
-        let latest = self.journal.runs(Some(&run.pipeline), most).await?;
-        let failed = latest.iter().filter(|run| run.outcome == Some(Outcome::Failed) && run.started_ms > since_ms).count();
+        // Newer runs that still go, as many as may overlap, say nothing yet.
+        let latest = self.journal.runs(Some(&run.pipeline), most.saturating_add(self.at_once())).await?;
+        let ended = latest.iter().filter(|run| run.outcome.is_some()).take(most as usize);
+        let failed = ended.filter(|run| run.outcome == Some(Outcome::Failed) && run.started_ms > since_ms).count();
         if failed < most as usize || before.is_some_and(|pause| pause.paused) {
             return Ok(());
         }
@@ -67,8 +74,8 @@ impl Daemon {
         self.voice.of(Level::Error, &run.pipeline, None, format!("paused: {reason}; `haul resume {}` lets it go on", run.pipeline));
         let pause = Pause { pipeline: run.pipeline.clone(), paused: true, at_ms: clock::now_ms(), reason };
         self.journal.pause(&pause).await?;
-        self.book.pauses(&self.journal.pauses().await?);
-        Ok(())
+        let turn = self.book.pauses(&self.journal.pauses().await?);
+        self.write_down(turn).await
     }
 
     /// Tells people of a failure, or of a recovery from one.

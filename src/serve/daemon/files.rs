@@ -86,7 +86,8 @@ impl Daemon {
         let turn = self.book.replace(schedules, clock::now_ms());
         self.write_down(turn).await?;
         let pauses = self.journal.pauses().await?;
-        self.book.pauses(&pauses);
+        let turn = self.book.pauses(&pauses);
+        self.write_down(turn).await?;
         self.keep_feeds().await;
         self.keep_streams(&pauses);
         Ok(())

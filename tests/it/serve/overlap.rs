@@ -4,6 +4,7 @@ use haul::journal::Tick;
 
 use super::{SLOW, done, serve, ticks, wait};
 use crate::support::Project;
+use crate::support::web::{Web, answer};
 
 #[test]
 fn overlap_holds_for_runs_by_hand() {
@@ -88,6 +89,24 @@ fn runs_that_may_overlap_go_at_once_and_each_has_one_process() {
     let runs: serde_json::Value = serde_json::from_str(&project.haul(&["runs", "--json"]).expect(0).stdout).expect("JSON");
     let count = |outcome: &str| runs.as_array().expect("a list").iter().filter(|run| run["outcome"] == outcome).count();
     assert_eq!((count("interrupted"), count("done")), (3, 1), "{runs}");
+}
+
+#[test]
+fn failures_pause_a_pipeline_whose_newer_runs_still_go() {
+    let web = Web::start(|_, out| {
+        std::thread::sleep(std::time::Duration::from_secs(4));
+        answer(out, 404, &[], "")
+    });
+    let project = Project::new();
+    let text = format!(
+        "schedule: {{ every: 1s, overlap: allow, pause_on_failure: 2 }}\nconnections:\n  api: {{ url: \"{}\" }}\nstages:\n  a:\n\
+        \x20   kind: batch\n    from: {{ http: api, path: /rows, columns: {{ id: int64 }} }}\n    to: {{ discard: \"a test\" }}\n",
+        web.url()
+    );
+    project.file("pipelines/p.yaml", text);
+    let served = serve(&project, "log", &["--runs", "8"]);
+    wait("the pause", &project, "log", || project.read("log").contains("runs in a row have failed"));
+    assert_eq!(served.stop(), Some(143));
 }
 
 #[test]
