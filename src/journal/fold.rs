@@ -33,6 +33,9 @@ pub struct RunState {
     pub resumes: u32,
     /// How it ended; `None` while it runs, and for good when its process was killed.
     pub outcome: Option<Outcome>,
+    /// Whether it had ended as failed before it was taken up again.
+    #[serde(skip)]
+    pub failed_before: bool,
     /// Time worked on it over all processes, in milliseconds; a killed process counts up to its last event.
     pub elapsed_ms: u64,
     /// In plan order.
@@ -195,6 +198,7 @@ impl RunState {
                         clock.total_ms += clock.running(self.last_ms);
                     }
                 }
+                self.failed_before |= self.outcome == Some(Outcome::Failed);
                 clock.since_ms = at_ms;
                 self.pipeline.clone_from(pipeline);
                 self.plan_hash.clone_from(plan_hash);

@@ -97,5 +97,6 @@ fn a_resumed_run_keeps_what_is_done_and_reopens_the_rest() {
     events.extend([ended("b", Outcome::Done, 3), finished(Outcome::Done)]);
     let done = state(events);
     assert_eq!((done.outcome, done.can_go_on(), done.elapsed_ms), (Some(Outcome::Done), false, 800));
+    assert!(!failed.failed_before && reopened.failed_before && done.failed_before);
     assert_eq!((done.summary().stages_done, done.summary().rows, done.summary().resumes), (2, 10, 1));
 }

@@ -84,8 +84,9 @@ impl Daemon {
         let (occasion, stage, message, help) = match (run.outcome, failure) {
             (Some(Outcome::Failed), Some((stage, cause))) => (Occasion::Failure, stage, cause.message, cause.help.unwrap_or_default()),
             (Some(Outcome::Done), _) => {
-                let before = self.journal.runs(Some(&run.pipeline), 2).await?.pop().filter(|before| before.run != run.run);
-                if before.is_none_or(|before| before.outcome != Some(Outcome::Failed)) {
+                let latest = self.journal.runs(Some(&run.pipeline), self.at_once().saturating_add(1)).await?;
+                let before = latest.iter().skip_while(|latest| latest.run != run.run).nth(1);
+                if !run.failed_before && before.is_none_or(|before| before.outcome != Some(Outcome::Failed)) {
                     return Ok(());
                 }
                 (Occasion::Recovery, String::new(), "done again after a failure".to_owned(), String::new())

@@ -77,6 +77,25 @@ fn people_are_told_of_failures_and_recoveries_until_they_have_heard() {
 }
 
 #[test]
+fn people_are_told_when_the_run_that_failed_is_gone_on_with() {
+    let (project, listener) = (Project::new(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    project.file("haul.yaml", format!("notify:\n  - url: \"http://{}/hook\"\n", listener.local_addr().expect("an address")));
+    let text = "connections:\n  db: { url: \"sqlite:db.db\" }\nstages:\n  a:\n    kind: batch\n    from: { sql: db, table: given }\n\
+        \x20   transform:\n      - cast: { v: int64 }\n    to: { sql: db, table: taken }\n";
+    project.file("pipelines/p.yaml", text);
+    let database = rusqlite::Connection::open(project.path("db.db")).expect("a database");
+    database.execute_batch("create table given (v text); insert into given values ('two')").expect("a table");
+    let served = serve(&project, "log", &[]);
+    wait("the daemon", &project, "log", || project.read("log").contains("definitions read"));
+    project.haul(&["run", "p"]).expect(1);
+    assert!(take(&listener, "200 OK").contains("\"event\":\"failure\""));
+    database.execute_batch("update given set v = '2'").expect("mended");
+    project.haul(&["retry", "latest"]).expect(0);
+    assert!(take(&listener, "200 OK").contains("\"event\":\"recovery\""));
+    assert_eq!(served.stop(), Some(143));
+}
+
+#[test]
 fn notices_outlive_a_daemon_and_no_receiver_waits_for_another() {
     let project = Project::new();
     // The first one takes connections and never says a word.
