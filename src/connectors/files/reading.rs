@@ -196,7 +196,9 @@ impl Inner {
                 if let Some((from, to)) = piece.records {
                     let (content, count) = self.records(path, from, to)?;
                     rows = match from.at {
-                        0 => CsvRows::open(path, content, count, dialect)?,
+                        0 if dialect.header => CsvRows::open(path, content, count, dialect)?,
+                        // It may hold nothing but empty lines, which tell no columns.
+                        0 => CsvRows::without_header(path, content, count, dialect, &self.look.schema)?,
                         _ => CsvRows::from_line(from.line, path, content, count, dialect, header(&rows).to_vec()),
                     };
                 }

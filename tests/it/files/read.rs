@@ -85,6 +85,12 @@ async fn dialects_and_null_words() {
     assert_eq!(types, "column_1 int64, column_2 text, column_3 text");
     assert_eq!(rows, ["1|NULL|NA", "2||it's; so"]);
     assert!(rejects.is_empty());
+    // Empty lines are rows where there is one column, in front of the first value as well.
+    for (text, expected) in [("\n\r\n1\n\n2\n", vec!["NULL", "NULL", "1", "NULL", "2"]), ("\n1,2\n", vec!["1|2"])] {
+        folder.file("x.csv", text);
+        let source = folder.source(FilesSource { format: FileFormat::Csv(CsvDialect { header: false, ..csv() }), ..from("x.csv") });
+        assert_eq!(seen(&source).await.expect("rows").1, expected);
+    }
 }
 
 #[tokio::test]

@@ -126,7 +126,10 @@ impl CsvRows {
         };
         if !self.dialect.header {
             self.names = (1..=self.scanner.fields().len()).map(|place| format!("column_{place}")).collect();
-            self.pending = Some(record);
+            // The empty lines before it are rows of a file of one column, as those behind it are.
+            if self.names.len() != 1 || !self.scanner.rewind() {
+                self.pending = Some(record);
+            }
             return Ok(());
         }
         let wrong = |what: String| Failure::permanent(format!("{}:{}: {what}", self.path, record.line));

@@ -104,6 +104,14 @@ impl<R: Read> Scanner<R> {
         }
     }
 
+    /// Goes back to the beginning of a file; `false` when that has left the buffer.
+    pub(super) fn rewind(&mut self) -> bool {
+        if self.before == 0 {
+            (self.at, self.line) = (0, 1);
+        }
+        self.before == 0
+    }
+
     /// Where the next record begins: its place in the input, and its line. `None` when there is none.
     pub(super) fn place(&mut self) -> io::Result<Option<(u64, u64)>> {
         if self.at == self.filled && !self.ended {
