@@ -127,7 +127,9 @@ mod tests {
     use crate::define::pipeline::Expr;
 
     fn spec(rows: u64, columns: &[(&str, &str)]) -> GenerateSource {
-        let column = |(name, sql): &(&str, &str)| ((*name).to_owned(), Expr { sql: (*sql).to_owned(), at: format!("/columns/{name}") });
+        let column = |(name, sql): &(&str, &str)| {
+            ((*name).to_owned(), Expr { sql: (*sql).to_owned(), written: None, at: format!("/columns/{name}") })
+        };
         GenerateSource { rows, columns: columns.iter().map(column).collect() }
     }
 

@@ -8,7 +8,7 @@ use crate::diagnostic::Diagnostic;
 use crate::dialect::Dialect;
 use crate::load::Document;
 use crate::load::document::child;
-use crate::load::template::{self, Context, Holes, KeyTemplate, Problem, Rename, Target, Uses};
+use crate::load::template::{self, Context, Holes, KeyTemplate, Problem, Rename, Rendered, Target, Uses};
 
 /// Whether templates are checked or rendered.
 #[derive(Clone, Copy)]
@@ -123,22 +123,23 @@ impl<'a> Reader<'a> {
 
     /// A text: a path, a URL, a salt. `None` when its template is wrong, which has been reported.
     pub fn text(&mut self, pointer: &str, text: &str) -> Option<String> {
-        self.render(self.document, pointer, text, Target::Text)
+        self.render(self.document, pointer, text, Target::Text).map(|rendered| rendered.text)
     }
 
     /// A text of a notification.
     pub fn message(&mut self, pointer: &str, text: &str) -> Option<String> {
-        self.render(self.document, pointer, text, Target::Message)
+        self.render(self.document, pointer, text, Target::Message).map(|rendered| rendered.text)
     }
 
     /// SQL of a dialect.
     pub fn sql(&mut self, pointer: &str, text: &str, dialect: Dialect) -> Option<String> {
-        self.render(self.document, pointer, text, Target::Sql(dialect))
+        self.render(self.document, pointer, text, Target::Sql(dialect)).map(|rendered| rendered.text)
     }
 
     /// SQL of a transform or a generated column.
     pub fn datafusion(&mut self, at: &str, text: &str, grammar: Grammar) -> Option<Expr> {
-        let expr = Expr { sql: self.sql(at, text, Dialect::DataFusion)?, at: at.to_owned() };
+        let Rendered { text: sql, secret } = self.render(self.document, at, text, Target::Sql(Dialect::DataFusion))?;
+        let expr = Expr { sql, written: secret.then(|| text.to_owned()), at: at.to_owned() };
         if !self.renders() && !template::is_template(text) {
             self.plain_sql.push((grammar, expr.clone()));
         }
@@ -157,23 +158,24 @@ impl<'a> Reader<'a> {
         let mut report = |problem| self.problems.push(located(document, pointer, named(problem)));
         let holes = Holes::cut(text).map_err(&mut report).ok()?;
         let rendered = self.render(document, pointer, &holes.text, Target::Text)?;
-        holes.fill(&rendered).map_err(|problem| self.problems.push(located(document, pointer, named(problem)))).ok()
+        holes.fill(&rendered.text).map_err(|problem| self.problems.push(located(document, pointer, named(problem)))).ok()
     }
 
     /// As [`Reader::text`], of another file.
     pub fn text_of(&mut self, document: &Document, pointer: &str, text: &str) -> Option<String> {
-        self.render(document, pointer, text, Target::Text)
+        self.render(document, pointer, text, Target::Text).map(|rendered| rendered.text)
     }
 
-    fn render(&mut self, document: &Document, pointer: &str, text: &str, target: Target) -> Option<String> {
+    fn render(&mut self, document: &Document, pointer: &str, text: &str, target: Target) -> Option<Rendered> {
+        let as_written = || Rendered { text: text.to_owned(), secret: false };
         if !template::is_template(text) {
-            return Some(text.to_owned());
+            return Some(as_written());
         }
         let outcome = match self.mode {
-            Mode::Render(context) => template::render(text, target, context).map(|rendered| rendered.text),
+            Mode::Render(context) => template::render(text, target, context),
             Mode::Check => template::check(text, target).map(|uses| {
                 self.note(document, pointer, uses);
-                text.to_owned()
+                as_written()
             }),
         };
         outcome.map_err(|problem| self.problems.push(located(document, pointer, problem))).ok()

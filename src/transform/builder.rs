@@ -25,6 +25,15 @@ pub(super) fn problem(fault: Fault, at: &At) -> Problem {
     Problem { code: fault.code, at: at.clone(), span: fault.span, message: fault.message, help: fault.help }
 }
 
+/// The fault of an expression, without words that may quote a secret in it.
+fn unquoted(fault: Fault, expr: &Expr) -> Fault {
+    if expr.written.is_none() || !matches!(fault.code, "transform-type" | "transform-syntax") {
+        return fault;
+    }
+    let message = "the SQL is wrong here; it holds a secret, so what is wrong is not quoted";
+    Fault { message: message.to_owned(), span: None, ..fault }
+}
+
 /// Collects typed steps and problems.
 pub(super) struct Builder {
     inputs: Vec<InputColumns>,
@@ -96,7 +105,7 @@ impl Builder {
     }
 
     async fn sql(&mut self, expr: &Expr) -> Option<Query> {
-        self.lines.push(format!("sql: {}", one_line(&expr.sql)));
+        self.lines.push(format!("sql: {}", one_line(expr.shown())));
         let mut inputs = std::mem::take(&mut self.inputs);
         if let [only] = &mut inputs[..] {
             only.schema = self.schema.clone();
@@ -130,6 +139,7 @@ impl Builder {
     /// Reports a problem of an expression, unless it comes of a column whose own problem is reported already.
     fn report(&mut self, fault: Fault, expr: &Expr) {
         let sql = expr.sql.to_lowercase();
+        let fault = unquoted(fault, expr);
         if !self.unknown.iter().any(|name| sql.contains(&name.to_lowercase())) {
             self.problems.push(problem(fault, &expr.at));
         }
@@ -188,22 +198,25 @@ impl Builder {
     }
 
     fn filter(&mut self, expr: &Expr) -> What {
-        self.lines.push(format!("filter: {}", one_line(&expr.sql)));
+        self.lines.push(format!("filter: {}", one_line(expr.shown())));
         let Some(typed) = self.typed("filter", expr) else { return What::Columns(Vec::new()) };
         if typed.column.ty != Type::Bool {
             let fault = Fault::new("transform-type", format!("a filter is true or false; this is {}", typed.column.ty));
             self.problems.push(problem(fault.help("compare it with something"), &expr.at));
         }
-        self.push_filter(&typed.parsed);
+        self.push_filter(expr, &typed.parsed);
         What::Filter(typed.program)
     }
 
     /// Leaves a condition to the source, or the parts of it that the source can decide.
-    fn push_filter(&mut self, parsed: &ast::Expr) {
+    fn push_filter(&mut self, expr: &Expr, parsed: &ast::Expr) {
         let Some(dialect) = self.push else { return };
         let push = push::condition(parsed, &self.schema, dialect);
         if let Some(push) = &push {
-            self.pushed.text.push(format!("filter: {}", push.sql));
+            self.pushed.text.push(match &expr.written {
+                None => format!("filter: {}", push.sql),
+                Some(written) => format!("filter: {}{}", if push.whole { "" } else { "a part of " }, one_line(written)),
+            });
             let both = self.pushed.filter.take().map_or_else(|| push.sql.clone(), |before| format!("{before} AND {}", push.sql));
             self.pushed.filter = Some(both);
         }
@@ -278,7 +291,7 @@ impl Builder {
                     (Value::Column(0), Column::new(name, Type::Text))
                 }
             };
-            self.lines.push(format!("set: {name} = {} ({})", one_line(&expr.sql), column.ty));
+            self.lines.push(format!("set: {name} = {} ({})", one_line(expr.shown()), column.ty));
             match after.find(name).map(|(place, _)| place) {
                 Some(place) => {
                     values[place] = value;

@@ -16,7 +16,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::secret::Secret;
 
 fn expr(sql: &str) -> Expr {
-    Expr { sql: sql.to_owned(), at: "/step".to_owned() }
+    Expr { sql: sql.to_owned(), written: None, at: "/step".to_owned() }
 }
 
 fn filter(sql: &str) -> Step {

@@ -20,6 +20,7 @@ mod rendering;
 mod run;
 mod run_postgres;
 mod schedule;
+mod secrets;
 mod serve;
 mod shared_caches;
 mod sqlite;

@@ -9,8 +9,17 @@ use crate::secret::Secret;
 pub struct Expr {
     /// The SQL.
     pub sql: String,
+    /// The text as it stands in the file, when the SQL holds what a secret file or the environment said.
+    pub written: Option<String>,
     /// Where it stands.
     pub at: At,
+}
+
+impl Expr {
+    /// What of it may be shown.
+    pub fn shown(&self) -> &str {
+        self.written.as_ref().unwrap_or(&self.sql)
+    }
 }
 
 /// One step of a transform.

@@ -77,6 +77,19 @@ async fn problems_say_what_where_and_how() {
 }
 
 #[tokio::test]
+async fn what_holds_a_secret_is_shown_as_it_is_written() {
+    let secret = |sql: &str, written: &str| Expr { written: Some(written.to_owned()), ..expr(sql) };
+    let steps = [Step::Filter(secret("ID > 4711", "ID > {{ s }}")), Step::Filter(secret("id < 4711 and status like 'hush'", "{{ t }}"))];
+    let compiled = compile(&inputs(&orders().0), &steps, Some(Dialect::Postgres), &Tables::new()).await.expect("compiled");
+    assert_eq!(compiled.pushed().text, ["filter: ID > {{ s }}", "filter: a part of {{ t }}"]);
+    assert_eq!(compiled.pushed().filter.as_deref(), Some("\"id\" > 4711 AND \"id\" < 4711"));
+    assert_eq!(compiled.describe(), ["filter: ID > {{ s }} (by the source)", "filter: {{ t }}"]);
+    let wrong = [Step::Filter(secret("id > 'hush' + 1 )", "{{ s }}"))];
+    let said = problems(&wrong).await;
+    assert!(said[0].contains("it holds a secret") && !said[0].contains("hush"), "{said:?}");
+}
+
+#[tokio::test]
 async fn leading_steps_move_into_the_source() {
     let mut schema = orders().0;
     for column in &mut schema.columns {

@@ -1,0 +1,44 @@
+//! What a secret file holds is used, and never shown.
+
+use rusqlite::Connection;
+
+use crate::support::Project;
+
+const CONNECTIONS: &str = "connections:\n  db: { url: 'sqlite:shop.db' }\n  files: { url: 'file:files' }\nstages:\n";
+
+#[test]
+fn a_plan_shows_the_text_that_names_a_secret() {
+    let mut project = Project::new();
+    project.env("LEAST", "4711");
+    project.file("token", "hush-hush\n");
+    let shop = Connection::open(project.path("shop.db")).expect("a database");
+    shop.execute_batch("create table people (id integer primary key, name text, note text)").expect("a table");
+    let stage = |steps: &str| {
+        format!(
+            "{CONNECTIONS}  people:\n    kind: batch\n    from: {{ sql: db, table: people }}\n    transform:\n{steps}    to: {{ files: files, path: people.csv }}\n"
+        )
+    };
+    let steps = "      - filter: \"name = {{ secret.file('token') }}\"
+      - filter: \"id > {{ env.LEAST | int }} and name = {{ secret.file('token') }} and note like 'a%'\"
+      - set: { seal: \"name || {{ secret.file('token') }}\", public: \"'as it is'\" }
+      - sql: \"select id, {{ secret.file('token') }} as token, seal, public from input\"
+";
+    project.file("pipelines/p.yaml", stage(steps));
+    for arguments in [&["plan", "p"][..], &["plan", "p", "--json"]] {
+        let said = project.haul(arguments).expect(0);
+        let said = said.stdout + &said.stderr;
+        assert!(!said.contains("hush") && !said.contains("4711"), "{said}");
+        for shown in [
+            "filter: name = {{ secret.file('token') }}",
+            "filter: a part of id > {{ env.LEAST | int }} and",
+            "set: seal = name || {{ secret.file('token') }} (text)",
+            "set: public = 'as it is' (text)",
+            "sql: select id, {{ secret.file('token') }} as token",
+        ] {
+            assert!(said.contains(shown), "{shown}: {said}");
+        }
+    }
+    project.file("pipelines/p.yaml", stage("      - set: { seal: \"id + date_trunc({{ secret.file('token') }}, note)\" }\n"));
+    let said = project.haul(&["plan", "p"]).expect(2).stderr;
+    assert!(said.contains("it holds a secret") && !said.contains("hush"), "{said}");
+}
