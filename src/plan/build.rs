@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::fit::fit;
 use super::problems::Problems;
-use super::routes::{describes_itself, followed, native_engine, output_key, passes_raw, writes};
+use super::routes::{describes_itself, native_engine, output_key, passes_raw, writes};
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, SourceTable, Unusable};
 use crate::data::{Grade, Schema, Type};
-use crate::define::pipeline::{Flow, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlSink, Stage, Step, WriteMode};
+use crate::define::pipeline::{Flow, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlSink, Stage, WriteMode};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
 use crate::transform::{self, Compiled, InputColumns};
@@ -56,15 +54,6 @@ fn order(plan: &Plan<Open>) -> Vec<usize> {
     let edges = Edges::of(&plan.pipeline).all();
     // `Plan::open` refused cycles.
     graph::order(plan.pipeline.stages.len(), &edges).unwrap_or_default()
-}
-
-pub(super) fn hash<'a>(parts: impl Iterator<Item = &'a str>) -> String {
-    let mut hasher = Xxh3::new();
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
-    }
-    format!("{:016x}", hasher.digest())
 }
 
 /// What comes to the outputs of a stage.
@@ -363,38 +352,5 @@ impl<'a> Builder<'a> {
                 self.problems.definition(at, diagnostic);
             }
         }
-    }
-
-    /// Everything that decides which rows are written where: the definition, the columns, and the same of the stages it reads.
-    fn hash(&self, stage: &Stage, inputs: &[InputPlan], schema: &Schema) -> String {
-        let flow = &stage.flow;
-        if let (Kind::Stream { .. }, [input]) = (&stage.kind, flow.from.as_slice())
-            && let Some(followed) = followed(&input.source)
-        {
-            let sinks: Vec<String> = flow.to.iter().map(|output| output.sink.label()).collect();
-            return hash([&stage.name, &followed, &format!("{sinks:?}")].map(String::as_str).into_iter());
-        }
-        if let [Input { source: SourceSpec::RedisFollow(follow), .. }] = flow.from.as_slice() {
-            let sinks: Vec<String> = flow.to.iter().map(|output| output.sink.label()).collect();
-            let followed = format!("{} {} {:?} {}", follow.rows.connection, follow.rows.key, follow.rows.shape, follow.name);
-            return hash([&stage.name, &followed, &format!("{sinks:?}")].map(String::as_str).into_iter());
-        }
-        let mut parts = vec![stage.name.clone(), format!("{:?}", flow.from), format!("{:?}", flow.transform), format!("{:?}", flow.to)];
-        parts.push(format!("{schema:?}"));
-        for input in inputs {
-            if let Origin::Stage(from) = &input.origin
-                && let Some(producer) = &self.planned[*from]
-            {
-                parts.push(producer.hash.clone());
-            }
-        }
-        for step in &flow.transform {
-            if let Step::Lookup(lookup) = step
-                && let Some(cache) = self.numbers.get(lookup.cache.as_str()).and_then(|number| self.planned[*number].as_ref())
-            {
-                parts.push(cache.hash.clone());
-            }
-        }
-        hash(parts.iter().map(String::as_str))
     }
 }

@@ -8,6 +8,7 @@ mod caches;
 mod explain;
 mod fit;
 pub mod graph;
+mod hash;
 mod offline;
 mod problems;
 mod routes;
@@ -211,7 +212,7 @@ impl Plan<Open> {
     /// routes. Reads and writes no rows.
     pub async fn seal(self) -> Result<Plan<Sealed>, Refused> {
         let (stages, found) = build::stages(&self).await?;
-        let hash = build::hash(stages.iter().map(|stage| stage.hash.as_str()));
+        let hash = hash::hash(stages.iter().map(|stage| stage.hash.as_str()));
         Ok(Plan {
             pipeline: self.pipeline,
             document: self.document,

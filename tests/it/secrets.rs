@@ -42,3 +42,36 @@ fn a_plan_shows_the_text_that_names_a_secret() {
     let said = project.haul(&["plan", "p"]).expect(2).stderr;
     assert!(said.contains("it holds a secret") && !said.contains("hush"), "{said}");
 }
+
+#[test]
+fn another_salt_begins_a_cut_run_anew() {
+    let project = Project::new();
+    project.file("salt", "one");
+    project.file("files/bad.csv", "id,name\n1,a\n2\n");
+    project.file(
+        "pipelines/p.yaml",
+        format!(
+            "{CONNECTIONS}  good:
+    kind: batch
+    from: {{ generate: 3, columns: {{ id: i, name: \"'user-' || i\" }} }}
+    transform: [ {{ mask: {{ name: {{ hash: \"{{{{ secret.file('salt') }}}}\" }} }} }} ]
+    to: {{ sql: db, table: good, mode: replace }}
+  bad:
+    kind: batch
+    after: [good]
+    from: {{ files: files, path: bad.csv }}
+    to: {{ sql: db, table: bad, mode: replace }}
+"
+        ),
+    );
+    let name = || {
+        let shop = Connection::open(project.path("shop.db")).expect("the database");
+        shop.query_row("select name from good where id = 1", [], |row| row.get::<_, String>(0)).expect("a row")
+    };
+    project.haul(&["run", "p"]).expect(1);
+    let before = name();
+    project.file("salt", "two");
+    project.file("files/bad.csv", "id,name\n1,a\n2,b\n");
+    project.haul(&["run", "p"]).expect(0);
+    assert_ne!(name(), before);
+}
