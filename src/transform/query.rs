@@ -85,6 +85,11 @@ pub(super) async fn dedupe(key: &[&str], schema: &Schema) -> Result<Query, Fault
         let quoted: Result<Vec<String>, String> = names.iter().map(|name| Dialect::DataFusion.ident(name)).collect();
         quoted.map(|names| names.join(", ")).map_err(|message| Fault::new("transform-column", message))
     };
+    // Of a fault in the query below, the place would be one in a text that nobody wrote.
+    let unbounded = |name: &&&str| schema.find(name).is_some_and(|(_, column)| column.ty == Type::Number);
+    if let Some(name) = key.iter().find(unbounded) {
+        return Err(expression::unbounded(name));
+    }
     let all: Vec<&str> = schema.columns.iter().map(|column| column.name.as_str()).collect();
     let (columns, key) = (quoted(&all)?, quoted(key)?);
     let text = format!(
@@ -219,6 +224,7 @@ fn check_decimals(plan: &LogicalPlan, words: &Words) -> Result<(), Fault> {
         for expr in plan.expressions() {
             found = found.take().or_else(|| rewrite::unbounded_decimal(&expr, &is_unbounded));
         }
+        found = found.take().or_else(|| rewrite::compared(plan).into_iter().find(&is_unbounded).map(|column| column.name));
         Ok(TreeNodeRecursion::Continue)
     });
     match (walked, found) {

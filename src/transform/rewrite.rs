@@ -13,8 +13,8 @@ use datafusion::logical_expr::expr_fn::cast;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    AggregateUDF, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility, WindowFunctionDefinition,
+    AggregateUDF, ColumnarValue, Distinct, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility, WindowFunctionDefinition,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -138,7 +138,7 @@ pub(super) fn unbounded_decimal(expr: &Expr, is_unbounded: &dyn Fn(&Column) -> b
     let walked = expr.apply(|expr| {
         let harmless = match expr {
             Expr::Cast(_) | Expr::TryCast(_) | Expr::Alias(_) | Expr::IsNull(_) | Expr::IsNotNull(_) => true,
-            Expr::AggregateFunction(function) => function.func.name() == "count",
+            Expr::AggregateFunction(function) => function.func.name() == "count" && !function.params.distinct,
             _ => false,
         };
         if !harmless {
@@ -154,6 +154,22 @@ pub(super) fn unbounded_decimal(expr: &Expr, is_unbounded: &dyn Fn(&Column) -> b
         Ok(TreeNodeRecursion::Continue)
     });
     walked.ok().and(found)
+}
+
+/// The columns whose values a node of a plan orders or tells apart as they are.
+pub(super) fn compared(plan: &LogicalPlan) -> Vec<Column> {
+    let exprs: Vec<&Expr> = match plan {
+        LogicalPlan::Sort(sort) => sort.expr.iter().map(|sort| &sort.expr).collect(),
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.iter().collect(),
+        LogicalPlan::Join(join) => join.on.iter().flat_map(|(left, right)| [left, right]).collect(),
+        LogicalPlan::Distinct(Distinct::On(distinct)) => {
+            distinct.on_expr.iter().chain(distinct.sort_expr.iter().flatten().map(|sort| &sort.expr)).collect()
+        }
+        LogicalPlan::Distinct(Distinct::All(input)) => return input.schema().columns(),
+        LogicalPlan::RecursiveQuery(query) if query.is_distinct => return query.static_term.schema().columns(),
+        _ => Vec::new(),
+    };
+    exprs.into_iter().filter_map(Expr::try_as_col).cloned().collect()
 }
 
 /// After types agree: integer `+`, `-`, `*` and negation fail where they would wrap.

@@ -77,6 +77,38 @@ async fn problems_say_what_where_and_how() {
 }
 
 #[tokio::test]
+async fn decimals_without_precision_are_not_ordered_or_told_apart() {
+    for sql in [
+        "select id from orders order by number",
+        "select number from orders group by number",
+        "select distinct number from orders",
+        "select distinct on (number) number, id from orders",
+        "select distinct on (id) number, id from orders order by id, number",
+        "select number from orders union select number from orders",
+        "select number from orders except all select number from orders",
+        "select a.id from orders a join orders b using (number)",
+        "select count(distinct number) as n from orders",
+        "select id from (select id, number as n from orders) as a order by n",
+    ] {
+        let said = problems(&[query(sql)]).await;
+        assert!(said[0].contains("is a decimal without precision") && said[0].contains("write `cast("), "{sql}: {said:?}");
+    }
+    assert_eq!(
+        problems(&[dedupe(&["id", "NUMBER"])]).await,
+        ["transform-type: /step: column `number` is a decimal without precision, which an expression cannot compute with; \
+          write `cast(number as decimal(38,10))`, with the digits it needs"]
+    );
+    for sql in [
+        "select count(number) as n from orders",
+        "select number from orders union all select number from orders",
+        "select distinct cast(number as decimal(10,2)) as number from orders order by number",
+        "select id from orders where number is not null",
+    ] {
+        assert!(!compiled(&[query(sql)]).await.rowwise(), "{sql}");
+    }
+}
+
+#[tokio::test]
 async fn what_holds_a_secret_is_shown_as_it_is_written() {
     let secret = |sql: &str, written: &str| Expr { written: Some(written.to_owned()), ..expr(sql) };
     let steps = [Step::Filter(secret("ID > 4711", "ID > {{ s }}")), Step::Filter(secret("id < 4711 and status like 'hush'", "{{ t }}"))];
