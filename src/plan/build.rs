@@ -184,8 +184,9 @@ impl<'a> Builder<'a> {
                 let mut request = ReadRequest { limit: self.limit(number), ..ReadRequest::default() };
                 for column in &mut schema.columns {
                     if let Type::Native { engine, .. } = column.ty
-                        && !(self.consumers[number].is_empty()
-                            && outputs.iter().all(|output| native_engine(self.pipeline, output) == Some(engine)))
+                        && (!self.consumers[number].is_empty()
+                            || outputs.iter().any(|output| native_engine(self.pipeline, output) != Some(engine))
+                            || transform::computes(&self.pipeline.stages[number].flow.transform, &column.name))
                     {
                         request.as_text.push(column.name.clone());
                         column.ty = Type::Text;

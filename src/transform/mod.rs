@@ -17,6 +17,7 @@ mod input;
 mod join;
 mod lookup;
 mod memory;
+mod native;
 mod push;
 mod query;
 mod rewrite;
@@ -35,6 +36,7 @@ pub use changes::compile_changes;
 pub(crate) use compile::compile_rows;
 pub use compile::{Compiled, check_expression, check_query, compile};
 pub use lookup::{Looked, Lookup, Table, Tables, Tally, comparable};
+pub use native::computes;
 
 /// A problem of a step, before the run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -221,3 +221,33 @@ stages:
     // PostgreSQL says that a composite value with a NULL in it is not not null, and cuts the text to one letter.
     assert_eq!(project.read("files/out.csv"), "id\n1\n2\n");
 }
+
+#[test]
+fn types_of_the_server_alone_are_computed_with_in_their_text_form() {
+    let (source, target) = (postgres().fresh_database(), postgres().fresh_database());
+    postgres().sql(&source, "create table places (id bigint primary key, a point, b point, c point); insert into places values (1, '(1,2)', '(3,4)', '(5,6)')");
+    let project = Project::new();
+    for to in ["sql: target, table: places", "files: files, path: places.csv"] {
+        project.file(
+            "pipelines/p.yaml",
+            format!(
+                "connections:
+  source: {{ url: '{source}' }}
+  target: {{ url: '{target}' }}
+  files: {{ url: 'file:files' }}
+stages:
+  places:
+    kind: batch
+    from: {{ sql: source, table: public.places }}
+    transform: [ {{ cast: {{ a: text }} }}, {{ mask: {{ b: {{ hash: pepper }} }} }} ]
+    to: {{ {to} }}
+"
+            ),
+        );
+        project.haul(&["run", "p"]).expect(0);
+    }
+    // printf 'pepper(3,4)' | sha256sum
+    let hash = "d8da6a22aa85e0a5d22d50cac873d6ce4ed5caa2ca511a9846933236b48d0d5b";
+    assert_eq!(postgres().sql(&target, "select a, b, c, pg_typeof(c) from places"), format!("(1,2)|{hash}|(5,6)|point"));
+    assert_eq!(project.read("files/places.csv").lines().nth(1), Some(format!("1,\"(1,2)\",{hash},\"(5,6)\"").as_str()));
+}
