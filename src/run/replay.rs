@@ -11,7 +11,7 @@ use super::unit;
 use super::verify::{self, Sides};
 use crate::connectors::{Load, LoadKey, Mark};
 use crate::data::{BatchStream, Digest, RowHasher};
-use crate::define::pipeline::{SinkSpec, Verify, WriteMode};
+use crate::define::pipeline::{SinkSpec, SqlSink, Verify, WriteMode};
 use crate::failure::Failure;
 use crate::journal::{OutputReport, Verdict};
 use crate::plan::{Origin, OutputPlan, Plan, Sealed};
@@ -86,7 +86,7 @@ pub async fn compare(context: &RunContext, number: usize, place: usize) -> Resul
     if !extra_allowed && digest(rows(&context.plan, number, &context.spill).await?).await? == found {
         return Ok(report(output, Verdict::Identical { rows: found.rows, digest: found.to_string() }));
     }
-    let sides = Sides { schema: &stage.schema, key: &stage.key, extra_allowed };
+    let sides = Sides { schema: &stage.schema, key: row_key(output, &stage.key), extra_allowed };
     let left = async || rows(&context.plan, number, &context.spill).await;
     let right = async || output.sink.read_back(&load, limit).await;
     Ok(report(output, sides.compare(found.rows, left, right).await?))
@@ -109,6 +109,15 @@ fn holds_other_rows(output: &OutputPlan) -> bool {
         SinkSpec::Files(_) | SinkSpec::Cache(_) | SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Feed(_) | SinkSpec::Discard => {
             false
         }
+    }
+}
+
+/// The columns that name a row of a target. Where rows are only added, others may have the same key, so that no column does.
+fn row_key<'a>(output: &'a OutputPlan, key: &'a [String]) -> &'a [String] {
+    match &output.output.sink {
+        SinkSpec::Sql(SqlSink { mode: WriteMode::Append, .. }) => &[],
+        SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key }, .. }) => key,
+        _ => key,
     }
 }
 

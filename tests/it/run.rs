@@ -332,3 +332,32 @@ fn a_stage_reads_what_an_earlier_one_makes_and_says_so_in_the_plan() {
     project.haul(&["run", "late"]).expect(0);
     assert_eq!(project.read("files/second.csv").lines().count(), 101);
 }
+
+#[test]
+fn an_appended_table_may_hold_other_rows_of_the_same_keys() {
+    for other_first in [true, false] {
+        let project = Project::new();
+        let stage = "  people:
+    kind: batch
+    from: { sql: db, table: source }
+    to: { sql: db, table: people, mode: append }
+";
+        pipeline(&project, "people", stage);
+        let database = Connection::open(project.path("out.db")).expect("the database");
+        let sql = "create table source (id integer primary key, name text); insert into source values (1, 'a'), (2, 'b');
+            create table people (id integer, name text)";
+        database.execute_batch(sql).expect("tables");
+        let other = || database.execute("insert into people values (1, 'other')", []).expect("a row");
+        if other_first {
+            other();
+        }
+        project.haul(&["run", "people"]).expect(0);
+        if !other_first {
+            other();
+        }
+        project.haul(&["verify", "people"]).expect(0);
+        database.execute("update people set name = 'c' where name = 'b'", []).expect("a change");
+        let said = project.haul(&["verify", "people"]).expect(1).stdout;
+        assert!(said.contains("id=2, name=b: missing in the target"), "{said}");
+    }
+}
