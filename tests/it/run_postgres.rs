@@ -225,7 +225,10 @@ stages:
 #[test]
 fn types_of_the_server_alone_are_computed_with_in_their_text_form() {
     let (source, target) = (postgres().fresh_database(), postgres().fresh_database());
-    postgres().sql(&source, "create table places (id bigint primary key, a point, b point, c point); insert into places values (1, '(1,2)', '(3,4)', '(5,6)')");
+    postgres().sql(
+        &source,
+        "create table places (id bigint primary key, a point, b point, c point); insert into places values (1, '(1,2)', '(3,4)', '(5,6)')",
+    );
     let project = Project::new();
     for to in ["sql: target, table: places", "files: files, path: places.csv"] {
         project.file(
