@@ -16,6 +16,7 @@
 //! - [`load`]: text → document with a span for every key and value; templates. `load::yaml` alone names the YAML crate.
 //! - [`journal`]: what happened, as events, and their fold into the state of a run. Knows no pipelines.
 //! - [`data`]: what crosses an edge.
+//! - [`tasks`]: work beside the task that asks for it.
 //! - [`diagnostic`], [`failure`], [`dialect`], [`clock`], [`secret`]: leaves.
 
 #![forbid(unsafe_code)]
@@ -38,4 +39,5 @@ pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod serve;
+pub mod tasks;
 pub mod transform;

@@ -2,10 +2,10 @@
 
 use futures::stream;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::data::{BatchStream, Chunk};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Chunks that may wait for the one who takes them.
 const AHEAD: usize = 2;
@@ -37,18 +37,13 @@ where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let task = AbortOnDropHandle::new(tokio::spawn(work(Ahead(sender))));
+    let task = tasks::start(work(Ahead(sender)));
     Box::pin(stream::unfold((receiver, Some(task)), |(mut receiver, task)| async move {
         if let Some(chunk) = receiver.recv().await {
             return Some((Ok(chunk), (receiver, task)));
         }
         // The task is done; its answer is the end of the stream.
-        let failure = match task?.await {
-            Ok(Ok(())) => return None,
-            Ok(Err(failure)) => failure,
-            Err(error) if error.is_cancelled() => Failure::cancelled(),
-            Err(error) => Failure::permanent("a bug: a task that reads panicked").cause(error),
-        };
+        let failure = tasks::joined(task?.await).err()?;
         Some((Err(failure), (receiver, None)))
     }))
 }

@@ -16,6 +16,7 @@ use super::form::Form;
 use super::metrics::Counts;
 use crate::connectors::feed::{Block, Edges, Log};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Bytes of the newest events that are kept in memory.
 const RING_BYTES: usize = 2 << 20;
@@ -182,7 +183,7 @@ impl Feed {
             feed.logs.lock().unwrap_or_else(PoisonError::into_inner).push(log);
             Ok(found)
         };
-        tokio::task::spawn_blocking(work).await.map_err(|error| Failure::permanent("a reader of a feed broke down").cause(error))?
+        tasks::blocking(work).await
     }
 
     /// Takes in what is new.

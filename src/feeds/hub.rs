@@ -11,6 +11,7 @@ use super::gate::Gate;
 use super::metrics;
 use crate::define::FeedServer;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// All feeds of a project.
 pub(super) struct Hub {
@@ -40,9 +41,7 @@ impl Hub {
             return Ok(None);
         }
         let (base, own) = (self.base.clone(), name.to_owned());
-        let opened = tokio::task::spawn_blocking(move || Feed::open(&base, &own)).await;
-        let opened = opened.map_err(|error| Failure::permanent("opening a feed broke down").cause(error))??;
-        let Some(opened) = opened else { return Ok(None) };
+        let Some(opened) = tasks::blocking(move || Feed::open(&base, &own)).await? else { return Ok(None) };
         let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Some(Arc::clone(feeds.entry(name.to_owned()).or_insert(opened))))
     }

@@ -35,6 +35,7 @@ use self::hub::Hub;
 use crate::connectors::feed::folder;
 use crate::define::FeedServer;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// The file whose lock says that a process serves the feeds of a project. It holds the address.
 const SERVED: &str = "served";
@@ -95,11 +96,11 @@ pub async fn start(base: &Path, server: FeedServer) -> Result<Feeds, Failure> {
     let hub = Arc::new(Hub::new(base, server, stop.clone()));
     let turn = Turn { lock, hub: Arc::clone(&hub), stop: stop.clone() };
     if !turn.take()? {
-        let task = AbortOnDropHandle::new(tokio::spawn(turn.wait()));
+        let task = tasks::start(turn.wait());
         return Ok(Feeds { hub, stop, task, address: None });
     }
     let (listener, address) = turn.bind().await?;
-    let task = AbortOnDropHandle::new(tokio::spawn(turn.serve(listener)));
+    let task = tasks::start(turn.serve(listener));
     Ok(Feeds { hub, stop, task, address: Some(address) })
 }
 

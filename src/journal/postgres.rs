@@ -85,7 +85,7 @@ impl PostgresStore {
     fn with<T>(&mut self, work: impl AsyncFn(&mut PgConnection) -> sqlx::Result<T>) -> Result<T, Failure> {
         self.fence()?;
         if !self.broken {
-            let first = self.runtime.block_on(work(&mut self.connection));
+            let first = self.runtime.block_on(Box::pin(work(&mut self.connection)));
             self.broken = first.as_ref().is_err_and(is_lost);
             if !self.broken {
                 return first.map_err(|error| refused(&self.options, error));
@@ -93,7 +93,7 @@ impl PostgresStore {
         }
         self.reconnect()?;
         self.fence()?;
-        let second = self.runtime.block_on(work(&mut self.connection));
+        let second = self.runtime.block_on(Box::pin(work(&mut self.connection)));
         self.broken = second.as_ref().is_err_and(is_lost);
         second.map_err(|error| refused(&self.options, error))
     }

@@ -17,11 +17,12 @@ use super::progress::StageCounters;
 use super::recorder::Recorder;
 use super::refresh::Refresh;
 use super::stage::{RunContext, StageRun, WHOLE};
-use super::unit::{self, Done};
+use super::unit::Done;
 use super::{Control, Options, Report, retry};
 use crate::clock::{self, Stopwatch};
 use crate::failure::Failure;
 use crate::journal::{Cause, Outcome, OutputReport, What};
+use crate::tasks;
 
 /// What a task is asked to do for a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -237,7 +238,7 @@ impl Dispatcher {
     async fn take(&mut self, joined: Result<(Id, Result<Answer, Failure>), JoinError>) {
         let (id, result) = match joined {
             Ok((id, result)) => (id, result),
-            Err(error) => (error.id(), Err(unit::internal(&error))),
+            Err(error) => (error.id(), Err(tasks::ended(error))),
         };
         let Some((number, step)) = self.owners.remove(&id) else { return };
         self.segments[number].running -= 1;

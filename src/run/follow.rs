@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::edge;
 use super::output::{Output, Piece};
@@ -18,6 +17,7 @@ use crate::connectors::Reading;
 use crate::data::{Lag, Position};
 use crate::define::pipeline::{Kind, Roll, SinkSpec};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// How often a position is committed that moves without rows.
 const WITHOUT_ROWS: Duration = Duration::from_secs(10);
@@ -52,21 +52,21 @@ pub async fn follow(context: &RunContext, stage: &Arc<StageRun>) -> Result<Done,
     let reader = {
         let (stage, attempt, reading) = (Arc::clone(stage), Arc::clone(&attempt), Arc::clone(&reading));
         let from = from.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        tasks::start(async move {
             let read = async { forward(&stage, &attempt, reading.read(&split, from.as_ref()).await?, &sender).await };
             read.await.map_err(|failure| failure.during(format!("following {}", stage.plan.inputs[0].label)))
-        }))
+        })
     };
     let _telling = {
         let (reading, counters) = (Arc::clone(&reading), Arc::clone(&stage.counters));
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        tasks::start(async move {
             loop {
                 tokio::time::sleep(LOOK).await;
                 if let Some(lag) = reading.lag() {
                     tell(&counters, lag);
                 }
             }
-        }))
+        })
     };
     let ends = ends(stage, every);
     let mut stream = Stream { reading, output, stage, ends, committed: from, reached: None, due: None, holds_rows: false };

@@ -15,6 +15,7 @@ use crate::diagnostic::{Diagnostic, SourceText};
 use crate::failure::Failure;
 use crate::journal::{Journal, Lease, Outcome, RunState, SEPARATOR};
 use crate::plan::{Open, Plan, Refused, Sealed};
+use crate::tasks;
 
 /// How often a run that waits for its turn asks again, and one that may be stopped for a newer one asks whether it is.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -185,7 +186,7 @@ pub async fn turn(journal: &Journal, pipeline: &str, overlap: Overlap, run: &str
 pub fn heed(journal: &Journal, run: &str, drain: &CancellationToken) -> AbortOnDropHandle<()> {
     let (journal, run, drain) = (journal.clone(), run.to_owned(), drain.clone());
     let since_ms = clock::now_ms();
-    AbortOnDropHandle::new(tokio::spawn(async move {
+    tasks::start(async move {
         loop {
             match journal.asked_to_stop(&run).await {
                 Ok(asked_ms) if asked_ms.is_none_or(|asked_ms| asked_ms < since_ms) => tokio::time::sleep(PERIOD).await,
@@ -194,5 +195,5 @@ pub fn heed(journal: &Journal, run: &str, drain: &CancellationToken) -> AbortOnD
                 Err(_) => return,
             }
         }
-    }))
+    })
 }

@@ -10,6 +10,7 @@ use super::EVENT_QUEUE;
 use crate::clock;
 use crate::failure::Failure;
 use crate::journal::{Event, Journal, What};
+use crate::tasks;
 
 /// The way into the journal. Events are written in order; those that come while a write is under way go together in the next.
 pub struct Recorder {
@@ -41,7 +42,7 @@ impl Recorder {
     /// Starts the task that writes.
     pub fn start(journal: Arc<Journal>, run: String, reader: mpsc::Sender<Event>) -> Self {
         let (queue, mut events) = mpsc::channel::<Event>(EVENT_QUEUE);
-        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        let task = tasks::start(async move {
             let mut group = Vec::new();
             while events.recv_many(&mut group, EVENT_QUEUE).await > 0 {
                 // Recorded together, they share the wait for the disk; the journal keeps the order of the calls.
@@ -52,7 +53,7 @@ impl Recorder {
                 }
             }
             Ok(())
-        }));
+        });
         Self { run, queue, task }
     }
 
@@ -75,6 +76,6 @@ impl Recorder {
     /// Waits until everything is written.
     pub async fn finish(self) -> Result<(), Failure> {
         drop(self.queue);
-        self.task.await.map_err(|error| super::unit::internal(&error))?
+        tasks::joined(self.task.await)
     }
 }

@@ -18,6 +18,7 @@ use super::{retry, unit};
 use crate::clock::Stopwatch;
 use crate::define::pipeline::Kind;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// The fillings of one cache after its first. They end when it is dropped.
 pub struct Refresh {
@@ -34,7 +35,7 @@ impl Refresh {
         let every = cache.refresh?;
         let fillings = Arc::<AtomicU64>::default();
         let task = follow(Arc::clone(context), number, every, Arc::clone(&fillings), notes);
-        Some(Self { stage: stage.name.clone(), fillings, _task: AbortOnDropHandle::new(tokio::spawn(task)) })
+        Some(Self { stage: stage.name.clone(), fillings, _task: tasks::start(task) })
     }
 
     /// Ends it, and says whose it was and what came of it, when anything did.

@@ -19,6 +19,7 @@ use crate::connectors::Split;
 use crate::data::{BatchStream, RawStream, RowHasher};
 use crate::failure::{Failure, FailureKind};
 use crate::plan::Origin;
+use crate::tasks;
 use crate::transform::Compiled;
 
 /// What an attempt brought.
@@ -43,7 +44,7 @@ pub async fn split(stage: &Arc<StageRun>, split: &Split) -> Result<Done, Failure
     let from = output.goes_on_from();
     let reader = {
         let (stage, split, attempt) = (Arc::clone(stage), split.clone(), Arc::clone(&attempt));
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        tasks::start(async move {
             let read = async {
                 if stage.plan.raw {
                     forward_raw(&attempt, reading.read_raw(&split).await?, &sender).await
@@ -52,7 +53,7 @@ pub async fn split(stage: &Arc<StageRun>, split: &Split) -> Result<Done, Failure
                 }
             };
             read.await.map_err(|failure| failure.during(format!("reading {}", split.label)))
-        }))
+        })
     };
     output.take(receiver).await?;
     finished(reader).await?;
@@ -61,19 +62,7 @@ pub async fn split(stage: &Arc<StageRun>, split: &Split) -> Result<Done, Failure
 
 /// Waits for a reading task. Its end without a failure is what makes the rows complete.
 pub(super) async fn finished(reader: AbortOnDropHandle<Result<(), Failure>>) -> Result<(), Failure> {
-    match reader.await {
-        Ok(result) => result,
-        Err(error) => Err(internal(&error)),
-    }
-}
-
-/// A panic is a bug of ours, and never retried.
-pub fn internal(error: &tokio::task::JoinError) -> Failure {
-    if error.is_panic() {
-        Failure::permanent("a task broke down; this is a bug in haul").help("run again with RUST_BACKTRACE=1 and report what it prints")
-    } else {
-        Failure::cancelled()
-    }
+    tasks::joined(reader.await)
 }
 
 /// Hands a source's rows through the transform to the writing task.
@@ -142,7 +131,7 @@ pub async fn segment(stages: &[(usize, Arc<StageRun>)], memory_bytes: u64, spill
                 tasks.abort_all();
             }
             Err(error) if error.is_panic() => {
-                first = Some(internal(&error));
+                first = Some(tasks::ended(error));
                 tasks.abort_all();
             }
             Err(_) => {}
@@ -211,7 +200,7 @@ async fn member(
     let (sender, mut pieces) = mpsc::channel(edge::QUEUE);
     let reader = {
         let stage = Arc::clone(stage);
-        AbortOnDropHandle::new(tokio::spawn(async move { pieces_of(&stage, rows, &sender).await }))
+        tasks::start(async move { pieces_of(&stage, rows, &sender).await })
     };
     let mut output = Output::open(stage, &attempt, WHOLE).await?;
     while let Some(piece) = pieces.recv().await {

@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::status::Status;
 use super::{Level, Voice};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Listens, until the handle is dropped.
 pub(super) async fn start(address: SocketAddr, status: Arc<Status>, voice: &Voice) -> Result<AbortOnDropHandle<()>, Failure> {
@@ -30,10 +31,10 @@ pub(super) async fn start(address: SocketAddr, status: Arc<Status>, voice: &Voic
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(status);
-    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+    Ok(tasks::start(async move {
         // Accept errors are retried by the server itself; it has no other.
         let _ = axum::serve(listener, router).await;
-    })))
+    }))
 }
 
 async fn ready(State(status): State<Arc<Status>>) -> impl IntoResponse {

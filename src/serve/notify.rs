@@ -15,6 +15,7 @@ use crate::connectors::tls::install_provider;
 use crate::define::{self, Notice, Project, Request};
 use crate::failure::Failure;
 use crate::journal::{Decided, Journal, SEPARATOR};
+use crate::tasks;
 
 /// Notices that may wait; more are dropped, and the log says so.
 const MOST: usize = 256;
@@ -52,7 +53,7 @@ impl Notifier {
             receivers: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
-        let task = tokio::spawn(async move {
+        let task = tasks::start(async move {
             loop {
                 tokio::select! {
                     waiting = notices.recv() => match waiting {
@@ -63,7 +64,7 @@ impl Notifier {
                 }
             }
         });
-        Self { queue, journal: journal.clone(), voice: voice.clone(), count, _task: AbortOnDropHandle::new(task) }
+        Self { queue, journal: journal.clone(), voice: voice.clone(), count, _task: task }
     }
 
     /// Leaves a notice in the journal and sends it, or drops it when very many wait. `told` is recorded with it.

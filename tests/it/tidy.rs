@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Top-level modules from the highest rank to the lowest. A module may use those of lower ranks, and itself.
-const RANKS: [&[&str]; 14] = [
+const RANKS: [&[&str]; 15] = [
     &["cli"],
     &["serve"],
     &["schedule"],
@@ -19,6 +19,7 @@ const RANKS: [&[&str]; 14] = [
     &["load"],
     &["journal"],
     &["data"],
+    &["tasks"],
     &["diagnostic", "failure", "dialect", "clock", "secret"],
 ];
 

@@ -9,12 +9,13 @@ use rusqlite::Transaction;
 use super::file::{self, Settings, database};
 use super::writer::FeedWriter;
 use crate::connectors::files::{can_be_json, json_columns};
-use crate::connectors::sql::sqlite::{blocking, blocking_open, check_epoch, in_transaction, marks};
+use crate::connectors::sql::sqlite::{blocking, check_epoch, in_transaction, marks};
 use crate::connectors::text::own_members;
 use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema, Type};
 use crate::define::pipeline::FeedSink;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// A feed of the project in `base`.
 pub fn sink(spec: &FeedSink, base: &Path) -> Arc<dyn Sink> {
@@ -34,7 +35,7 @@ impl Feed {
     ) -> Result<T, Failure> {
         let database = database(&self.base, &self.spec.feed)?;
         let opening = Arc::clone(&database);
-        let connection = blocking_open(move || opening.open_writer()).await?;
+        let connection = tasks::blocking(move || opening.open_writer()).await?;
         let (_, result) = blocking(connection, move |connection, _| in_transaction(&database, connection, work)).await?;
         Ok(result)
     }

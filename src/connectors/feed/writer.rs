@@ -11,11 +11,12 @@ use super::append::Append;
 use super::encode::{Encoder, Event, Events, Op};
 use super::file::database;
 use crate::clock;
-use crate::connectors::sql::sqlite::{Database, Once, blocking, blocking_open};
+use crate::connectors::sql::sqlite::{Database, Once, blocking};
 use crate::connectors::{Committed, Load, Mark, Writer};
 use crate::data::Reject;
 use crate::define::pipeline::FeedSink;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Bytes of events that wait in memory before they move to a temporary table.
 const MEMORY: usize = 32 << 20;
@@ -62,7 +63,7 @@ impl FeedWriter {
             Some(connection) => connection,
             None => {
                 let database = Arc::clone(&database);
-                blocking_open(move || {
+                tasks::blocking(move || {
                     let connection = database.open_writer()?;
                     let create = "create table temp.gathered (op INTEGER, \"key\" BLOB, line BLOB, kept TEXT)";
                     connection.execute_batch(create).map_err(|error| database.failure(error))?;
@@ -98,7 +99,7 @@ impl FeedWriter {
             Some(connection) => connection,
             None => {
                 let database = Arc::clone(&database);
-                blocking_open(move || database.writer()).await?
+                tasks::blocking(move || database.writer()).await?
             }
         };
         let once = Once { database: Arc::clone(&database), load: self.load.clone(), from: self.from.clone(), mark };

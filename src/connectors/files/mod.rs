@@ -39,4 +39,3 @@ pub(super) use ndjson::{JsonObjects, NdjsonRows};
 pub use rejects::{RejectLog, RejectWriter};
 pub use root::Root;
 pub(super) use store::{Local, Store};
-pub(super) use stream::blocking;

@@ -15,12 +15,13 @@ use super::parquet::{ParquetFile, ParquetWriter};
 use super::sink::Target;
 use super::state::{Part, Work};
 use super::store::Store;
-use super::stream::{self, Give};
+use super::stream::Give;
 use crate::connectors::text::{Rows, RowsOut};
 use crate::connectors::{Committed, Load, Mark, Writer};
 use crate::data::{BatchLimit, Schema};
 use crate::define::pipeline::{Compression, FileFormat, FilesSink};
 use crate::failure::{Failure, FailureKind};
+use crate::tasks;
 
 /// Batches that may wait for a slow disk.
 const QUEUE: usize = 2;
@@ -151,7 +152,7 @@ impl PartWriter {
         let (own, path, schema) = (target.clone(), work.file(&file), load.schema.clone());
         let size = Arc::<Size>::default();
         let counted = Arc::clone(&size);
-        let task = tokio::task::spawn_blocking(move || encode(&own, &path, &schema, header, receiver, &counted));
+        let task = tasks::start_blocking(move || encode(&own, &path, &schema, header, receiver, &counted));
         Self { target, work, load: load.clone(), split: split.to_owned(), file, header, batches: Some(sender), task, rows: 0, size }
     }
 
@@ -171,7 +172,7 @@ impl PartWriter {
             // A channel that only closes is a writer that was dropped. One that is closed already has failed, which the task tells.
             let _ = sender.send(None).await;
         }
-        let ended = stream::joined((&mut self.task).await)?;
+        let ended = tasks::joined((&mut self.task).await)?;
         ended.ok_or_else(Failure::cancelled)
     }
 }
@@ -208,7 +209,7 @@ impl Writer for PartWriter {
             return Ok(());
         }
         self.batches = None;
-        match stream::joined((&mut self.task).await) {
+        match tasks::joined((&mut self.task).await) {
             Ok(_) => Err(Failure::permanent("a bug: a part ended before its rows did")),
             Err(failure) => Err(failure),
         }
@@ -218,7 +219,7 @@ impl Writer for PartWriter {
         let seal = self.finish().await?;
         let Self { target, work, load, split, file, header, rows, .. } = *self;
         let part = Part { split, rows: mark.rows, digest: mark.digest.to_string(), rejects: mark.rejects, file, header, seal };
-        stream::blocking(move || record(&*target.store, &work, &load, part).map(|bytes| Committed { rows, bytes })).await
+        tasks::blocking(move || record(&*target.store, &work, &load, part).map(|bytes| Committed { rows, bytes })).await
     }
 }
 

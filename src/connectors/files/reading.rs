@@ -22,6 +22,7 @@ use crate::connectors::{Reading, Split, SplitGoal, Splits};
 use crate::data::{BatchLimit, BatchStream, Position, Schema};
 use crate::define::pipeline::{Compression, FileFormat, FilesSource};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// One view of the files of a source.
 pub(super) struct FileReading {
@@ -72,7 +73,7 @@ impl Reading for FileReading {
 
     async fn splits(&self, goal: SplitGoal) -> Result<Splits, Failure> {
         let inner = Arc::clone(&self.inner);
-        let pieces = stream::blocking(move || inner.pieces(goal)).await?;
+        let pieces = tasks::blocking(move || inner.pieces(goal)).await?;
         let groups = gather(pieces, goal.most.max(1));
         let only = goal.most <= 1;
         let splits = groups.into_iter().enumerate().map(|(place, pieces)| {
@@ -89,7 +90,7 @@ impl Reading for FileReading {
 
     async fn fingerprint(&self) -> Result<Option<String>, Failure> {
         let inner = Arc::clone(&self.inner);
-        stream::blocking(move || Ok(Some(fingerprint(&source::files(&*inner.store, &inner.spec)?)))).await
+        tasks::blocking(move || Ok(Some(fingerprint(&source::files(&*inner.store, &inner.spec)?)))).await
     }
 
     async fn read(&self, split: &Split, _: Option<&Position>) -> Result<BatchStream, Failure> {

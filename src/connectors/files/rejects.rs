@@ -7,12 +7,13 @@ use tokio::sync::Mutex;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::codec::{read_failed, write_failed};
+use super::part;
 use super::paths::{self, WORK_FOLDER};
 use super::store::{Pending, Store, join, parent};
-use super::{part, stream};
 use crate::data::Reject;
 use crate::data::text::json::json_string;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// The file that gets a stage's bad rows. Each split's are kept aside until `publish` puts them together.
 #[derive(Clone)]
@@ -62,7 +63,7 @@ impl RejectLog {
         let mut tidied = self.tidied.lock().await;
         if !*tidied {
             let log = self.clone();
-            stream::blocking(move || if log.is_published()? { log.remove_parts() } else { Ok(()) }).await?;
+            tasks::blocking(move || if log.is_published()? { log.remove_parts() } else { Ok(()) }).await?;
             *tidied = true;
         }
         Ok(())
@@ -82,7 +83,7 @@ impl RejectLog {
     /// Removes what an abandoned load kept aside: its rows are not those of the load that begins.
     pub async fn discard(&self) -> Result<(), Failure> {
         let log = self.clone();
-        stream::blocking(move || log.remove_parts()).await
+        tasks::blocking(move || log.remove_parts()).await
     }
 
     /// Puts the committed parts together, in split order, into the file: behind what it holds when it `grows`, as a stream's does, else in its
@@ -90,7 +91,7 @@ impl RejectLog {
     pub async fn publish(&self, grows: bool) -> Result<(), Failure> {
         self.tidy().await?;
         let log = self.clone();
-        stream::blocking(move || {
+        tasks::blocking(move || {
             let mut parts: Vec<String> = log.store.list(&log.work, 0)?.into_iter().map(|file| file.path).collect();
             parts.retain(|path| path.ends_with(".rejects") && !parent(path).1.starts_with('.'));
             parts.sort();
@@ -181,7 +182,7 @@ impl RejectWriter {
         }
         let (log, path) = (self.log.clone(), self.path.clone());
         let pending = self.pending.take();
-        let pending = stream::blocking(move || {
+        let pending = tasks::blocking(move || {
             let mut pending = match pending {
                 Some(pending) => pending,
                 None => log.store.create(&path)?,
@@ -197,7 +198,7 @@ impl RejectWriter {
     pub async fn commit(self) -> Result<(), Failure> {
         self.log.tidy().await?;
         let Self { log, path, pending, .. } = self;
-        stream::blocking(move || match pending {
+        tasks::blocking(move || match pending {
             Some(pending) => pending.finish(),
             None => log.store.remove(&path),
         })

@@ -10,14 +10,15 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::codec::Seal;
+use super::manifest;
 use super::part::{self, PartWriter};
 use super::sink::{self, Target};
 use super::state::{LoadRecord, Record, Work};
 use super::store::{join, parent};
-use super::{manifest, stream};
 use crate::connectors::{Claim, Committed, FoundLoad, Load, LoadKey, Mark, Sink, TargetProblem, Writer, moved_on};
 use crate::data::{BatchLimit, BatchStream, Position, Schema};
 use crate::failure::{Failure, FailureKind};
+use crate::tasks;
 
 /// What the record says of a stream that writes part after part.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -128,17 +129,17 @@ pub(super) struct RollSink {
 impl Sink for RollSink {
     async fn plan(&self, incoming: &Schema) -> Result<Result<crate::connectors::Target, Vec<TargetProblem>>, Failure> {
         let (target, incoming) = (self.target.clone(), incoming.clone());
-        stream::blocking(move || sink::plan(&target, &incoming)).await
+        tasks::blocking(move || sink::plan(&target, &incoming)).await
     }
 
     async fn claim(&self, key: &LoadKey) -> Result<Claim, Failure> {
         let (target, key) = (self.target.clone(), key.clone());
-        stream::blocking(move || Work::new(&key, &target.spec.path).change_any(&*target.store, |record| claim(record, &key))).await
+        tasks::blocking(move || Work::new(&key, &target.spec.path).change_any(&*target.store, |record| claim(record, &key))).await
     }
 
     async fn prepare(&self, load: &Load, note: &str) -> Result<(), Failure> {
         let (target, load, note) = (self.target.clone(), load.clone(), note.to_owned());
-        stream::blocking(move || {
+        tasks::blocking(move || {
             let work = Work::new(&load.key, &target.spec.path);
             work.change(&*target.store, &load, |record| {
                 record.rolled = Some(Rolled::begin(&target, record.rolled.as_ref())?);
@@ -169,7 +170,7 @@ impl Sink for RollSink {
 
     async fn abandon(&self, key: &LoadKey) -> Result<(), Failure> {
         let (target, key) = (self.target.clone(), key.clone());
-        stream::blocking(move || {
+        tasks::blocking(move || {
             let work = Work::new(&key, &target.spec.path);
             work.change_any(&*target.store, |record| {
                 // Whoever still writes it is fenced off.
@@ -217,7 +218,7 @@ impl RollWriter {
     async fn open(target: Target, work: Work, load: &Load, split: &str, from: Option<&Mark>) -> Result<Self, Failure> {
         let own = Self { target, work, load: load.clone(), split: split.to_owned(), from: from.cloned(), part: None };
         let (target, work) = (own.target.clone(), own.work.clone());
-        stream::blocking(move || {
+        tasks::blocking(move || {
             settle(&target, &work, &work.read(&*target.store)?)?;
             work.clean(&*target.store)
         })
@@ -246,7 +247,7 @@ impl Writer for RollWriter {
         let bytes = part.as_ref().map_or(0, |(_, seal)| seal.bytes);
         let (target, work, load, from, to) =
             (self.target.clone(), self.work.clone(), self.load.clone(), self.from.replace(mark.clone()), mark.clone());
-        stream::blocking(move || commit(&target, &work, &load, from.as_ref(), &to, part)).await?;
+        tasks::blocking(move || commit(&target, &work, &load, from.as_ref(), &to, part)).await?;
         Ok(Committed { rows: mark.rows, bytes })
     }
 

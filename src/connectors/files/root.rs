@@ -13,10 +13,10 @@ use super::roll::RollSink;
 use super::sink::FileSink;
 use super::source::FileSource;
 use super::store::{Local, Object, Store, parent};
-use super::stream::blocking;
 use crate::connectors::{Sink, Source};
 use crate::define::pipeline::{Connection, FilesSink, FilesSource};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Tries of one request to an object store before the failure is the stage's to retry.
 const REQUEST_RETRIES: usize = 3;
@@ -47,7 +47,7 @@ impl Root {
     /// The files of the root, and of folders up to `depth` below it, sorted by path. Hidden ones are left out.
     pub async fn list(&self, depth: usize) -> Result<Vec<String>, Failure> {
         let store = Arc::clone(&self.store);
-        let mut paths: Vec<String> = blocking(move || store.list("", depth)).await?.into_iter().map(|found| found.path).collect();
+        let mut paths: Vec<String> = tasks::blocking(move || store.list("", depth)).await?.into_iter().map(|found| found.path).collect();
         paths.retain(|path| !parent(path).1.starts_with('.'));
         paths.sort();
         Ok(paths)

@@ -15,6 +15,7 @@ use crate::connectors::{Claim, FoundLoad, Load, LoadKey, Mark, Sink, Target as A
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{FileFormat, FilesSink, WriteMode};
 use crate::failure::{Failure, FailureKind};
+use crate::tasks;
 
 /// Splits written at the same time: each holds an encoder and, in Parquet, a row group.
 const WRITERS: usize = 16;
@@ -77,17 +78,17 @@ impl FileSink {
 impl Sink for FileSink {
     async fn plan(&self, incoming: &Schema) -> Result<Result<Answer, Vec<TargetProblem>>, Failure> {
         let (target, incoming) = (self.target.clone(), incoming.clone());
-        stream::blocking(move || plan(&target, &incoming)).await
+        tasks::blocking(move || plan(&target, &incoming)).await
     }
 
     async fn claim(&self, key: &LoadKey) -> Result<Claim, Failure> {
         let (target, key) = (self.target.clone(), key.clone());
-        stream::blocking(move || claim(&target, &key)).await
+        tasks::blocking(move || claim(&target, &key)).await
     }
 
     async fn prepare(&self, load: &Load, note: &str) -> Result<(), Failure> {
         let (target, load, note) = (self.target.clone(), load.clone(), note.to_owned());
-        stream::blocking(move || {
+        tasks::blocking(move || {
             let work = Work::new(&load.key, &target.spec.path);
             work.change(&*target.store, &load, |record| {
                 publish::take_back(&target, record.load.as_ref())?;
@@ -106,7 +107,7 @@ impl Sink for FileSink {
 
     async fn publish(&self, load: &Load) -> Result<(), Failure> {
         let (target, load) = (self.target.clone(), load.clone());
-        stream::blocking(move || publish::publish(&target, &Work::new(&load.key, &target.spec.path), &load)).await
+        tasks::blocking(move || publish::publish(&target, &Work::new(&load.key, &target.spec.path), &load)).await
     }
 
     async fn read_back(&self, load: &Load, limit: BatchLimit) -> Result<BatchStream, Failure> {
@@ -130,7 +131,7 @@ impl Sink for FileSink {
 
     async fn abandon(&self, key: &LoadKey) -> Result<(), Failure> {
         let (target, key) = (self.target.clone(), key.clone());
-        stream::blocking(move || {
+        tasks::blocking(move || {
             let work = Work::new(&key, &target.spec.path);
             let unfinished = work.change_any(&*target.store, |record| {
                 let unfinished = record.load.as_ref().is_some_and(|load| load.stage != Stage::Published);
@@ -373,7 +374,7 @@ mod tests {
                 assert!(sink.claim(&key(&name)).await.expect("a claim").found.is_some_and(|found| found.published));
             }
             assert_eq!(rows(&store, path).await, expected, "{path}");
-            let left = stream::blocking(move || store.list("", usize::MAX)).await.expect("a list");
+            let left = tasks::blocking(move || store.list("", usize::MAX)).await.expect("a list");
             assert!(left.iter().all(|file| file.path.starts_with("out/x")), "{left:?}");
         }
     }

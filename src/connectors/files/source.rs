@@ -7,11 +7,12 @@ use async_trait::async_trait;
 
 use super::reading::FileReading;
 use super::store::{Found, Store};
-use super::{look, manifest, paths, stream};
+use super::{look, manifest, paths};
 use crate::connectors::{Description, ReadRequest, Reading, Source, requested};
 use crate::data::{Schema, Type};
 use crate::define::pipeline::{FileFormat, FilesSource};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// The files that a path or pattern means. Columns are looked up at the first question, and again when a file has changed.
 pub(super) struct FileSource {
@@ -40,7 +41,7 @@ impl FileSource {
 
     async fn look(&self) -> Result<Arc<Look>, Failure> {
         let (store, spec, last) = (Arc::clone(&self.store), self.spec.clone(), Arc::clone(&self.last));
-        stream::blocking(move || {
+        tasks::blocking(move || {
             let files = files(&*store, &spec)?;
             let known = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(look) = known.filter(|look| look.files == files) {

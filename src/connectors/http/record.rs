@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::connectors::files::{Local, Store, blocking};
+use crate::connectors::files::{Local, Store};
 use crate::connectors::{Claim, FoundLoad, Load, LoadKey, Mark, moved_on};
 use crate::data::Position;
 use crate::failure::{Failure, FailureKind};
+use crate::tasks;
 
 /// Version of the document.
 const VERSION: u32 = 1;
@@ -94,7 +95,7 @@ impl Record {
         mut change: impl FnMut(&mut Written) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let Self { store, path } = self.clone();
-        blocking(move || {
+        tasks::blocking(move || {
             let mut answer = None;
             store.change(&path, &mut |old| {
                 let mut written = match old {

@@ -18,6 +18,7 @@ use crate::connectors::{Description, ReadRequest, Reading, Source, Split, SplitG
 use crate::data::{BatchStream, Chunk, Position, Schema};
 use crate::define::pipeline::{Compression, HttpBody, HttpSource, PaginateBy};
 use crate::failure::Failure;
+use crate::tasks;
 
 impl Api {
     /// What a stage reads.
@@ -169,13 +170,9 @@ pub(super) async fn fetch<T: Send + 'static>(
         answer.may_be_read().map_err(|failure| failure.during(&label))?;
     }
     let (sender, body) = body();
-    let work = tokio::task::spawn_blocking(move || work(&label, body));
+    let work = tasks::start_blocking(move || work(&label, body));
     receive(first, &mut answer, sender).await;
-    match work.await {
-        Ok(done) => Ok((origin, done?)),
-        Err(error) if error.is_cancelled() => Err(Failure::cancelled()),
-        Err(error) => Err(Failure::permanent("a bug: work on an answer panicked").cause(error)),
-    }
+    Ok((origin, tasks::joined(work.await)?))
 }
 
 /// The headers that say what is wanted.

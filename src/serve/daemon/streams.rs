@@ -16,6 +16,7 @@ use crate::run::Control;
 use crate::run::launch::Found;
 use crate::serve::worker::{self, Came, Work};
 use crate::serve::{Level, PERIOD};
+use crate::tasks;
 
 /// A pipeline that has gone on for so long has got over its failures.
 const STEADY: Duration = Duration::from_secs(60);
@@ -111,13 +112,13 @@ impl Daemon {
         let work = self.worker(found.clone(), Overlap::Skip, BTreeMap::new(), control.clone());
         let health = before.as_ref().map_or_else(Arc::default, |before| Arc::clone(&before.health));
         let own = Arc::clone(&health);
-        let task = tokio::spawn(async move {
+        let task = tasks::start(async move {
             if let Some(before) = before {
                 let _ = before.task.await;
             }
             keep_going(&work, &own).await;
         });
-        self.streams.kept.insert(name, Kept { found, control, health, task: AbortOnDropHandle::new(task) });
+        self.streams.kept.insert(name, Kept { found, control, health, task });
     }
 
     /// Tells people of pipelines that go on again after they had failed.

@@ -8,7 +8,6 @@ use arrow::datatypes::TimestampMicrosecondType;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use redis::Value as Reply;
-use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::sink::{KeysTarget, is_busy};
@@ -20,6 +19,7 @@ use crate::connectors::redis::{Command, Version};
 use crate::connectors::{Committed, Load, Mark, Writer};
 use crate::define::pipeline::Conflict;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Batches that are on their way to the server at the same time.
 const AHEAD: usize = 3;
@@ -97,8 +97,7 @@ impl Writer for KeysWriter {
         // Pieces of one key follow each other; nothing else may be on its way beside them.
         self.settle(if in_order { 0 } else { AHEAD - 1 }).await?;
         let work = Arc::clone(&self.work);
-        let task: JoinHandle<Result<u64, Failure>> = tokio::spawn(async move { work.write(&batch).await });
-        self.sending.push_back(AbortOnDropHandle::new(task));
+        self.sending.push_back(tasks::start(async move { work.write(&batch).await }));
         if in_order { self.settle(0).await } else { Ok(()) }
     }
 

@@ -14,7 +14,6 @@ use async_trait::async_trait;
 use redis::Value;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
 
 use self::scripts::{DONE, GIVE_BACK, LEFT, TAKE};
 use super::decode::{Head, Item, Rows};
@@ -28,6 +27,7 @@ use crate::connectors::{Description, ReadRequest, Reading, Source, Split, SplitG
 use crate::data::{BatchLimit, BatchStream, Chunk, Lag, Position, Schema};
 use crate::define::pipeline::{RESERVED, RedisFollow, RowShape};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// The wait between two questions when nothing is new, and no connection is free on which the server could say when there is.
 const IDLE: Duration = Duration::from_millis(100);
@@ -266,7 +266,7 @@ impl Reading for Following {
             send,
             lease: None,
         };
-        let task = AbortOnDropHandle::new(tokio::spawn(reader.run()));
+        let task = tasks::start(reader.run());
         Ok(Box::pin(futures::stream::unfold((receive, task), |(mut receive, task)| async move {
             let chunk = receive.recv().await?;
             Some((chunk, (receive, task)))

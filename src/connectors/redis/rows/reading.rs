@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use futures::future::{OptionFuture, try_join};
 use futures::stream;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::decode::Rows;
 use super::fetch::Fetch;
@@ -20,6 +19,7 @@ use crate::connectors::{Reading, Split, SplitGoal, Splits};
 use crate::data::{BatchLimit, BatchStream, Chunk, Position, Schema};
 use crate::define::pipeline::{OtherTypes, RESERVED, RedisRows, RowShape};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Keys that the server looks at in one step of a scan.
 const SCANNED: usize = 1000;
@@ -86,14 +86,14 @@ impl Reading for RowReading {
         let range = Range::of(split)?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let inner = Arc::clone(&self.inner);
-        let task = AbortOnDropHandle::new(tokio::spawn(async move { inner.read(range.slots, sender).await }));
+        let task = tasks::start(async move { inner.read(range.slots, sender).await });
         Ok(Box::pin(stream::unfold((receiver, Some(task)), |(mut receiver, task)| async move {
             if let Some(chunk) = receiver.recv().await {
                 return Some((Ok(chunk), (receiver, task)));
             }
             // The reader is done; its answer is the end of the stream.
-            let answer = task?.await.unwrap_or_else(|error| Err(Failure::permanent("a bug: reading keys panicked").cause(error)));
-            answer.err().map(|failure| (Err(failure), (receiver, None)))
+            let failure = tasks::joined(task?.await).err()?;
+            Some((Err(failure), (receiver, None)))
         })))
     }
 }

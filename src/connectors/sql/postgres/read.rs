@@ -4,7 +4,6 @@ use bytes::Bytes;
 use futures::stream::unfold;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::decode::Decoder;
 use super::error::failure;
@@ -12,6 +11,7 @@ use super::session::Session;
 use super::tuples::Cutter;
 use crate::data::{BatchStream, Chunk, Digest, RawChunk, RawStream, RowHasher};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Chunks that may wait for the one who takes them, besides the one being made.
 const AHEAD: usize = 1;
@@ -210,7 +210,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (send, receive) = mpsc::channel(AHEAD);
-    let task = AbortOnDropHandle::new(tokio::spawn(start(send)));
+    let task = tasks::start(start(send));
     unfold((receive, Some(task)), |(mut receive, task)| async move {
         if let Some(item) = receive.recv().await {
             return Some((item, (receive, task)));
@@ -218,7 +218,7 @@ where
         // The end of the channel is the end of the rows only when the task has not died.
         match task?.await {
             Ok(()) => None,
-            Err(died) => Some((Err(Failure::permanent("the reader died, which is a bug in haul").cause(died)), (receive, None))),
+            Err(died) => Some((Err(tasks::ended(died)), (receive, None))),
         }
     })
 }

@@ -5,7 +5,6 @@ use std::collections::btree_map::Entry;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use arrow::record_batch::RecordBatch;
 
@@ -26,6 +25,7 @@ use crate::connectors::{Committed, Load, Mark, Writer, moved_on};
 use crate::data::{Digest, RawChunk, Reject, RowHasher, Schema, change};
 use crate::define::pipeline::{Verify, WriteMode};
 use crate::failure::{Failure, FailureKind};
+use crate::tasks;
 
 /// A table that is written, and the columns that come for it.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ impl PgWriter {
             }
         };
         let (frames, receive) = mpsc::channel(AHEAD);
-        let task = AbortOnDropHandle::new(tokio::spawn(copy_in(session, copy, receive)));
+        let task = tasks::start(copy_in(session, copy, receive));
         open.state = Copy::Copying { frames, task };
         open.current = Some(number);
         open.frame.extend_from_slice(HEADER);

@@ -15,6 +15,7 @@ use crate::connectors::{Sink, Source, TargetProblem};
 use crate::data::Schema;
 use crate::define::pipeline::{Connection, PollSource, SqlSink, SqlSource};
 use crate::failure::{Failure, FailureKind};
+use crate::tasks;
 
 /// How long a statement waits for another process's lock before it gives up, to be tried again by the run's own policy.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -305,24 +306,12 @@ pub(in crate::connectors) async fn blocking<T: Send + 'static>(
 ) -> Result<(Sqlite, T), Failure> {
     let interrupt = Interrupt::new(&connection);
     let _guard = OnDrop(interrupt.clone());
-    let done = tokio::task::spawn_blocking(move || {
+    tasks::blocking(move || {
         let result = work(&mut connection, &interrupt);
         interrupt.disarm();
-        (connection, result)
-    });
-    let (connection, result) = done.await.map_err(ended)?;
-    Ok((connection, result?))
-}
-
-/// Runs work that opens its own connection on a thread of its own.
-pub(in crate::connectors) async fn blocking_open<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(ended)?
-}
-
-fn ended(error: tokio::task::JoinError) -> Failure {
-    Failure::permanent("a SQLite thread ended early").cause(error)
+        result.map(|result| (connection, result))
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -31,6 +31,6 @@ mod value;
 mod writer;
 
 pub use connection::Database;
-pub(in crate::connectors) use connection::{blocking, blocking_open};
+pub(in crate::connectors) use connection::blocking;
 pub(in crate::connectors) use once::Once;
 pub(in crate::connectors) use sink::{check_epoch, in_transaction};

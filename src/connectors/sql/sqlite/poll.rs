@@ -7,7 +7,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection as Sqlite, OptionalExtension};
 use serde_json::{Value, json};
 
-use super::connection::{Database, blocking_open};
+use super::connection::Database;
 use super::reading::{Reader, Select};
 use super::source::{Shape, quoted};
 use crate::connectors::sql::cursor::{Following, Page, Pages, Place};
@@ -16,6 +16,7 @@ use crate::data::{BatchLimit, Position, Schema};
 use crate::define::pipeline::PollSource;
 use crate::dialect::Dialect;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// A table, view or query that is followed.
 pub(super) struct SqlitePoll {
@@ -36,7 +37,7 @@ impl SqlitePoll {
 impl Source for SqlitePoll {
     async fn describe(&self) -> Result<Description, Failure> {
         let (database, spec) = (self.database.clone(), self.spec.clone());
-        blocking_open(move || {
+        tasks::blocking(move || {
             let (shape, _) = Self::look(&database, &spec)?;
             let lag = if spec.lag.is_zero() { String::new() } else { format!(", {:?} late", spec.lag) };
             let consistency = format!("followed by {} every {:?}{lag}; deleted rows are not seen", spec.cursor, spec.every);
@@ -47,7 +48,7 @@ impl Source for SqlitePoll {
 
     async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure> {
         let (database, spec) = (self.database.clone(), self.spec.clone());
-        blocking_open(move || {
+        tasks::blocking(move || {
             let (shape, ranking) = Self::look(&database, &spec)?;
             let schema = requested(&shape.schema, &request)?;
             let select = Select::new(&shape, &schema, &request)?;
@@ -170,7 +171,7 @@ impl Pages for SqlitePages {
             self.all.rest
         );
         let database = self.database.clone();
-        let (connection, found) = blocking_open(move || end_of_page(&database, &end, count)).await?;
+        let (connection, found) = tasks::blocking(move || end_of_page(&database, &end, count)).await?;
         let Some((rows, place)) = found else { return Ok(Page { found: None, more: false, behind_ms: None }) };
         let until = self.ranking.condition("<=", &place)?;
         let query = format!("select {} {} and {conditions} and {until} order by {list}", self.select.columns, self.select.rest);

@@ -16,6 +16,7 @@ use super::value::size_of_value;
 use crate::connectors::{ReadRequest, Reading, Split, SplitGoal, Splits};
 use crate::data::{BatchLimit, BatchStream, Chunk, Position, Reject, Schema};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Chunks that wait between the thread that reads and the stage that takes them.
 const CHUNKS_WAITING: usize = 2;
@@ -260,7 +261,7 @@ impl Reader {
         let (chunks, incoming) = mpsc::channel(CHUNKS_WAITING);
         let interrupt = Interrupt::new(&connection);
         let guard = OnDrop(interrupt.clone());
-        tokio::task::spawn_blocking(move || {
+        tasks::start_blocking(move || {
             if let Err(failure) = self.read(&connection, &query, &chunks) {
                 // A closed channel means that nobody waits for the failure.
                 let _ = chunks.blocking_send(Err(failure));

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use rusqlite::{Connection as Sqlite, Transaction, TransactionBehavior};
 
-use super::connection::{Database, blocking, blocking_open};
+use super::connection::{Database, blocking};
 use super::marks;
 use super::publish;
 use super::reading::Reader;
@@ -17,6 +17,7 @@ use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem,
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{SqlSink, WriteMode};
 use crate::failure::{Failure, FailureKind};
+use crate::tasks;
 
 /// A table of a SQLite file.
 pub(super) struct SqliteSink {
@@ -41,7 +42,7 @@ impl SqliteSink {
         let turn = self.database.turn().await;
         let database = self.database.clone();
         let opening = database.clone();
-        let connection = blocking_open(move || opening.writer()).await?;
+        let connection = tasks::blocking(move || opening.writer()).await?;
         let (connection, result) = blocking(connection, move |connection, _| {
             let _turn = turn;
             in_transaction(&database, connection, work)
@@ -97,7 +98,7 @@ pub(super) fn shape_now(database: &Database, connection: &Sqlite, spec: &SqlSink
 impl Sink for SqliteSink {
     async fn plan(&self, incoming: &Schema) -> Result<Result<Target, Vec<TargetProblem>>, Failure> {
         let (database, spec, incoming) = (self.database.clone(), self.spec.clone(), incoming.clone());
-        blocking_open(move || {
+        tasks::blocking(move || {
             let connection = if database.path().exists() { Some(database.open_reader()?) } else { None };
             let shape = Shape::of(connection.as_ref(), &spec, &incoming).map_err(|error| database.failure(error))?;
             let unwritable = database.unwritable();
@@ -146,7 +147,7 @@ impl Sink for SqliteSink {
         let turn = self.database.turn().await;
         let (database, spec, load) = (self.database.clone(), self.spec.clone(), load.clone());
         let opening = database.clone();
-        let connection = blocking_open(move || opening.open_writer()).await?;
+        let connection = tasks::blocking(move || opening.open_writer()).await?;
         blocking(connection, move |connection, _| {
             let _turn = turn;
             publish::publish(&database, connection, &spec, &load)
@@ -157,7 +158,7 @@ impl Sink for SqliteSink {
 
     async fn read_back(&self, load: &Load, limit: BatchLimit) -> Result<BatchStream, Failure> {
         let (database, spec, load) = (self.database.clone(), self.spec.clone(), load.clone());
-        let (connection, query, reader) = blocking_open(move || {
+        let (connection, query, reader) = tasks::blocking(move || {
             let (connection, shape, table) = loaded(&database, &spec, &load)?;
             let query = format!("select {} from {}", shape.column_list(), quote(&table));
             let reader = Reader { schema: Arc::new(load.schema), origin: Vec::new(), label: shape.table, limit, lenient: true, database };
@@ -179,7 +180,7 @@ impl Sink for SqliteSink {
 
     async fn count(&self, load: &Load) -> Result<u64, Failure> {
         let (database, spec, load) = (self.database.clone(), self.spec.clone(), load.clone());
-        blocking_open(move || {
+        tasks::blocking(move || {
             let (connection, _, table) = loaded(&database, &spec, &load)?;
             let count = connection.query_row(&format!("select count(*) from {}", quote(&table)), [], |row| row.get::<_, i64>(0));
             count.map(i64::unsigned_abs).map_err(|error| database.failure(error))

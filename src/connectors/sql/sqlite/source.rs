@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rusqlite::types::Type as StorageClass;
 use rusqlite::{Connection as Sqlite, Error};
 
-use super::connection::{Database, blocking_open};
+use super::connection::Database;
 use super::reading::SqliteReading;
 use super::table::{Kind, Table};
 use super::types::{self, Affinity};
@@ -15,6 +15,7 @@ use crate::data::{Column, Schema, Type};
 use crate::define::pipeline::{SqlRead, SqlSource};
 use crate::dialect::Dialect;
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Rows looked at to find the type of a column whose declared type says nothing.
 const SAMPLE: usize = 1000;
@@ -55,7 +56,7 @@ impl SqliteSource {
 impl Source for SqliteSource {
     async fn describe(&self) -> Result<Description, Failure> {
         let (database, spec) = (self.database.clone(), self.spec.clone());
-        blocking_open(move || {
+        tasks::blocking(move || {
             let connection = database.open_reader()?;
             let shape = Shape::of(&database, &connection, &spec)?;
             let snapshot = has_snapshots(&connection).map_err(|error| database.failure(error))?;
@@ -72,7 +73,7 @@ impl Source for SqliteSource {
 
     async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure> {
         let (database, spec) = (self.database.clone(), self.spec.clone());
-        blocking_open(move || {
+        tasks::blocking(move || {
             let connection = database.open_reader()?;
             let shape = Shape::of(&database, &connection, &spec)?;
             let schema = requested(&shape.schema, &request)?;

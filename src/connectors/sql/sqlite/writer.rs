@@ -12,7 +12,7 @@ use rusqlite::{Connection as Sqlite, Transaction};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::compare::Comparison;
-use super::connection::{Database, Interrupt, blocking, blocking_open};
+use super::connection::{Database, Interrupt, blocking};
 use super::insert::Rows;
 use super::once::Once;
 use super::sift::{Sift, Sifted};
@@ -24,6 +24,7 @@ use crate::data::Reject;
 use crate::data::change::is_changes;
 use crate::define::pipeline::{Verify, WriteMode};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Most bytes of a stream's commit that wait in memory to be sifted. What is larger is gathered, and not sifted.
 const MOST_KEPT: u64 = 32 << 20;
@@ -76,7 +77,7 @@ impl SqliteWriter {
             Some(connection) => connection,
             None => {
                 let (database, table) = (database.clone(), table.clone());
-                blocking_open(move || {
+                tasks::blocking(move || {
                     let connection = database.open_writer()?;
                     let shape = table.shape(&database, &connection)?;
                     connection.execute_batch(&create_gathered(&shape)).map_err(|error| database.failure(error))?;
@@ -167,7 +168,7 @@ impl SqliteWriter {
         }
         let turn = self.database.turn().await;
         let database = self.database.clone();
-        let connection = blocking_open(move || database.writer()).await?;
+        let connection = tasks::blocking(move || database.writer()).await?;
         let (split, from) = (self.split.clone(), self.from.clone());
         let (connection, sift) =
             blocking(connection, move |connection, _| sift.begin(connection, &split, from.as_ref()).map(|()| sift)).await?;
@@ -207,7 +208,7 @@ impl SqliteWriter {
             Some(connection) => connection,
             None => {
                 let database = database.clone();
-                blocking_open(move || database.writer()).await?
+                tasks::blocking(move || database.writer()).await?
             }
         };
         let work = Commit { once: self.once(mark), table: self.first().clone(), waiting: std::mem::take(&mut self.waiting), gathered };

@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use futures::stream::unfold;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use self::followed::Followed;
 use self::place::Place;
@@ -31,6 +30,7 @@ use super::source::PgSource;
 use crate::connectors::{Description, ReadRequest, Reading, Source, SourceTable, Split, SplitGoal, Splits};
 use crate::data::{BatchLimit, BatchStream, Lag, Position, Schema};
 use crate::failure::Failure;
+use crate::tasks;
 
 /// Chunks that may wait for the one who takes them.
 const AHEAD: usize = 2;
@@ -164,7 +164,7 @@ impl Reading for Changes {
             lag: Arc::clone(&self.lag),
         };
         let reader = Reader::new(following, send)?;
-        let task = AbortOnDropHandle::new(tokio::spawn(reader.run(from)));
+        let task = tasks::start(reader.run(from));
         Ok(Box::pin(unfold((receive, task), |(mut receive, task)| async move {
             let chunk = receive.recv().await?;
             Some((chunk, (receive, task)))
