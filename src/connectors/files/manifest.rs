@@ -16,6 +16,9 @@ pub(super) struct Manifest {
     version: u32,
     /// In the order they were published.
     pub loads: Vec<PublishedLoad>,
+    /// Parts that are replaced and may still be in the folder: they are to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
 }
 
 /// One load, all of it.
@@ -43,7 +46,7 @@ pub(super) struct PublishedPart {
 impl Manifest {
     /// A manifest of some loads.
     pub(super) fn of(loads: Vec<PublishedLoad>) -> Self {
-        Self { version: VERSION, loads }
+        Self { version: VERSION, loads, replaced: Vec::new() }
     }
 
     /// Reads the text of a manifest.
@@ -88,9 +91,10 @@ pub(super) fn files(store: &dyn Store, folder: &str) -> Result<Option<Vec<Found>
     Ok(Some(files))
 }
 
-/// The names of everything in a folder that is haul's: the parts that its manifest names, and the manifest itself, also one that a killed
-/// process did not finish.
+/// The names of everything in a folder that is haul's: the parts that its manifest names, those that are replaced and not removed yet, and the
+/// manifest itself, also one that a killed process did not finish.
 pub(super) fn own_names(store: &dyn Store, folder: &str) -> Result<Vec<String>, Failure> {
     let manifest = read(store, folder)?.unwrap_or_default();
-    Ok(manifest.names().map(str::to_owned).chain([NAME.to_owned(), format!(".{NAME}.tmp")]).collect())
+    let parts = manifest.names().map(str::to_owned).chain(manifest.replaced.iter().cloned());
+    Ok(parts.chain([NAME.to_owned(), format!(".{NAME}.tmp")]).collect())
 }

@@ -31,6 +31,8 @@ mod source;
 mod state;
 mod store;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub(super) use codec::{Content, decompress};
 pub(super) use csv::{CsvRows, header};

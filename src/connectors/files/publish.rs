@@ -1,6 +1,6 @@
 //! Committed parts → the target, in steps that a crash may fall between.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 
 use super::codec::{self, Compressor, Hashed, Seal, write_failed};
@@ -27,7 +27,37 @@ pub(super) fn publish(target: &Target, work: &Work, load: &Load) -> Result<(), F
             publish_file(target, work, load, current)?;
         }
     }
+    clean(target, work)
+}
+
+/// Removes what a load that is published leaves: the parts that it has replaced, and everything in its work folder but the record.
+pub(super) fn clean(target: &Target, work: &Work) -> Result<(), Failure> {
+    if target.is_folder() {
+        remove_replaced(target)?;
+    }
     work.clean(&*target.store)
+}
+
+/// Removes the parts in the target's folder that are replaced, also by a load that was cut before it did so.
+fn remove_replaced(target: &Target) -> Result<(), Failure> {
+    let replaced = manifest::read(&*target.store, target.folder())?.unwrap_or_default().replaced;
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    for name in &replaced {
+        target.store.remove(&join(target.folder(), name))?;
+    }
+    change_manifest(target, |manifest| manifest.replaced.retain(|name| !replaced.contains(name)))
+}
+
+/// Changes the manifest of the target's folder. The change may be called again when somebody else was first.
+fn change_manifest(target: &Target, mut change: impl FnMut(&mut Manifest)) -> Result<(), Failure> {
+    let folder = target.folder();
+    target.store.change(&join(folder, manifest::NAME), &mut |old| {
+        let mut manifest = old.map(|old| Manifest::parse(old, folder)).transpose()?.unwrap_or_else(|| Manifest::of(Vec::new()));
+        change(&mut manifest);
+        manifest.text().map(Some)
+    })
 }
 
 fn loaded(record: &Record) -> Result<&LoadRecord, Failure> {
@@ -144,8 +174,18 @@ impl Read for Checked {
 /// The name of a part in its folder. No two loads share one, those of two stages of a run included: one must not take the place of another,
 /// and a reader in the middle of a swap misses a file rather than reads one of another load.
 fn final_name(target: &Target, current: &LoadRecord, part: &Part) -> String {
+    format!("{}.{}", stem(current, part), part::ending(&target.spec))
+}
+
+/// That name without the ending, which has no dot.
+fn stem(current: &LoadRecord, part: &Part) -> String {
     let id = current.id();
-    format!("part-{}-{}-{}.{}", part::name(&part.split), part::name(current.run()), &id[..16], part::ending(&target.spec))
+    format!("part-{}-{}-{}", part::name(&part.split), part::name(current.run()), &id[..16])
+}
+
+/// A name without its endings.
+fn without_ending(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(stem, _)| stem)
 }
 
 fn published(target: &Target, current: &LoadRecord) -> PublishedLoad {
@@ -195,10 +235,11 @@ pub(super) fn check_folder(target: &Target, own: Option<&LoadRecord>) -> Result<
             loads.filter(|load| load.stage == Stage::Moving).collect()
         }
     };
-    let mut known: HashSet<String> = loads.iter().flat_map(|load| load.parts.iter().map(|part| final_name(target, load, part))).collect();
-    known.extend(manifest::own_names(store, target.folder())?);
+    let parts: HashSet<String> = loads.iter().flat_map(|load| load.parts.iter().map(|part| stem(load, part))).collect();
+    let own: HashSet<String> = manifest::own_names(store, target.folder())?.into_iter().collect();
+    let is_known = |name: &String| own.contains(name) || parts.contains(without_ending(name));
     // Nobody reads what is hidden as a part; it only matters where it would go away with the folder.
-    let stranger = there.into_iter().filter(|name| !known.contains(name) && (target.swaps() || !name.starts_with('.'))).min();
+    let stranger = there.into_iter().filter(|name| !is_known(name) && (target.swaps() || !name.starts_with('.'))).min();
     stranger.map_or(Ok(()), |name| {
         let path = join(target.folder(), &name);
         Err(Failure::permanent(format!("`{path}` was not written by haul, and stands in the folder to be written"))
@@ -206,16 +247,25 @@ pub(super) fn check_folder(target: &Target, own: Option<&LoadRecord>) -> Result<
     })
 }
 
-/// Removes the parts of a load that was cut while they were being moved into the folder and will not go on: nothing names them.
-pub(super) fn take_back(target: &Target, load: Option<&LoadRecord>) -> Result<(), Failure> {
+/// Takes back what a load has done to its target that was cut amid it and will not go on: a folder that it was about to replace gets its name
+/// again, and the parts that were moved in go, for nothing names them. The load may have written another format than is written now.
+pub(super) fn take_back(target: &Target, work: &Work, load: Option<&LoadRecord>) -> Result<(), Failure> {
     let Some(load) = load.filter(|load| load.stage == Stage::Moving) else { return Ok(()) };
+    let (store, folder, last) = (&*target.store, target.folder(), work.file("last"));
+    if target.renames_folders && store.names(folder)?.is_empty() && !store.names(&last)?.is_empty() {
+        store.remove_empty_folder(folder)?;
+        return store.rename_folder(&last, folder);
+    }
     if is_published(target, load)? {
         return Ok(());
     }
-    for part in &load.parts {
-        let path = join(target.folder(), &final_name(target, load, part));
-        if is_sealed(&*target.store, &path, &part.seal)? {
-            target.store.remove(&path)?;
+    let parts: HashMap<String, &Part> = load.parts.iter().map(|part| (stem(load, part), part)).collect();
+    for name in store.names(folder)? {
+        if let Some(part) = parts.get(without_ending(&name)) {
+            let path = join(folder, &name);
+            if is_sealed(store, &path, &part.seal)? {
+                store.remove(&path)?;
+            }
         }
     }
     Ok(())
@@ -257,31 +307,28 @@ fn swap(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Resu
     .map(drop)
 }
 
-/// Adds parts to the folder one by one, then names them in its manifest. When they replace others, those are removed last.
+/// Adds parts to the folder one by one, then names them in its manifest. When they replace others, those are to be removed from then on.
 fn add(target: &Target, work: &Work, load: &Load, current: &LoadRecord) -> Result<(), Failure> {
     let store = &*target.store;
     let folder = target.folder();
+    remove_replaced(target)?;
     for part in current.in_order() {
         work.fence(&work.read(store)?, load)?;
         move_part(store, &work.file(&part.file), &join(folder, &final_name(target, current, &part)), &part)?;
     }
-    let mut replaced: Vec<String> = Vec::new();
-    store.change(&join(folder, manifest::NAME), &mut |old| {
-        let old = old.map(|old| Manifest::parse(old, folder)).transpose()?.unwrap_or_default();
-        let mut loads = Vec::new();
-        if target.spec.mode == WriteMode::Append {
-            loads.clone_from(&old.loads);
-        } else {
-            replaced = old.names().map(str::to_owned).collect();
+    let load = published(target, current);
+    let is_own = |name: &str| load.parts.iter().any(|part| part.name == name);
+    change_manifest(target, |manifest| {
+        manifest.loads.retain(|other| other.id != load.id);
+        if target.spec.mode == WriteMode::Replace {
+            let replaced: Vec<String> = manifest.names().map(str::to_owned).collect();
+            manifest.replaced.extend(replaced);
+            manifest.loads.clear();
         }
-        loads.retain(|other| other.id != current.id());
-        loads.push(published(target, current));
-        Manifest::of(loads).text().map(Some)
-    })?;
-    for name in replaced {
-        store.remove(&join(folder, &name))?;
-    }
-    Ok(())
+        // A load that was begun again has parts of the same names as before.
+        manifest.replaced.retain(|name| !is_own(name));
+        manifest.loads.push(load.clone());
+    })
 }
 
 /// Where the rows of a load are now, in order, each with whether it starts with a header.
@@ -298,15 +345,14 @@ pub(super) fn places(target: &Target, work: &Work, current: &LoadRecord) -> Resu
     let mut places = Vec::new();
     for part in current.in_order() {
         let name = final_name(target, current, &part);
-        let mut candidates = vec![work.file(&part.file)];
+        let own = work.file(&part.file);
+        // In the work folder no other file has ever its name.
+        let mut found = store.stat(&own)?.is_some_and(|file| file.size == part.seal.bytes).then_some(own);
         if target.is_folder() {
-            candidates.extend([join(&work.file("next"), &name), join(target.folder(), &name)]);
-        }
-        let mut found = None;
-        for path in candidates {
-            if store.stat(&path)?.is_some_and(|file| file.size == part.seal.bytes) {
-                found = Some(path);
-                break;
+            for path in [join(&work.file("next"), &name), join(target.folder(), &name)] {
+                if found.is_none() && is_sealed(store, &path, &part.seal)? {
+                    found = Some(path);
+                }
             }
         }
         let path = found

@@ -91,7 +91,7 @@ impl Sink for FileSink {
         tasks::blocking(move || {
             let work = Work::new(&load.key, &target.spec.path);
             work.change(&*target.store, &load, |record| {
-                publish::take_back(&target, record.load.as_ref())?;
+                publish::take_back(&target, &work, record.load.as_ref())?;
                 record.load = Some(LoadRecord::begun(&load.key, &note));
                 Ok(())
             })?;
@@ -136,7 +136,7 @@ impl Sink for FileSink {
             let unfinished = work.change_any(&*target.store, |record| {
                 let unfinished = record.load.as_ref().is_some_and(|load| load.stage != Stage::Published);
                 if unfinished {
-                    publish::take_back(&target, record.load.as_ref())?;
+                    publish::take_back(&target, &work, record.load.as_ref())?;
                     // Whoever still writes it is fenced off.
                     record.epoch += 1;
                     record.load = None;
@@ -177,7 +177,7 @@ fn claim(target: &Target, key: &LoadKey) -> Result<Claim, Failure> {
     })?;
     // A load that is published is not published again: what a killed worker had no time to remove is removed here.
     if claim.found.as_ref().is_some_and(|found| found.published) {
-        work.clean(store)?;
+        publish::clean(target, &work)?;
     }
     Ok(claim)
 }
@@ -272,110 +272,4 @@ fn there(target: &Target) -> Result<bool, Failure> {
     }
     publish::check_folder(target, None)?;
     Ok(manifest::read(store, target.folder())?.is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow::array::{ArrayRef, Int64Array};
-    use arrow::record_batch::RecordBatch;
-    use futures::StreamExt;
-    use object_store::memory::InMemory;
-
-    use super::*;
-    use crate::connectors::files::source::FileSource;
-    use crate::connectors::files::store::Object;
-    use crate::connectors::{Mark, ReadRequest, Source, SplitGoal};
-    use crate::data::{Column, RowHasher, Type};
-    use crate::define::pipeline::{Compression, FilesSource, Verify};
-
-    fn batch(ids: std::ops::Range<i64>) -> (Schema, RecordBatch) {
-        let schema = Schema { columns: vec![Column::new("id", Type::Int(64))] };
-        let array: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
-        let batch = RecordBatch::try_new(schema.to_arrow(), vec![array]).expect("a batch");
-        (schema, batch)
-    }
-
-    fn key(run: &str) -> LoadKey {
-        LoadKey { pipeline: "p".to_owned(), stage: "s".to_owned(), output: 0, run: run.to_owned(), plan_hash: "h".to_owned() }
-    }
-
-    async fn write(sink: &FileSink, load: &Load, split: &str, batch: &RecordBatch) -> Result<(), Failure> {
-        let digest = RowHasher::default().digest(batch);
-        let mut writer = sink.writer(load, split, None).await?;
-        writer.write(batch.clone()).await?;
-        writer.commit(Mark { split: split.to_owned(), rows: digest.rows, digest, rejects: 0, position: None }).await.map(drop)
-    }
-
-    async fn rows(store: &Arc<dyn Store>, path: &str) -> usize {
-        let spec = FilesSource {
-            connection: "data".to_owned(),
-            path: path.to_owned(),
-            format: FileFormat::Parquet,
-            compression: None,
-            columns: std::collections::BTreeMap::new(),
-            sample: 100,
-        };
-        let reading = FileSource::new(Arc::clone(store), spec).open(ReadRequest::default()).await.expect("files");
-        let mut rows = 0;
-        for split in reading.splits(SplitGoal { most: 8, bytes: 1 }).await.expect("splits").splits {
-            let mut stream = reading.read(&split, None).await.expect("a stream");
-            while let Some(chunk) = stream.next().await {
-                rows += chunk.expect("rows").batch.num_rows();
-            }
-        }
-        rows
-    }
-
-    /// The whole way of a load through an object store, which has neither locks nor renames.
-    #[tokio::test]
-    async fn loads_in_an_object_store_resume_fence_and_publish() {
-        for (path, mode, runs, expected) in
-            [("out/x.parquet", WriteMode::Replace, 2, 100), ("out/x/", WriteMode::Replace, 2, 100), ("out/x/", WriteMode::Append, 2, 200)]
-        {
-            let memory = Arc::new(InMemory::new());
-            let store: Arc<dyn Store> = Arc::new(Object::new(memory.clone(), "pre/fix", "s3://bucket/pre/fix".to_owned()));
-            let spec = FilesSink {
-                connection: "data".to_owned(),
-                path: path.to_owned(),
-                format: FileFormat::Parquet,
-                compression: Compression::Zstd,
-                mode,
-                roll: None,
-            };
-            let (schema, all) = batch(0..100);
-            for run in 0..runs {
-                let sink = FileSink::new(Arc::clone(&store), spec.clone());
-                assert!(sink.plan(&schema).await.expect("a plan").is_ok());
-                let name = format!("run {run}");
-                let claim = sink.claim(&key(&name)).await.expect("a claim");
-                let old = Load { key: key(&name), epoch: claim.epoch, schema: schema.clone(), verify: Verify::Digest };
-                sink.prepare(&old, "note").await.expect("a load");
-                write(&sink, &old, "0000", &all.slice(0, 60)).await.expect("rows");
-                let claim = sink.claim(&key(&name)).await.expect("a claim");
-                assert_eq!(claim.found.expect("the load").marks.len(), 1);
-                assert_eq!(write(&sink, &old, "0001", &all).await.expect_err("an old epoch").kind, FailureKind::Fenced);
-                let load = Load { epoch: claim.epoch, ..old };
-                // Two splits at the same time change one record.
-                let (one, two) = (all.slice(60, 20), all.slice(80, 20));
-                let (first, second) = tokio::join!(write(&sink, &load, "0001", &one), write(&sink, &load, "0002", &two));
-                first.and(second).expect("rows");
-                sink.publish(&load).await.expect("a target");
-                sink.publish(&load).await.expect("nothing to do");
-                let back: usize = sink
-                    .read_back(&load, BatchLimit::default())
-                    .await
-                    .expect("rows")
-                    .map(|chunk| chunk.expect("rows").batch.num_rows())
-                    .collect::<Vec<_>>()
-                    .await
-                    .into_iter()
-                    .sum();
-                assert_eq!(back, 100, "{path}");
-                assert!(sink.claim(&key(&name)).await.expect("a claim").found.is_some_and(|found| found.published));
-            }
-            assert_eq!(rows(&store, path).await, expected, "{path}");
-            let left = tasks::blocking(move || store.list("", usize::MAX)).await.expect("a list");
-            assert!(left.iter().all(|file| file.path.starts_with("out/x")), "{left:?}");
-        }
-    }
 }
