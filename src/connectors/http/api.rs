@@ -1,6 +1,6 @@
 //! One HTTP API: where it is, who asks, and the one way to ask for something.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use url::Url;
 
 use super::answer;
 use super::guard::{Guard, Refused};
+use crate::clock::Stopwatch;
 use crate::connectors::tls;
 use crate::define::pipeline::{Connection, HttpAuth};
 use crate::failure::{Failure, FailureKind};
@@ -23,6 +24,8 @@ use crate::failure::{Failure, FailureKind};
 const MOST_REDIRECTS: usize = 5;
 /// Bytes of a refusal's body that are read.
 const MOST_REFUSAL_BYTES: usize = 4096;
+/// A server may be at work on a request that it has not answered for so many times the longest silence.
+const AT_WORK: u32 = 10;
 /// A shorter secret would hide half of every text.
 const LEAST_SECRET: usize = 4;
 
@@ -40,14 +43,19 @@ pub struct Api {
     allow_unmeasured: bool,
     permits: Arc<Semaphore>,
     most: usize,
-    /// Keys of requests that were sent and not answered: the server may still be at work on them.
-    unanswered: Mutex<HashSet<HeaderValue>>,
+    /// Keys of requests that were sent and not answered, and since when: the server may still be at work on them.
+    unanswered: Mutex<HashMap<HeaderValue, Stopwatch>>,
+    /// Since when it may be asked: what another process has sent, it sent before.
+    since: Stopwatch,
 }
 
 /// What became of rows that were sent.
 pub(super) enum Sent {
     /// The server has them.
     Taken,
+    /// The server says that something is in their way, which may be an earlier try of them that it is still at work on: they must not come under
+    /// another key.
+    AtWork(Failure),
     /// The server refuses their content. Transient when that may pass.
     Refused(Failure),
 }
@@ -94,7 +102,8 @@ impl Api {
         let most = connection.max_connections as usize;
         let permits = Arc::new(Semaphore::new(most));
         let (idle, allow_unmeasured) = (settings.idle_timeout, settings.allow_unmeasured);
-        Ok(Self { base, client, guard, credentials, secrets, idle, allow_unmeasured, permits, most, unanswered: Mutex::default() })
+        let (unanswered, since) = (Mutex::default(), Stopwatch::start());
+        Ok(Self { base, client, guard, credentials, secrets, idle, allow_unmeasured, permits, most, unanswered, since })
     }
 
     /// Which addresses may be asked.
@@ -182,25 +191,34 @@ impl Api {
         }
     }
 
-    /// Sends a body under its key. Redirects are not followed: it would go to a place that nobody named.
-    pub(super) async fn post(&self, method: Method, url: Url, key: &HeaderValue, headers: HeaderMap, body: Body) -> Result<Sent, Failure> {
+    /// Sends a body under its key, under which another process may have sent it before. Redirects are not followed: it would go to a place that
+    /// nobody named.
+    pub(super) async fn post(
+        &self,
+        method: Method,
+        url: Url,
+        (key, sent_before): (&HeaderValue, bool),
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Sent, Failure> {
         let _permit = self.permits.acquire().await.map_err(|_| Failure::cancelled())?;
         let what = format!("{method} {}", url.path());
         let removes = method == Method::DELETE;
         let request = self.client.request(method, url).header("idempotency-key", key).headers(headers).body(body).build();
         let request = request.map_err(|error| Failure::permanent("the request cannot be made").cause(error.without_url()))?;
         // Before it is sent, since whoever waits for the answer may be stopped.
-        let unanswered_before = !self.unanswered().insert(key.clone());
+        let before = self.unanswered().insert(key.clone(), Stopwatch::start());
         let answer = self.ask(request).await;
         let unanswered = match answer.as_ref().map(|response| response.status().as_u16()) {
-            Ok(409) | Err((_, false)) => unanswered_before,
+            Ok(409) | Err((_, false)) => before,
             // A gateway that did not wait for the server.
-            Ok(502 | 504) | Err((_, true)) => true,
-            Ok(_) => false,
+            Ok(502 | 504) | Err((_, true)) => Some(Stopwatch::start()),
+            Ok(_) => None,
         };
-        if !unanswered {
-            self.unanswered().remove(key);
-        }
+        match unanswered {
+            Some(since) => self.unanswered().insert(key.clone(), since),
+            None => self.unanswered().remove(key),
+        };
         let mut response = answer.map_err(|(failure, _)| failure)?;
         let status = response.status();
         if !status.is_success() {
@@ -208,10 +226,17 @@ impl Api {
             return Ok(match status.as_u16() {
                 404 | 410 if removes => Sent::Taken,
                 400 | 413 | 422 => Sent::Refused(failure),
-                // An earlier try of the same request is still worked on: the same rows must not come under another key.
-                409 if unanswered || failure.retry_after.is_some() => return Err(Failure { kind: FailureKind::Transient, ..failure }),
-                // The content, or an earlier try that nobody here knows of: it may pass.
-                409 => Sent::Refused(Failure { kind: FailureKind::Transient, ..failure }),
+                409 => {
+                    let failure = Failure { kind: FailureKind::Transient, ..failure };
+                    let earlier = unanswered.into_iter().chain(sent_before.then_some(self.since));
+                    match earlier.map(Stopwatch::elapsed).min() {
+                        Some(ago) if ago < self.idle * AT_WORK => Sent::AtWork(failure),
+                        // The server knows of an earlier try that nobody here does.
+                        _ if failure.retry_after.is_some() => return Err(failure),
+                        // The content, which may pass.
+                        _ => Sent::Refused(failure),
+                    }
+                }
                 _ => return Err(failure),
             });
         }
@@ -225,7 +250,7 @@ impl Api {
         Ok(Sent::Taken)
     }
 
-    fn unanswered(&self) -> MutexGuard<'_, HashSet<HeaderValue>> {
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<HeaderValue, Stopwatch>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

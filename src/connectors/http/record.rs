@@ -39,6 +39,9 @@ struct Sent {
     note: String,
     published: bool,
     marks: Vec<SentMark>,
+    /// The epoch under which it was begun. Under a later one rows may have been sent that no mark tells of.
+    #[serde(default)]
+    begun: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,6 +60,8 @@ pub(super) struct Standing {
     pub run: String,
     /// Whether all of the split was sent.
     pub done: bool,
+    /// Whether another process may have sent some of it behind its last mark.
+    pub taken_over: bool,
 }
 
 impl SentMark {
@@ -152,10 +157,10 @@ impl Record {
 
     /// Begins the load anew, without marks.
     pub(super) async fn begin(&self, load: &Load, note: &str) -> Result<(), Failure> {
-        let (key, note) = (load.key.clone(), note.to_owned());
+        let (key, note, begun) = (load.key.clone(), note.to_owned(), load.epoch);
         self.change_own(load, move |sent| {
             let (runs, plan_hash) = (vec![key.run.clone()], key.plan_hash.clone());
-            *sent = Some(Sent { runs, plan_hash, note: note.clone(), published: false, marks: Vec::new() });
+            *sent = Some(Sent { runs, plan_hash, note: note.clone(), published: false, marks: Vec::new(), begun });
             Ok(())
         })
         .await
@@ -163,11 +168,11 @@ impl Record {
 
     /// How a split of the load stands.
     pub(super) async fn standing(&self, load: &Load, split: &str) -> Result<Standing, Failure> {
-        let split = split.to_owned();
+        let (split, epoch) = (split.to_owned(), load.epoch);
         self.change_own(load, move |sent| {
             let sent = of(sent)?;
             let done = sent.published || sent.marks.iter().any(|mark| mark.split == split && mark.position.is_none());
-            Ok(Standing { run: sent.run(), done })
+            Ok(Standing { run: sent.run(), done, taken_over: sent.begun != epoch })
         })
         .await
     }

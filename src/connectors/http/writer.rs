@@ -35,6 +35,9 @@ const WAIT: Duration = Duration::from_millis(100);
 /// A server that wants to be left alone for longer holds up the stage, which gives its place to others meanwhile.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// The longest wait between tries of a request that the server may be at work on.
+const BETWEEN: Duration = Duration::from_secs(2);
+
 /// Writes one split.
 pub(super) struct RequestWriter {
     api: Arc<Api>,
@@ -193,12 +196,22 @@ impl RequestWriter {
         }
         let query = self.spec.query.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let url = self.api.url(path, query);
-        let mut wait = WAIT;
+        let (mut wait, mut at_work) = (WAIT, WAIT);
         let mut tries = 1;
         loop {
-            let answer = self.api.post(method.clone(), url.clone(), &key, headers.clone(), Body::from(body.clone())).await;
+            let key = (&key, self.standing.taken_over);
+            let answer = self.api.post(method.clone(), url.clone(), key, headers.clone(), Body::from(body.clone())).await;
             let (failure, refused) = match answer {
                 Ok(Sent::Taken) => return Ok(None),
+                Ok(Sent::AtWork(failure)) => {
+                    let pause = failure.retry_after.unwrap_or(at_work);
+                    if pause > LONGEST_WAIT {
+                        return Err(failure);
+                    }
+                    tokio::time::sleep(pause).await;
+                    at_work = BETWEEN.min(at_work * 2);
+                    continue;
+                }
                 Ok(Sent::Refused(failure)) => (failure, true),
                 Err(failure) => (failure, false),
             };

@@ -130,6 +130,49 @@ fn rows_that_are_still_worked_on_are_not_sent_under_other_keys() {
     assert!(first[2].at - first[1].at >= Duration::from_secs(1), "the server asked for a second");
 }
 
+/// A run is killed while the server is at work on its rows, and gone on with at once. The server says that it is at it, and not until when.
+#[test]
+fn rows_that_a_killed_run_has_sent_come_under_no_other_keys() {
+    let begun = std::sync::Mutex::new((String::new(), 0));
+    let web = Web::start(move |asked, out| {
+        let key = asked.header("idempotency-key");
+        if asked.number == 0 {
+            begun.lock().expect("the first").0 = key.to_owned();
+            std::thread::sleep(Duration::from_secs(10));
+            return Ok(());
+        }
+        let mut begun = begun.lock().expect("the first");
+        if begun.0 == key && begun.1 < 6 {
+            begun.1 += 1;
+            return answer(out, 409, &[], "still at it");
+        }
+        answer(out, 204, &[], "")
+    });
+    let project = project(&(pipeline(&web, 40, "path: /rows, batch: { rows: 20 }") + "    splits: { most: 1 }\n"));
+    assert!(!run_until_asked(&project, &web, 1), "it was done without an answer");
+    project.haul(&["run", "p"]).expect(0);
+    assert_eq!(held(&web.asked()), each_once(40));
+}
+
+/// No answer comes to a request, and to its further tries a refusal that looks like work on an earlier one: it is one in the end.
+#[test]
+fn rows_that_are_in_the_way_of_each_other_are_refused_in_the_end() {
+    let web = Web::start(|asked, out| match asked.number {
+        0 => answer(out, 504, &[], "no answer"),
+        _ if ids(asked).contains(&2) => answer(out, 409, &[], "2 is there already"),
+        _ => answer(out, 204, &[], ""),
+    });
+    let text = pipeline(&web, 8, "path: /rows, batch: { rows: 4 }").replace("auth: {", "idle_timeout: 200ms, auth: {").replace("50,", "3,");
+    let project = project(&(text + "    splits: { most: 1 }\n    rejects: { to: { files: bad, path: bad.ndjson }, at_most: 1 }\n"));
+    project.haul(&["run", "p"]).expect(0);
+    let bad = project.read("bad.ndjson");
+    assert!(bad.lines().count() == 1 && bad.contains("2 is there already"), "{bad}");
+    let asked = web.asked();
+    let first = asked.iter().filter(|other| other.header("idempotency-key") == asked[0].header("idempotency-key"));
+    let waited = first.map(|asked| asked.at).max().expect("a request") - asked[0].at;
+    assert!(waited >= Duration::from_secs(2), "refused after {waited:?}");
+}
+
 /// kill -9 at random moments: a server that heeds keys holds each row once, and what was recorded as sent does not come again.
 #[test]
 fn a_killed_run_goes_on_behind_what_it_recorded() {
