@@ -160,6 +160,37 @@ fn rows_whose_references_move_stay_with_what_refers_to_them() {
     }
 }
 
+/// A source that does not refer from table to table, as its target does, may empty a table in the transaction that removes what refers to it.
+#[test]
+fn tables_are_emptied_behind_what_refers_to_them() {
+    const FOLLOW: &str = "linked";
+    const LINKED: [(&str, &str); 2] = [("orders", "orders"), ("lines", "lines")];
+    let (from, to) = (postgres().fresh_database(), postgres().fresh_database());
+    let shop = |refers: &str| {
+        format!(
+            "create table orders (id int primary key, note text unique); create table lines (id int primary key, order_id int {refers});"
+        )
+    };
+    sql(&from, &shop(""));
+    sql(&to, &shop("references orders"));
+    let rows = "insert into orders select i, 'note ' || i from generate_series(1, 5) i; insert into lines select i, 1 + i % 5 from generate_series(1, 9) i";
+    sql(&from, rows);
+    let project = Project::new();
+    pipeline(&project, FOLLOW, (&from, &to), "orders, lines", "");
+    catch_up(&project, FOLLOW);
+    assert_same(&from, &to, &LINKED);
+    for change in [
+        "begin; delete from lines; truncate orders; commit",
+        &format!("begin; {rows}; commit"),
+        "begin; truncate orders; delete from lines; commit",
+    ] {
+        sql(&from, change);
+        catch_up(&project, FOLLOW);
+        assert_same(&from, &to, &LINKED);
+    }
+    project.haul(&["drop", FOLLOW]).expect(0);
+}
+
 /// Kills the stream has to survive.
 const KILLS: usize = 30;
 

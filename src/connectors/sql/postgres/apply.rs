@@ -42,26 +42,21 @@ pub(super) async fn apply(session: &mut Session, tables: &[Changes<'_>], referen
 /// Puts and removes rows: those that go, go from the tables first that refer to others, and those that come, come to the others first.
 async fn bring(session: &mut Session, tables: &[Changes<'_>], references: &[Reference]) -> Result<(), Failure> {
     let order = in_order(tables.len(), references);
-    run(session, order.iter().rev().filter_map(|table| tables[*table].emptying())).await?;
-    let removal = |table: &usize| Some((*table, tables[*table].removal()?));
-    let is_free = |(table, _): &(usize, String)| references.iter().all(|reference| reference.to != *table);
-    let (free, held): (Vec<_>, Vec<_>) = order.iter().rev().filter_map(removal).partition(is_free);
-    let sql = |removals: &[(usize, String)]| removals.iter().map(|(_, sql)| sql.clone()).collect::<Vec<_>>();
-    let puts: Vec<String> = order.iter().map(|table| tables[*table].put()).collect();
+    // Rows of one table that refer to each other are emptied at once.
+    let holds = |reference: &Reference| reference.from != reference.to || !tables[reference.to].came.emptied;
+    let is_held = |table: &usize| references.iter().any(|reference| reference.to == *table && holds(reference));
+    let (held, free): (Vec<usize>, Vec<usize>) = order.iter().rev().partition(|table| is_held(table));
+    let removals = |order: &[usize]| order.iter().filter_map(|table| tables[*table].removal()).collect::<Vec<_>>();
     // What rows have held that nothing refers to is free for those that come.
-    let (free, held) = (sql(&free), sql(&held));
-    if held.is_empty() {
-        run(session, [free, puts].concat()).await?;
-        return complete(session, tables).await;
+    let (free, before) = (removals(&free), removals(&held));
+    let puts: Vec<String> = order.iter().map(|table| tables[*table].put()).collect();
+    let behind: Vec<String> = held.iter().filter_map(|table| tables[*table].late_removal()).collect();
+    if behind.is_empty() {
+        return in_turn(session, tables, [free, puts].concat(), Vec::new()).await;
     }
     // What refers to a row that goes may refer to another one from now on, and must not stand in its way, or go with it.
     session.run("savepoint haul_order").await?;
-    let put = async {
-        run(session, [&*free, &*puts].concat()).await?;
-        complete(session, tables).await?;
-        run(session, held.clone()).await
-    };
-    match put.await {
+    match in_turn(session, tables, [&*free, &*puts].concat(), behind).await {
         Ok(()) => session.run("release haul_order").await.map(drop),
         Err(failure) if failure.kind == FailureKind::BadRows => {
             session.run("rollback to haul_order").await?;
@@ -71,29 +66,30 @@ async fn bring(session: &mut Session, tables: &[Changes<'_>], references: &[Refe
                 }
             }
             // A value that must be unique may still be held by a row that goes.
-            run(session, [free, held, puts].concat()).await?;
-            complete(session, tables).await
+            in_turn(session, tables, [free, before, puts].concat(), Vec::new()).await
         }
         Err(failure) => Err(failure),
     }
 }
 
+/// Runs statements, fills in what was not sent, and runs the others.
+async fn in_turn(session: &mut Session, tables: &[Changes<'_>], first: Vec<String>, last: Vec<String>) -> Result<(), Failure> {
+    run(session, first).await?;
+    complete(session, tables).await?;
+    run(session, last).await
+}
+
 /// Whether a row that goes would take one with it that does not go by itself.
 async fn takes_others(session: &mut Session, tables: &[Changes<'_>], reference: &Reference) -> Result<bool, Failure> {
-    let (from, to, [change, _]) = (&tables[reference.from], &tables[reference.to], EXTRA);
+    let (from, to) = (&tables[reference.from], &tables[reference.to]);
     let refers = reference.columns.iter().zip(&reference.to_columns).map(|(column, other)| format!("t.{column} = p.{other}"));
-    let goes = format!("l.{change} in ('{GONE}', '{MOVED}')");
-    let parent = to.key.iter().map(|name| format!("p.{name} = l.{name}"));
     let sql = format!(
-        "select exists (select from {} t join {} p on {} join {} l on {goes} and {}
-         where not exists (select from {} l where {goes} and {}))",
+        "select exists (select from {} t join {} p on {} where {} and not {})",
         from.target,
         to.target,
         refers.collect::<Vec<_>>().join(" and "),
-        to.changes(),
-        parent.collect::<Vec<_>>().join(" and "),
-        from.changes(),
-        from.same_key("l"),
+        to.goes("p"),
+        from.goes("t"),
     );
     sqlx::query_scalar(&sql).persistent(false).fetch_one(session.raw()).await.map_err(failure)
 }
@@ -161,21 +157,37 @@ impl Changes<'_> {
         self.key.iter().map(|name| format!("t.{name} = {other}.{name}")).collect::<Vec<_>>().join(" and ")
     }
 
+    /// Whether a row of the target, under this name, goes before any comes.
+    fn goes(&self, row: &str) -> String {
+        let (changes, [change, _]) = (self.changes(), EXTRA);
+        let same_key = self.key.iter().map(|name| format!("l.{name} = {row}.{name}")).collect::<Vec<_>>().join(" and ");
+        if self.came.emptied {
+            "true".to_owned()
+        } else {
+            format!("exists (select from {changes} l where l.{change} in ('{GONE}', '{MOVED}') and {same_key})")
+        }
+    }
+
     /// The columns that are no part of the key, with their places in the incoming row.
     fn others(&self) -> Vec<&(usize, &str)> {
         self.columns.iter().filter(|(_, name)| !self.key.iter().any(|key| key == name)).collect()
     }
 
-    fn emptying(&self) -> Option<String> {
-        self.came.emptied.then(|| format!("delete from {}", self.target))
+    /// Removes the rows that go, before any come.
+    fn removal(&self) -> Option<String> {
+        if self.came.emptied { Some(format!("delete from {}", self.target)) } else { self.late_removal() }
     }
 
-    /// There is nothing to remove from a table that is emptied first.
-    fn removal(&self) -> Option<String> {
-        let (target, changes, [change, _]) = (self.target, self.changes(), EXTRA);
-        let gone =
-            || format!("delete from {target} t using {changes} l where l.{change} in ('{GONE}', '{MOVED}') and {}", self.same_key("l"));
-        (!self.came.emptied && (self.came.gone || self.came.moved)).then(gone)
+    /// The same when all have come: of a table that was emptied what did not come again.
+    fn late_removal(&self) -> Option<String> {
+        let (target, changes, same_key, [change, _]) = (self.target, self.changes(), self.same_key("l"), EXTRA);
+        if self.came.emptied {
+            return Some(format!(
+                "delete from {target} t where not exists (select from {changes} l where l.{change} = '{PUT}' and {same_key})"
+            ));
+        }
+        let gone = || format!("delete from {target} t using {changes} l where l.{change} in ('{GONE}', '{MOVED}') and {same_key}");
+        (self.came.gone || self.came.moved).then(gone)
     }
 
     /// In the order in which the rows came, so that a value that must be unique can go from one to the next.
