@@ -72,6 +72,16 @@ async fn a_table_that_others_depend_on_is_refilled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_published_table_is_refilled() {
+    for tables in ["table t", "tables in schema public", "all tables"] {
+        let database = Database::new();
+        database.sql("create table t (id bigint primary key, name text); insert into t values (100, 'old')");
+        database.sql(&format!("create publication p for {tables}"));
+        check(&database, "because it is published", "1").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partitioned_table_is_refilled() {
     let database = Database::new();
     database.sql(

@@ -40,8 +40,9 @@ const REASONS: &str = "
       case when exists (select from pg_catalog.pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal) then 'it has triggers' end,
       case when exists (select from pg_catalog.pg_rewrite r where r.ev_class = c.oid) then 'it has rules' end,
       case when c.relrowsecurity or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid) then 'it has policies' end,
-      case when exists (select from pg_catalog.pg_publication_rel p where p.prrelid = c.oid)
-        or exists (select from pg_catalog.pg_publication p where p.puballtables) then 'it is published' end,
+      case when exists (select from pg_catalog.pg_publication_tables p
+        where p.tablename = c.relname and p.schemaname = (select n.nspname from pg_catalog.pg_namespace n where n.oid = c.relnamespace))
+        then 'it is published' end,
       case when exists (select from pg_catalog.pg_statistic_ext s where s.stxrelid = c.oid) then 'it has extended statistics' end,
       case when exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attacl is not null) then 'it has grants on columns' end,
       case when c.relpersistence <> 'p' or c.reltablespace <> 0 or c.reloptions is not null or c.relreplident <> 'd'
