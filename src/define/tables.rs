@@ -126,7 +126,7 @@ pub fn targets(
 /// Names of which the engine takes no two for one.
 fn distinct(reader: &mut Reader<'_>, at: &str, names: Vec<Vec<String>>, engine: Option<Engine>) -> Option<Vec<Vec<String>>> {
     let sqlite = engine == Some(Engine::Sqlite);
-    let called = |name: &Vec<String>| if sqlite { name.join(".").to_ascii_lowercase() } else { name.join(".") };
+    let called = |name: &Vec<String>| if sqlite { vec![name.join(".").to_ascii_lowercase()] } else { name.clone() };
     let twice = names.iter().enumerate().find(|(place, name)| names[..*place].iter().any(|other| called(other) == called(name)));
     let Some((_, name)) = twice else { return Some(names) };
     let help = if sqlite {
