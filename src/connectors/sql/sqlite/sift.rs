@@ -58,12 +58,12 @@ impl Sift {
     /// Applies changes and looks for none that are refused. Gives the number of rows that were put or removed.
     pub(super) fn apply(&self, connection: &Sqlite, interrupt: &Interrupt) -> Result<u64, Failure> {
         let shapes = shapes(&self.tables, &self.database, connection, &self.waiting)?;
-        let changes = self.waiting.iter().filter_map(|batch| Some((batch, Changes::of(batch)?)));
-        let apply = |(batch, changes)| {
+        let apply = |batch| {
+            let changes = Changes::of(batch).ok_or_else(|| Failure::permanent("rows came that are no changes, which is a bug in haul"))?;
             let number = change::table(batch);
             self.rows(number, &shapes[&number], interrupt).apply(connection, batch, changes)
         };
-        changes.map(apply).sum()
+        self.waiting.iter().filter(|batch| batch.num_rows() > 0).map(apply).sum()
     }
 
     /// Writes what waits. Gives the number of rows in the target, and those that it refuses: of several tables one alone would then say what was
