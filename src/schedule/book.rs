@@ -24,6 +24,16 @@ pub struct Turn {
     pub stop: Vec<String>,
 }
 
+impl Turn {
+    /// Puts what was decided later behind this.
+    pub fn add(&mut self, later: Turn) {
+        self.ticks.extend(later.ticks);
+        self.settled.extend(later.settled);
+        self.decided.extend(later.decided);
+        self.stop.extend(later.stop);
+    }
+}
+
 /// All schedules and the state of their pipelines.
 #[derive(Debug)]
 pub struct Book {
@@ -165,10 +175,15 @@ impl Book {
         self.pages.iter().filter_map(of).min()
     }
 
-    /// Takes a tick back that was decided before.
-    pub fn forget(&mut self, tick: &Tick) {
-        if let Some(page) = self.pages.get_mut(&tick.pipeline) {
-            page.waiting.retain(|waiting| waiting.run != tick.run);
+    /// Takes a tick back that was decided before. One that is written down as open and is nowhere else here is what it was decided to be: nobody
+    /// heard that it was written down.
+    pub fn forget(&mut self, tick: &Tick, open: bool) {
+        let same = |other: &Tick| (&other.entry, other.at_ms) == (&tick.entry, tick.at_ms);
+        if let Some(page) = self.pages.get_mut(&tick.pipeline)
+            && let Some(last) = page.waiting.iter().rposition(same)
+            && (!open || page.going.iter().any(same) || page.waiting.iter().take(last).any(same))
+        {
+            page.waiting.remove(last);
         }
         self.index_ready(&tick.pipeline);
     }

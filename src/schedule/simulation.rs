@@ -69,7 +69,7 @@ impl World {
         for tick in turn.ticks {
             let key = (tick.pipeline.clone(), tick.entry.clone(), tick.at_ms);
             match self.ticks.entry(key) {
-                btree_map::Entry::Occupied(_) => self.book.forget(&tick),
+                btree_map::Entry::Occupied(known) => self.book.forget(&tick, known.get().state == TickState::Open),
                 btree_map::Entry::Vacant(free) => {
                     free.insert(tick);
                 }

@@ -23,7 +23,7 @@ use super::{Level, PERIOD, Settings, Voice, logs};
 use crate::clock::{self, Stopwatch};
 use crate::define::pipeline::{Overlap, Schedule};
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{Journal, Outcome, Tick, TickState};
+use crate::journal::{Journal, Outcome, Pause, Tick, TickState};
 use crate::run::Control;
 use crate::run::launch::Found;
 use crate::schedule::book::{Book, Turn};
@@ -52,6 +52,8 @@ struct Daemon {
     voice: Voice,
     status: Arc<Status>,
     book: Book,
+    /// What the book has decided and the journal has not taken yet.
+    unwritten: Turn,
     definitions: Definitions,
     /// The last version of each pipeline that could run.
     good: BTreeMap<String, Good>,
@@ -82,6 +84,7 @@ pub(super) async fn lead(settings: Settings, journal: Journal, control: Control,
     book.restore(journal.decided().await?, journal.open_ticks().await?);
     let mut daemon = Daemon {
         book,
+        unwritten: Turn::default(),
         definitions,
         good: BTreeMap::new(),
         seen: read.clone(),
@@ -160,12 +163,11 @@ impl Daemon {
 
     /// Looks around, decides what is due, and starts what may start.
     async fn turn(&mut self) -> Result<(), Failure> {
+        self.write_down(Turn::default()).await?;
         if self.watched.elapsed() >= WATCH {
             self.watched = Stopwatch::start();
             self.watch().await?;
-            let pauses = self.journal.pauses().await?;
-            let turn = self.book.pauses(&pauses);
-            self.write_down(turn).await?;
+            let pauses = self.take_pauses().await?;
             if self.feeds_failed.is_some() {
                 self.keep_feeds().await;
             }
@@ -179,22 +181,55 @@ impl Daemon {
         }
         let turn = self.book.advance(clock::now_ms());
         self.write_down(turn).await?;
-        for tick in self.book.start(clock::now_ms()) {
-            self.launch(tick).await?;
-        }
+        let started = self.book.start(clock::now_ms());
+        let settled = started.into_iter().filter_map(|tick| self.launch(tick)).collect();
+        self.write_down(Turn { settled, ..Turn::default() }).await?;
         self.status.counts(self.book.counts());
         Ok(())
     }
 
-    /// Writes decisions down, and takes back those that were made before.
+    /// Takes in which pipelines are paused.
+    async fn take_pauses(&mut self) -> Result<Vec<Pause>, Failure> {
+        let pauses = self.journal.pauses().await?;
+        let turn = self.book.pauses(&pauses);
+        self.write_down(turn).await?;
+        Ok(pauses)
+    }
+
+    /// Writes decisions down, and takes back those that were made before. What a failure keeps from being written is written before anything else
+    /// is decided: the book will not decide it again.
     async fn write_down(&mut self, turn: Turn) -> Result<(), Failure> {
-        if turn == Turn::default() {
+        self.unwritten.add(turn);
+        self.write_ticks().await?;
+        while let Some(tick) = self.unwritten.settled.first().cloned() {
+            self.settle(&tick).await?;
+            self.unwritten.settled.remove(0);
+        }
+        while let Some(run) = self.unwritten.stop.first().cloned() {
+            for (_, control) in self.going.values().filter(|(tick, _)| tick.run == run) {
+                control.drain.cancel();
+            }
+            self.journal.ask_to_stop(&run).await?;
+            self.unwritten.stop.remove(0);
+        }
+        Ok(())
+    }
+
+    async fn write_ticks(&mut self) -> Result<(), Failure> {
+        let Turn { ticks, decided, .. } = &self.unwritten;
+        if ticks.is_empty() && decided.is_empty() {
             return Ok(());
         }
-        let new = self.journal.decide(&turn.ticks, &turn.decided).await?;
-        for (tick, new) in turn.ticks.iter().zip(new) {
+        let new = self.journal.decide(ticks, decided).await?;
+        let open = if new.contains(&false) { self.journal.open_ticks().await? } else { Vec::new() };
+        let ticks = std::mem::take(&mut self.unwritten.ticks);
+        self.unwritten.decided.clear();
+        for (tick, new) in ticks.iter().zip(new) {
             if !new {
-                self.book.forget(tick);
+                self.book.forget(
+                    tick,
+                    open.iter().any(|open| (&open.pipeline, &open.entry, open.at_ms) == (&tick.pipeline, &tick.entry, tick.at_ms)),
+                );
                 continue;
             }
             self.status.ticks(tick.state, tick.count.unwrap_or(1));
@@ -205,19 +240,11 @@ impl Daemon {
                 self.voice.of(Level::Warn, &tick.pipeline, None, message);
             }
         }
-        for tick in &turn.settled {
-            self.settle(tick).await?;
-        }
-        for run in &turn.stop {
-            for (_, control) in self.going.values().filter(|(tick, _)| tick.run == *run) {
-                control.drain.cancel();
-            }
-            self.journal.ask_to_stop(run).await?;
-        }
         Ok(())
     }
 
     async fn settle(&self, tick: &Tick) -> Result<(), Failure> {
+        self.journal.settle(tick).await?;
         if !tick.reason.is_empty() {
             self.voice.of(
                 Level::Warn,
@@ -227,16 +254,16 @@ impl Daemon {
             );
         }
         self.status.ticks(tick.state, 1);
-        self.journal.settle(tick).await
+        Ok(())
     }
 
-    /// Sets the run of a tick going.
-    async fn launch(&mut self, mut tick: Tick) -> Result<(), Failure> {
+    /// Sets the run of a tick going. Gives the tick back when it is over instead.
+    fn launch(&mut self, mut tick: Tick) -> Option<Tick> {
         let known = self.good.get(&tick.pipeline).zip(self.book.entry(&tick));
         let Some((Good { found, .. }, (overlap, entry))) = known else {
             self.book.ended(&tick);
             (tick.state, tick.reason) = (TickState::Skipped, "its schedule is gone".to_owned());
-            return self.settle(&tick).await;
+            return Some(tick);
         };
         let control = Control { drain: self.control.drain.child_token(), abort: self.control.abort.child_token() };
         let lag = clock::now_ms() - tick.at_ms - crate::schedule::tick::delay_ms(&tick.pipeline, entry);
@@ -248,7 +275,7 @@ impl Daemon {
             (own, came)
         });
         self.going.insert(handle.id(), (tick, control));
-        Ok(())
+        None
     }
 
     fn worker(&self, found: Found, overlap: Overlap, params: BTreeMap<String, String>, control: Control) -> Work {

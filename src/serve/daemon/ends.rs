@@ -30,27 +30,32 @@ impl Daemon {
     pub(super) async fn look_for_ends(&mut self) -> Result<(), Failure> {
         let since_ms = self.ended_since_ms - SLACK_MS;
         for (run, at_ms) in self.journal.ended_since(since_ms).await? {
-            if self.ended.insert(run.clone(), at_ms) == Some(at_ms) {
+            if self.ended.get(&run) == Some(&at_ms) {
                 continue;
             }
-            let Some(run) = self.journal.brief(&run).await? else { continue };
-            self.ended_since_ms = self.ended_since_ms.max(run.last_ms.min(clock::now_ms()));
-            if run.last_ms > self.told_until_ms {
-                self.tell(&run).await?;
+            if let Some(ended) = self.journal.brief(&run).await? {
+                self.take_end(&ended).await?;
             }
-            match run.outcome {
-                Some(Outcome::Done) => {
-                    let interval_start_ms = run.interval_start_ms.unwrap_or(run.started_ms);
-                    let turn = self.book.after(&run.pipeline, run.last_ms, interval_start_ms);
-                    self.write_down(turn).await?;
-                }
-                Some(Outcome::Failed) => self.pause_on_failure(&run).await?,
-                _ => {}
-            }
+            // Not before all has come of it: after a failure on the way it is taken in again, which changes nothing that is done.
+            self.ended.insert(run, at_ms);
         }
         let since_ms = self.ended_since_ms - SLACK_MS;
         self.ended.retain(|_, at_ms| *at_ms > since_ms);
         Ok(())
+    }
+
+    async fn take_end(&mut self, run: &RunState) -> Result<(), Failure> {
+        self.ended_since_ms = self.ended_since_ms.max(run.last_ms.min(clock::now_ms()));
+        match run.outcome {
+            Some(Outcome::Done) => {
+                let interval_start_ms = run.interval_start_ms.unwrap_or(run.started_ms);
+                let turn = self.book.after(&run.pipeline, run.last_ms, interval_start_ms);
+                self.write_down(turn).await?;
+            }
+            Some(Outcome::Failed) => self.pause_on_failure(run).await?,
+            _ => {}
+        }
+        if run.last_ms > self.told_until_ms { self.tell(run).await } else { Ok(()) }
     }
 
     /// The most runs of a pipeline that go at the same time: those of ticks, and one by hand.
@@ -74,8 +79,7 @@ impl Daemon {
         self.voice.of(Level::Error, &run.pipeline, None, format!("paused: {reason}; `haul resume {}` lets it go on", run.pipeline));
         let pause = Pause { pipeline: run.pipeline.clone(), paused: true, at_ms: clock::now_ms(), reason };
         self.journal.pause(&pause).await?;
-        let turn = self.book.pauses(&self.journal.pauses().await?);
-        self.write_down(turn).await
+        self.take_pauses().await.map(drop)
     }
 
     /// Tells people of a failure, or of a recovery from one.

@@ -85,9 +85,7 @@ impl Daemon {
         self.voice.say(Level::Info, format!("definitions read: {by_itself} of {of} pipelines run by themselves, {wrong} are wrong"));
         let turn = self.book.replace(schedules, clock::now_ms());
         self.write_down(turn).await?;
-        let pauses = self.journal.pauses().await?;
-        let turn = self.book.pauses(&pauses);
-        self.write_down(turn).await?;
+        let pauses = self.take_pauses().await?;
         self.keep_feeds().await;
         self.keep_streams(&pauses);
         Ok(())

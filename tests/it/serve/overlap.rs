@@ -1,8 +1,8 @@
 //! What happens when runs of a pipeline meet, whoever started them.
 
-use haul::journal::Tick;
+use haul::journal::{Journal, Tick, TickState};
 
-use super::{SLOW, done, serve, ticks, wait};
+use super::{DEFAULT_URL, SLOW, done, serve, ticks, wait};
 use crate::support::Project;
 use crate::support::web::{Web, answer};
 
@@ -129,4 +129,26 @@ fn any_of_the_runs_that_may_overlap_can_be_retried() {
     }
     project.haul(&["run", "p"]).expect(0);
     assert_eq!(std::fs::read_dir(project.path("out")).expect("a folder").flatten().filter(|file| file.path().is_file()).count(), 3);
+}
+
+/// Ticks wait when their pipeline is paused, and the journal cannot be written for a while: they are left out as soon as it can.
+#[test]
+fn ticks_that_a_pause_leaves_out_are_written_down_in_the_end() {
+    let project = Project::new();
+    project.file("pipelines/often.yaml", format!("schedule: {{ every: 5s, overlap: queue }}\n{SLOW}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let journal = runtime.block_on(Journal::open(DEFAULT_URL, &project.path(""))).expect("the journal");
+    let lease = runtime.block_on(journal.lease("often")).expect("nobody else has it");
+    let served = serve(&project, "log", &[]);
+    let is_open = |tick: &Tick| tick.state == TickState::Open;
+    wait("a tick that waits", &project, "log", || ticks(&project, "often").iter().any(is_open));
+    project.haul(&["pause", "often", "--reason", "a test"]).expect(0);
+    let other = rusqlite::Connection::open(project.path(DEFAULT_URL.trim_start_matches("sqlite:"))).expect("the journal's file");
+    other.execute_batch("begin immediate").expect("the lock");
+    wait("a failure", &project, "log", || project.read("log").contains("trying again"));
+    other.execute_batch("rollback").expect("unlocked");
+    wait("the ticks to be left out", &project, "log", || !ticks(&project, "often").iter().any(is_open));
+    assert!(ticks(&project, "often").iter().any(|tick| tick.reason == "paused: a test"));
+    drop(lease);
+    assert_eq!(served.stop(), Some(143));
 }
