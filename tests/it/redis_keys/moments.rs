@@ -79,10 +79,11 @@ async fn a_lifetime_is_judged_once_for_all_pieces_of_a_key() {
             count += 1;
         }
         assert!(count > 1, "{key} comes at once");
-        client.say(&format!("PEXPIRE {key} 6000"));
-        let mut lasting = pieces(&url, key, Some(Duration::from_secs(5))).await;
+        client.say(&format!("EXPIRE {key} 7200"));
+        let mut lasting = pieces(&url, key, Some(Duration::from_secs(3600))).await;
         assert!(next(&mut lasting).await.expect("a piece"));
-        tokio::time::sleep(Duration::from_millis(1200)).await;
+        // As when the time passes.
+        client.say(&format!("EXPIRE {key} 1800"));
         for piece in 1..count {
             assert!(next(&mut lasting).await.expect("a piece"), "{key} ended after {piece} of {count} pieces");
         }
@@ -98,7 +99,7 @@ fn the_expiry_of_a_key_is_that_of_its_value() {
         client.say("SET short x");
         let proxy = Proxy::before(redis().port);
         let project = project(&source.replace(&redis().port.to_string(), &proxy.port.to_string()), &target, "keys: [\"*\"]", to, "");
-        proxy.spoil(word, 0, Fault::Pause);
+        proxy.spoil(word, 0, Fault::HoldWord);
         let mut run = project.command(&["run", "copy"]);
         let mut run = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("haul can be started");
         while !proxy.has_spoilt() {

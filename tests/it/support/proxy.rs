@@ -3,8 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+
+/// A test that holds something back and never lets it go has failed by then.
+const LONGEST_HOLD: Duration = Duration::from_secs(120);
 
 /// What happens when haul says the word that was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +20,10 @@ pub enum Fault {
     CutAnswers(usize),
     /// Nothing goes either way for a second.
     Stall,
-    /// What stands before the word arrives, and the word a second later.
-    Pause,
+    /// Nothing goes from haul to the server until [`Proxy::let_go`].
+    Hold,
+    /// The same from the word on: what stands before it arrives.
+    HoldWord,
 }
 
 /// Fragments everything it passes on; a port of this machine.
@@ -31,6 +36,8 @@ struct Trap {
     /// What is waited for, how many of it are let through, and what happens then.
     armed: Mutex<Option<(Vec<u8>, usize, Fault)>>,
     sprung: AtomicBool,
+    /// Whether what is held back may go on.
+    let_go: (Mutex<bool>, Condvar),
     /// A text of the server's answers, and one of the same length that takes its place.
     pretence: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -49,6 +56,12 @@ impl Trap {
         *armed = None;
         self.sprung.store(true, Ordering::SeqCst);
         Some((at, fault))
+    }
+
+    fn hold(&self) {
+        let (may_go, told) = &self.let_go;
+        let held = told.wait_timeout_while(may_go.lock().expect("the word"), LONGEST_HOLD, |may_go| !*may_go);
+        drop(held.expect("the word"));
     }
 
     fn pretend(&self, answer: &mut [u8]) {
@@ -74,7 +87,7 @@ impl Proxy {
     fn start(server: u16, pretence: Option<(Vec<u8>, Vec<u8>)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let trap = Arc::new(Trap { armed: Mutex::default(), sprung: AtomicBool::new(false), pretence });
+        let trap = Arc::new(Trap { armed: Mutex::default(), sprung: AtomicBool::new(false), let_go: Default::default(), pretence });
         let shared = Arc::clone(&trap);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -90,7 +103,14 @@ impl Proxy {
     /// Spoils the moment in which haul says a word, after so many times that pass.
     pub fn spoil(&self, word: &str, passing: usize, fault: Fault) {
         self.trap.sprung.store(false, Ordering::SeqCst);
+        *self.trap.let_go.0.lock().expect("the word") = false;
         *self.trap.armed.lock().expect("the trap") = Some((word.as_bytes().to_vec(), passing, fault));
+    }
+
+    /// Lets what is held back go on.
+    pub fn let_go(&self) {
+        *self.trap.let_go.0.lock().expect("the word") = true;
+        self.trap.let_go.1.notify_all();
     }
 
     /// Whether that has happened.
@@ -113,12 +133,13 @@ fn pass(client: TcpStream, server: TcpStream, trap: &Arc<Trap>) {
                 Some((_, Fault::Swallow)) => *left.lock().expect("the count") = Some(0),
                 Some((_, Fault::CutAnswers(bytes))) => *left.lock().expect("the count") = Some(bytes),
                 Some((_, Fault::Stall)) => std::thread::sleep(Duration::from_secs(1)),
-                Some((at, Fault::Pause)) => {
+                Some((_, Fault::Hold)) => trap.hold(),
+                Some((at, Fault::HoldWord)) => {
                     let (before, word) = bytes.split_at(at);
                     if fragmented(&mut to, before).is_err() {
                         break;
                     }
-                    std::thread::sleep(Duration::from_secs(1));
+                    trap.hold();
                     bytes = word;
                 }
                 None => {}
