@@ -170,8 +170,9 @@ struct Row {
 }
 
 impl Sides<'_> {
-    /// Compares and names up to 20 keys that differ. Memory is bounded: keys are dealt into as many passes as they need, and each pass
-    /// reads both sides and holds only its share.
+    /// Compares and names up to 20 keys that differ. Memory is bounded: keys are dealt into passes of about a million, by the number of rows that
+    /// is given, and each pass reads both sides and holds only its share. When the left side has more than twice its share in the first, they are
+    /// dealt into twice as many, and it is read again.
     pub async fn compare<L, R>(&self, rows: u64, left: L, right: R) -> Result<Verdict, Failure>
     where
         L: AsyncFn() -> Result<BatchStream, Failure>,
