@@ -1,5 +1,7 @@
 //! Steps on the changes of a table: at every moment the target is what the steps make of the source.
 
+use rusqlite::Connection;
+
 use super::sql;
 use crate::support::{Project, postgres};
 
@@ -119,4 +121,65 @@ fn a_step_must_not_lose_the_key() {
         let all = format!("{}{}", plan.stdout, plan.stderr);
         assert!(all.contains(said), "{step}:\n{all}");
     }
+}
+
+#[test]
+fn types_of_the_server_alone_come_as_text_where_steps_or_targets_need_it() {
+    let (from, to) = (postgres().fresh_database(), postgres().fresh_database());
+    sql(
+        &from,
+        "create domain address as inet;
+         create table hosts (ip inet primary key, name text, own address, ips inet[], spot point);
+         insert into hosts values ('10.0.0.1', 'one', '::1', '{10.0.0.1,null}', '(1,2)'), ('10.0.0.2', 'two', null, null, null)",
+    );
+    let project = Project::new();
+    project.file(
+        "pipelines/hosts.yaml",
+        format!(
+            "connections:
+  from: {{ url: \"{from}\" }}
+  to: {{ url: \"{to}\" }}
+  lite: {{ url: \"sqlite:to.db\" }}
+stages:
+  plain:
+    kind: stream
+    from: {{ sql: from, changes: hosts }}
+    to: {{ sql: lite, table: hosts, mode: upsert, key: [ip] }}
+  steps:
+    kind: stream
+    from: {{ sql: from, changes: hosts }}
+    transform:
+      - filter: \"ip <> '10.0.0.9/32' and cast(spot as text) <> '(9,9)'\"
+      - mask: {{ own: {{ hash: pepper }} }}
+    to: {{ sql: to, table: hosts, mode: upsert, key: [ip] }}
+"
+        ),
+    );
+    let wanted = |columns: &str, table: &str| {
+        sql(&from, &format!("select string_agg(concat_ws('|', {columns}), ' ' order by ip::text collate \"C\") from {table}"))
+    };
+    let check = || {
+        project.haul(&["run", "hosts", "--until", "caught-up"]).expect(0);
+        let lite = Connection::open(project.path("to.db")).expect("the database");
+        let rest: String = ["name", "own", "ips", "spot"].map(|column| format!(" || coalesce('|' || {column}, '')")).concat();
+        let query = format!("select group_concat(ip{rest}, ' ') from (select * from hosts order by ip)");
+        let found: String = lite.query_row(&query, [], |row| row.get(0)).expect("rows");
+        assert_eq!(found, wanted("ip::text, name, own::text, ips::text, spot::text", "hosts"));
+        let own = "encode(sha256(convert_to('pepper' || own::text, 'UTF8')), 'hex')";
+        assert_eq!(
+            sql(&to, "select string_agg(concat_ws('|', ip, name, own, ips::text, spot), ' ' order by ip collate \"C\") from hosts"),
+            wanted(&format!("ip::text, name, {own}, ips::text, spot::text"), "hosts where ip <> '10.0.0.9' and spot::text <> '(9,9)'")
+        );
+    };
+    check();
+    for change in [
+        "insert into hosts select '10.0.1.0'::inet + i, 'host ' || i, '10.1.0.0'::inet + i, array['::1'::inet], point(i, 1) from generate_series(0, 2500) i",
+        "insert into hosts values ('10.0.0.9', 'hidden', '::2', '{}', '(1,1)'), ('10.0.0.8', 'hidden too', null, null, '(9,9)')",
+        "update hosts set ip = '10.0.0.7', spot = null where ip = '10.0.0.1'; update hosts set own = '10.0.0.0/8' where ip = '10.0.1.5'",
+        "delete from hosts where ip > '10.0.2.0'; update hosts set spot = '(9,9)' where ip = '10.0.1.7'",
+    ] {
+        sql(&from, change);
+        check();
+    }
+    project.haul(&["drop", "hosts"]).expect(0);
 }

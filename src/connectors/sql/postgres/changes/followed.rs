@@ -8,7 +8,7 @@ use crate::connectors::sql::postgres::columns_of;
 use crate::connectors::sql::postgres::error::failure;
 use crate::connectors::sql::postgres::session::Session;
 use crate::connectors::sql::postgres::source::{PgSource, Relation};
-use crate::connectors::sql::postgres::types::PgType;
+use crate::connectors::sql::postgres::types::{Kind, PgType};
 use crate::data::{Column, Schema, Type, change};
 use crate::failure::Failure;
 
@@ -114,15 +114,41 @@ impl Followed {
     pub(super) fn wire(&self) -> (Schema, Vec<PgType>) {
         let mut columns: Vec<Column> = self.schema.columns.iter().map(|column| Column { nullable: true, ..column.clone() }).collect();
         columns.extend([change::CHANGE, change::KEPT].map(|name| Column::new(name, Type::Text)));
-        let types = self.types.iter().cloned().chain([PgType::text(), PgType::text()]).collect();
+        let own = self.types.iter().zip(&columns).map(|(ty, column)| if is_native(ty, column) { PgType::text() } else { ty.clone() });
+        let types = own.chain([PgType::text(), PgType::text()]).collect();
         (Schema { columns }, types)
+    }
+
+    /// The same as the log has it, where nothing is in its text form.
+    pub(super) fn logged_wire(&self) -> (Schema, Vec<PgType>) {
+        let (mut schema, mut types) = self.wire();
+        for ((column, wire), ty) in schema.columns.iter_mut().zip(&mut types).zip(&self.types) {
+            column.ty = ty.logical();
+            wire.clone_from(ty);
+        }
+        (schema, types)
+    }
+
+    /// The columns that the log has in the binary form of their type, and the plan reads in their text form.
+    pub(super) fn natives(&self) -> Vec<(usize, Oid)> {
+        let columns = self.types.iter().zip(&self.schema.columns).enumerate();
+        columns.filter(|(_, (ty, column))| is_native(ty, column)).map(|(place, (ty, _))| (place, Oid(ty.oid))).collect()
     }
 
     /// The statement that copies the table in the form of changes.
     pub(super) fn copy(&self) -> Result<String, Failure> {
-        let names = self.schema.columns.iter().map(|column| ident(&column.name)).collect::<Result<Vec<_>, _>>()?.join(", ");
+        let selected = |(column, ty): (&Column, &PgType)| {
+            let name = ident(&column.name)?;
+            Ok::<_, Failure>(if is_native(ty, column) { format!("{name}::text") } else { name })
+        };
+        let names = self.schema.columns.iter().zip(&self.types).map(selected).collect::<Result<Vec<_>, _>>()?.join(", ");
         Ok(format!("copy (select {names}, '{}'::text, null::text from {}) to stdout (format binary)", change::PUT, self.table))
     }
+}
+
+/// Whether a column is read in its text form, which its type does not have in the log.
+fn is_native(ty: &PgType, column: &Column) -> bool {
+    ty.kind == Kind::Opaque && column.ty == Type::Text
 }
 
 /// Only such a server writes down what logical decoding needs.

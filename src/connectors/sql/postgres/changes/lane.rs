@@ -3,7 +3,8 @@
 use super::followed::Followed;
 use super::pgoutput::{Tuple, Value};
 use crate::connectors::sql::postgres::decode::Decoder;
-use crate::data::{BatchLimit, Chunk, change};
+use crate::connectors::sql::postgres::types::PgType;
+use crate::data::{BatchLimit, Chunk, Schema, change};
 use crate::failure::Failure;
 
 /// One table, and the batch that is being made of its changes.
@@ -17,13 +18,12 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(followed: Followed, limit: BatchLimit) -> Result<Self, Failure> {
-        let decoder = Self::decoder(&followed, limit)?;
+        let decoder = Self::decoder(&followed, followed.logged_wire(), limit)?;
         Ok(Self { followed, decoder, tuple: Vec::new(), relation: Vec::new() })
     }
 
-    /// Makes batches of the table's tuples in the form of COPY.
-    pub(super) fn decoder(followed: &Followed, limit: BatchLimit) -> Result<Decoder, Failure> {
-        let (schema, types) = followed.wire();
+    /// Makes batches of the table's tuples in the form of COPY, with these columns.
+    pub(super) fn decoder(followed: &Followed, (schema, types): (Schema, Vec<PgType>), limit: BatchLimit) -> Result<Decoder, Failure> {
         let decoder = Decoder::new(&schema, &types, &followed.key_names, limit, followed.label.clone())?;
         Ok(match followed.number {
             Some(table) => decoder.of_table(table),

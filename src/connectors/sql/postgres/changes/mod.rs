@@ -8,6 +8,7 @@ mod encrypt;
 mod followed;
 mod lane;
 mod log;
+mod natives;
 mod pgoutput;
 mod place;
 mod reader;
@@ -27,7 +28,7 @@ use self::reader::{Following, Reader};
 use self::slot::Slot;
 use super::session::{Pool, Session, Use};
 use super::source::PgSource;
-use crate::connectors::{Description, ReadRequest, Reading, Source, SourceTable, Split, SplitGoal, Splits};
+use crate::connectors::{Description, ReadRequest, Reading, Source, SourceTable, Split, SplitGoal, Splits, requested};
 use crate::data::{BatchLimit, BatchStream, Lag, Position, Schema};
 use crate::failure::Failure;
 use crate::tasks;
@@ -97,7 +98,7 @@ impl Source for PgChanges {
 
     async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure> {
         let mut session = self.pool.session(Use::Read).await?;
-        let tables = self.find(&mut session).await?;
+        let mut tables = self.find(&mut session).await?;
         session.release();
         let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // What is written goes by the plan's columns.
@@ -105,8 +106,11 @@ impl Source for PgChanges {
             let message = format!("the columns of {} have changed since the plan was made", table.label);
             return Err(Failure::permanent(message).help("run again, so that a new plan is made"));
         }
-        let schema = match tables.as_slice() {
-            [only] => only.schema.clone(),
+        let schema = match tables.as_mut_slice() {
+            [only] => {
+                only.schema = requested(&only.schema, &request)?;
+                only.schema.clone()
+            }
             _ => Schema { columns: Vec::new() },
         };
         let slot = Slot { name: self.slot.clone() };

@@ -13,6 +13,7 @@ use tokio::task::unconstrained;
 use super::followed::Followed;
 use super::lane::Lane;
 use super::log::{EPOCH_US, Event, Log};
+use super::natives;
 use super::pgoutput::Message;
 use super::place::{self, Copied, Place};
 use super::slot::Slot;
@@ -128,7 +129,7 @@ impl Reader {
         self.copied = Some(Copied { snapshot: text(0)?, until: text(1)? });
         (self.lsn, self.rows) = (place::parse(&text(2)?)?, u64::MAX);
         for table in tables {
-            let decoder = Lane::decoder(table, *limit)?;
+            let decoder = Lane::decoder(table, table.wire(), *limit)?;
             if !read::send_batches(&mut session, &table.copy()?, decoder, &self.send).await? {
                 return Ok(Err(Closed));
             }
@@ -280,7 +281,9 @@ impl Reader {
     async fn flush(&mut self, mut log: Option<&mut Log>) -> Result<Result<(), Closed>, Failure> {
         let mut chunks = Vec::new();
         for lane in &mut self.lanes {
-            chunks.extend(lane.finish()?);
+            if let Some(chunk) = lane.finish()? {
+                chunks.push(natives::as_text(&self.following.pool, &lane.followed, chunk).await?);
+            }
         }
         if !chunks.is_empty() {
             self.rows = u64::MAX;
@@ -293,7 +296,7 @@ impl Reader {
             if chunks.is_empty()
                 && let Some(lane) = self.lanes.first_mut()
             {
-                chunks.push(lane.decoder.finish()?);
+                chunks.push(natives::as_text(&self.following.pool, &lane.followed, lane.decoder.finish()?).await?);
             }
             if let Some(last) = chunks.last_mut() {
                 last.position = Some(position);
