@@ -76,6 +76,32 @@ fn keyed(sink: &mut SqlSink, key: &[String]) {
     }
 }
 
+async fn compiled(inputs: &[InputPlan], flow: &Flow, at: &str, tables: &transform::Tables) -> Result<Compiled, Vec<transform::Problem>> {
+    let steps = &flow.transform;
+    let columns: Vec<InputColumns> =
+        inputs.iter().map(|input| InputColumns { name: input.name.clone(), schema: input.schema.clone() }).collect();
+    match (inputs, columns.as_slice(), flow.from.as_slice()) {
+        ([InputPlan { origin: Origin::Source(from), .. }], [rows], [Input { source: SourceSpec::Changes(_), .. }]) => {
+            transform::compile_changes(rows, &from.description.key, steps, tables, &format!("{at}/transform")).await
+        }
+        ([InputPlan { origin: Origin::Source(from), .. }], ..) => transform::compile(&columns, steps, from.source.dialect(), tables).await,
+        _ => transform::compile(&columns, steps, None, tables).await,
+    }
+}
+
+/// Has every column that only its own engine understands read in its text form. False when there is none.
+fn as_text(input: &mut InputPlan) -> bool {
+    let Origin::Source(from) = &mut input.origin else { return false };
+    let before = from.request.as_text.len();
+    for column in &mut input.schema.columns {
+        if matches!(column.ty, Type::Native { .. }) {
+            from.request.as_text.push(column.name.clone());
+            column.ty = Type::Text;
+        }
+    }
+    from.request.as_text.len() > before
+}
+
 impl<'a> Builder<'a> {
     fn new(pipeline: &'a Pipeline, connections: &'a Arc<crate::connectors::Connections>, document: &'a Document) -> Self {
         let edges = Edges::of(pipeline);
@@ -239,22 +265,13 @@ impl<'a> Builder<'a> {
         Some(found)
     }
 
-    /// Compiles the transform, and asks of a single source what was pushed down to it.
+    /// Compiles the transform, and asks of a single source what was pushed down to it. What a query cannot do with types that only their own
+    /// engine understands it may do with their texts.
     async fn compile(&mut self, inputs: &mut [InputPlan], flow: &Flow, at: &str) -> Option<Compiled> {
-        let steps = &flow.transform;
-        let columns: Vec<InputColumns> =
-            inputs.iter().map(|input| InputColumns { name: input.name.clone(), schema: input.schema.clone() }).collect();
-        let push = match inputs {
-            [InputPlan { origin: Origin::Source(from), .. }] => from.source.dialect(),
-            _ => None,
-        };
-        let tables = self.tables(steps)?;
-        let compiled = match (&*inputs, columns.as_slice(), flow.from.as_slice()) {
-            ([InputPlan { origin: Origin::Source(from), .. }], [rows], [Input { source: SourceSpec::Changes(_), .. }]) => {
-                let at = format!("{at}/transform");
-                transform::compile_changes(rows, &from.description.key, steps, &tables, &at).await
-            }
-            _ => transform::compile(&columns, steps, push, &tables).await,
+        let tables = self.tables(&flow.transform)?;
+        let compiled = match compiled(inputs, flow, at, &tables).await {
+            Err(_) if inputs.iter_mut().fold(false, |any, input| as_text(input) || any) => compiled(inputs, flow, at, &tables).await,
+            compiled => compiled,
         };
         let compiled = match compiled {
             Ok(compiled) => compiled,

@@ -317,6 +317,10 @@ impl Builder {
             if from != *to {
                 column.native = None;
             }
+            if matches!(from, Type::Native { .. }) && from != *to {
+                self.problems.push(problem(expression::native(name), at));
+                continue;
+            }
             match values::castable(&from, to) {
                 Ok(()) => places.push((place, from, to.clone())),
                 Err(message) if !self.unknown.contains(name) => {
@@ -334,6 +338,10 @@ impl Builder {
         for (name, mask, at) in masks {
             let Some(place) = self.find(name, at) else { continue };
             let column = &mut self.schema.columns[place];
+            if matches!((mask, &column.ty), (Mask::Hash { .. }, Type::Native { .. })) {
+                self.problems.push(problem(expression::native(name), at));
+                continue;
+            }
             let (hidden, how) = match mask {
                 Mask::Hash { salt } => (Hidden::Hash(column.ty.clone(), salt.clone()), "hash"),
                 Mask::Redact(text) => (Hidden::Redact(text.clone()), "redact"),

@@ -53,8 +53,12 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
         _ => None,
     };
     let is_unbounded = |column: &Reference| schema.find(&column.name).is_some_and(|(_, column)| column.ty == Type::Number);
-    if let Some(number) = rewrite::unbounded_decimal(&logical, &is_unbounded) {
+    if let Some(number) = rewrite::computed(&logical, false, &is_unbounded) {
         return Err(unbounded(&number).span(words.place(&number)));
+    }
+    let is_native = |column: &Reference| schema.find(&column.name).is_some_and(|(_, column)| matches!(column.ty, Type::Native { .. }));
+    if let Some(name) = rewrite::computed(&logical, true, &is_native) {
+        return Err(native(&name).span(words.place(&name)));
     }
     let logical = rewrite::compare_as_meant(logical, &columns).map_err(fault)?.data;
     let context =
@@ -83,6 +87,11 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
 pub(super) fn unbounded(name: &str) -> Fault {
     Fault::new("transform-type", format!("column `{name}` is a decimal without precision, which an expression cannot compute with"))
         .help(format!("write `cast({name} as decimal(38,10))`, with the digits it needs"))
+}
+
+/// The fault of computing with bytes that only their own engine understands.
+pub(super) fn native(name: &str) -> Fault {
+    Fault::new("transform-type", format!("only its own engine can compute with column `{name}`")).help("cast it to text where it is read")
 }
 
 /// The fault of a function whose value changes from one try to the next.

@@ -9,6 +9,7 @@
 //! that differs from it by case; more than one is a problem.
 
 mod builder;
+mod carried;
 mod changes;
 mod compile;
 mod dedupe;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DFSchema, DataFusionError, ExprSchema};
+use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::{LogicalPlan, Volatility};
@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::input::{Aside, Input, cut};
 use super::memory::HalfForSpilling;
 use super::sql::{self, Aliases, Fault, Names, Words};
-use super::{InputColumns, expression, join, rewrite, session, values};
+use super::{InputColumns, carried, expression, join, session, values};
 use crate::data::{BatchLimit, BatchStream, Column, Schema, Type, normalize};
 use crate::dialect::Dialect;
 use crate::failure::{Failure, FailureKind};
@@ -112,7 +112,7 @@ async fn typed(statement: ast::Statement, tables: Vec<Table>, words: &Words) -> 
     }
     let state = context.state();
     let plan = state.statement_to_plan(Statement::Statement(Box::new(statement.clone()))).await.map_err(|error| fault(&error, words))?;
-    check_decimals(&plan, words)?;
+    carried::check(&plan, words)?;
     let plan = state.optimize(&plan).map_err(|error| fault(&error, words))?;
     let schema = columns(plan.schema(), &tables)?;
     state.create_physical_plan(&plan).await.map_err(|error| fault(&error, words))?;
@@ -209,27 +209,6 @@ fn check_functions(statement: &ast::Statement, words: &Words) -> Result<(), Faul
     match statement.visit(&mut Functions(words)) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(fault) => Err(fault),
-    }
-}
-
-fn check_decimals(plan: &LogicalPlan, words: &Words) -> Result<(), Fault> {
-    let mut found = None;
-    let walked = plan.apply_with_subqueries(|plan| {
-        let schema = datafusion::logical_expr::utils::merge_schema(&plan.inputs());
-        let is_unbounded = |column: &datafusion::common::Column| {
-            let field = schema.field_from_column(column).ok();
-            let columns = field.and_then(|field| Schema::from_arrow(&arrow::datatypes::Schema::new(vec![field.clone()])).ok());
-            columns.is_some_and(|schema| schema.columns[0].ty == Type::Number)
-        };
-        for expr in plan.expressions() {
-            found = found.take().or_else(|| rewrite::unbounded_decimal(&expr, &is_unbounded));
-        }
-        found = found.take().or_else(|| rewrite::compared(plan).into_iter().find(&is_unbounded).map(|column| column.name));
-        Ok(TreeNodeRecursion::Continue)
-    });
-    match (walked, found) {
-        (Ok(_), Some(name)) => Err(expression::unbounded(&name).span(words.place(&name))),
-        _ => Ok(()),
     }
 }
 

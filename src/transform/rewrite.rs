@@ -132,19 +132,20 @@ fn to_type_of(other: &Expr, expr: Expr, schema: &DFSchema) -> Expr {
     }
 }
 
-/// Where an expression computes or compares with a column whose decimals are carried as text; the column's name.
-pub(super) fn unbounded_decimal(expr: &Expr, is_unbounded: &dyn Fn(&Column) -> bool) -> Option<String> {
+/// Where an expression computes or compares with one of some columns, to `cast` it included if that is computing; the column's name.
+pub(super) fn computed(expr: &Expr, casts: bool, is_meant: &dyn Fn(&Column) -> bool) -> Option<String> {
     let mut found = None;
     let walked = expr.apply(|expr| {
         let harmless = match expr {
-            Expr::Cast(_) | Expr::TryCast(_) | Expr::Alias(_) | Expr::IsNull(_) | Expr::IsNotNull(_) => true,
+            Expr::Cast(_) | Expr::TryCast(_) => !casts,
+            Expr::Alias(_) | Expr::IsNull(_) | Expr::IsNotNull(_) => true,
             Expr::AggregateFunction(function) => function.func.name() == "count" && !function.params.distinct,
             _ => false,
         };
         if !harmless {
             expr.apply_children(|child| {
                 if let Expr::Column(column) = child
-                    && is_unbounded(column)
+                    && is_meant(column)
                 {
                     found.get_or_insert_with(|| column.name.clone());
                 }

@@ -254,3 +254,52 @@ stages:
     assert_eq!(postgres().sql(&target, "select a, b, c, pg_typeof(c) from places"), format!("(1,2)|{hash}|(5,6)|point"));
     assert_eq!(project.read("files/places.csv").lines().nth(1), Some(format!("1,\"(1,2)\",{hash},\"(5,6)\"").as_str()));
 }
+
+#[test]
+fn queries_compute_with_types_of_the_server_alone_in_their_text_form() {
+    let (source, target) = (postgres().fresh_database(), postgres().fresh_database());
+    postgres().sql(
+        &source,
+        "create table ips (id bigint primary key, ip inet); insert into ips values (1, '10.0.0.1'), (2, '9.0.0.1'), (3, null);
+         create table names (ip text, name text); insert into names values ('10.0.0.1/32', 'ten')",
+    );
+    let project = Project::new();
+    for (number, (inputs, query, expected)) in [
+        ("ips, names", "select id, ip, name from ips join names using (ip)", "1|10.0.0.1/32|ten|text"),
+        (
+            "ips",
+            "with t(id, ip) as (select id, ip from ips) select id, ip, 'a' as name from t where ip = '9.0.0.1/32'",
+            "2|9.0.0.1/32|a|text",
+        ),
+        ("ips", "select id, ip, 'a' as name from ips where id < 3 order by 2 limit 1", "1|10.0.0.1/32|a|text"),
+        (
+            "ips, names",
+            "select id, ip, 'b' as name from ips where id = 1 union all select 7, ip, name from names where name = ''",
+            "1|10.0.0.1/32|b|text",
+        ),
+        ("ips", "select id, ip, 'c' as name from ips where id = 1 union all select id, ip, 'd' from ips where id > 3", "1|10.0.0.1|c|inet"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let inputs = inputs.split(", ").map(|table| format!("{{ sql: source, table: public.{table} }}"));
+        project.file(
+            "pipelines/p.yaml",
+            format!(
+                "connections:
+  source: {{ url: '{source}' }}
+  target: {{ url: '{target}' }}
+stages:
+  ips:
+    kind: batch
+    from: [ {} ]
+    transform: [ {{ sql: \"{query}\" }} ]
+    to: {{ sql: target, table: t{number} }}
+",
+                inputs.collect::<Vec<_>>().join(", ")
+            ),
+        );
+        project.haul(&["run", "p"]).expect(0);
+        assert_eq!(postgres().sql(&target, &format!("select id, ip, name, pg_typeof(ip) from t{number}")), expected, "{query}");
+    }
+}

@@ -198,3 +198,41 @@ async fn a_query_that_cannot_spill_says_what_it_needs() {
     assert!(failure.to_string().starts_with("the query needs more than the 4194304 bytes it may use"), "{failure}");
     assert!(failure.help.is_some_and(|help| help.contains("limits: memory")));
 }
+
+#[tokio::test]
+async fn queries_compute_with_no_bytes_of_an_engine() {
+    let inet = |name: &str| Column {
+        native: Some("inet".to_owned()),
+        ..Column::new(name, Type::Native { engine: "postgres", name: "inet".to_owned() })
+    };
+    let table = |name: &str, columns| InputColumns { name: name.to_owned(), schema: Schema { columns } };
+    let ips = table("ips", vec![Column::new("id", Type::Int(64)), inet("ip")]);
+    let texts = table("texts", vec![Column::new("id", Type::Int(64)), Column::new("ip", Type::Text)]);
+    for (sql, both, carried) in [
+        ("select ip as address, id + 1 as n from ips where ip is not null", false, true),
+        ("select ip from ips union all select ip from ips union all select null", false, true),
+        ("select distinct ip from ips", false, true),
+        ("select a.id from ips a join ips b using (ip)", false, true),
+        ("with t(addr) as (select ip from ips) select * from t", false, true),
+        ("with t(addr) as (select ip from ips) select * from t where addr = '10.0.0.1'", false, false),
+        ("select * from (select ip from ips) as t(addr) where cast(addr as text) = '10.0.0.1'", false, false),
+        ("select id, ip from ips order by 2 limit 1", false, false),
+        ("select max(ip) as ip from ips", false, false),
+        ("select row_number() over (order by ip) as n from ips", false, false),
+        ("select ips.id from ips join texts using (ip)", true, false),
+        ("select ips.id from ips natural join texts", true, false),
+        ("select ip from ips union all select ip from texts", true, false),
+        ("select ip from texts intersect select ip from ips", true, false),
+    ] {
+        let inputs: Vec<InputColumns> = [ips.clone()].into_iter().chain(both.then(|| texts.clone())).collect();
+        let outcome = compile(&inputs, &[query(sql)], None, &Tables::new()).await;
+        assert_eq!(outcome.is_ok(), carried, "{sql}: {outcome:?}");
+        if let Err(problems) = outcome {
+            assert!(problems[0].message.starts_with("only its own engine can compute with column"), "{sql}: {problems:?}");
+        }
+    }
+    for step in [filter("ip = '10.0.0.1'"), cast(&[("ip", Type::Text)]), set(&[("ip", "upper(ip)")])] {
+        let problems = compile(std::slice::from_ref(&ips), std::slice::from_ref(&step), None, &Tables::new()).await;
+        assert!(problems.is_err_and(|problems| problems[0].message.contains("its own engine")), "{step:?}");
+    }
+}
