@@ -21,6 +21,7 @@ pub use normalize::normalize;
 #[cfg(test)]
 pub(crate) use schema::samples;
 pub use schema::{Column, Schema, TYPE_NAMES, Type};
+pub(crate) use schema::{NATIVE_KEY, TYPE_KEY};
 
 use crate::failure::Failure;
 

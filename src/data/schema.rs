@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, IntervalUnit, SchemaRef, TimeUnit};
 
 /// The field metadata key under which a logical type that Arrow cannot express is kept.
-const TYPE_KEY: &str = "haul.type";
+pub(crate) const TYPE_KEY: &str = "haul.type";
+/// The key under which the source's own name of the type is kept.
+pub(crate) const NATIVE_KEY: &str = "haul.native";
 
 /// The logical types between engines. See `docs/types.md` for how each engine maps to them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +113,7 @@ impl Column {
             metadata.insert(TYPE_KEY.to_owned(), word);
         }
         if let Some(native) = &self.native {
-            metadata.insert("haul.native".to_owned(), native.clone());
+            metadata.insert(NATIVE_KEY.to_owned(), native.clone());
         }
         field.set_metadata(metadata);
         field
@@ -123,7 +125,7 @@ impl Column {
             _ => Type::from_arrow(field.data_type())
                 .ok_or_else(|| format!("column `{}` has the Arrow type {}, which haul cannot carry", field.name(), field.data_type()))?,
         };
-        Ok(Self { name: field.name().clone(), ty, nullable: field.is_nullable(), native: field.metadata().get("haul.native").cloned() })
+        Ok(Self { name: field.name().clone(), ty, nullable: field.is_nullable(), native: field.metadata().get(NATIVE_KEY).cloned() })
     }
 }
 

@@ -1,18 +1,19 @@
 //! What a query does with the logical types that DataFusion carries beside its own: numbers without precision, the values of an enum, JSON, what
 //! only its own engine understands.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::Field;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Column as Reference, ExprSchema};
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion::common::{Column as Reference, DFSchema, ExprSchema, Result};
 use datafusion::logical_expr::expr::{Alias, Cast};
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, LogicalPlan, Projection, SubqueryAlias};
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection, SubqueryAlias, Union};
 
 use super::sql::{Fault, Words};
 use super::{expression, rewrite};
-use crate::data::{Schema, Type};
+use crate::data::{NATIVE_KEY, Schema, TYPE_KEY, Type};
 
 /// Refuses to compute with what is carried as the text of a number, or as bytes of an engine's own.
 pub(super) fn check(plan: &LogicalPlan, words: &Words) -> Result<(), Fault> {
@@ -66,6 +67,21 @@ fn told_apart(plan: &LogicalPlan, ty: &dyn Fn(&Reference) -> Option<Type>) -> Op
     }
 }
 
+/// The plan in which every union has the logical types that all of its branches agree on: DataFusion takes those of any branch that has one.
+/// It is for its schema, and not to be run.
+pub(super) fn agreed(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let agreed = plan.transform_up_with_subqueries(|plan| {
+        let LogicalPlan::Union(Union { inputs, schema }) = plan else { return Ok(Transformed::yes(plan.recompute_schema()?)) };
+        let columns = schema.iter().enumerate().map(|(place, (table, field))| {
+            let field = field.as_ref().clone().with_metadata(common(fields(&inputs, place)));
+            (table.cloned(), Arc::new(field))
+        });
+        let schema = DFSchema::new_with_metadata(columns.collect(), HashMap::new())?;
+        Ok(Transformed::yes(LogicalPlan::Union(Union { inputs, schema: Arc::new(schema) })))
+    })?;
+    Ok(agreed.data)
+}
+
 /// The column at a place of each branch, but for those that have nothing but NULL there.
 fn fields(branches: &[Arc<LogicalPlan>], place: usize) -> impl Iterator<Item = &Field> {
     branches.iter().filter(move |branch| !is_null(branch, place)).map(move |branch| branch.schema().field(place).as_ref())
@@ -83,6 +99,21 @@ fn is_null(plan: &LogicalPlan, place: usize) -> bool {
         LogicalPlan::SubqueryAlias(SubqueryAlias { input, .. }) => is_null(input, place),
         _ => false,
     }
+}
+
+/// What all columns say of their type. A native type is only that of its logical one.
+fn common<'a>(mut fields: impl Iterator<Item = &'a Field>) -> HashMap<String, String> {
+    let Some(first) = fields.next() else { return HashMap::new() };
+    let (mut ty, mut native) = (first.metadata().get(TYPE_KEY), first.metadata().get(NATIVE_KEY));
+    let mut same = true;
+    for field in fields {
+        let metadata = field.metadata();
+        same &= metadata.get(TYPE_KEY) == ty;
+        ty = ty.filter(|_| same);
+        native = native.filter(|native| same && metadata.get(NATIVE_KEY) == Some(native));
+    }
+    let known = [(TYPE_KEY, ty), (NATIVE_KEY, native)];
+    known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.clone()))).collect()
 }
 
 fn logical(field: &Field) -> Option<Type> {

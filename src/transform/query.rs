@@ -114,8 +114,9 @@ async fn typed(statement: ast::Statement, tables: Vec<Table>, words: &Words) -> 
     let plan = state.statement_to_plan(Statement::Statement(Box::new(statement.clone()))).await.map_err(|error| fault(&error, words))?;
     carried::check(&plan, words)?;
     let plan = state.optimize(&plan).map_err(|error| fault(&error, words))?;
-    let schema = columns(plan.schema(), &tables)?;
     state.create_physical_plan(&plan).await.map_err(|error| fault(&error, words))?;
+    let plan = carried::agreed(plan).map_err(|error| fault(&error, words))?;
+    let schema = columns(plan.schema(), &tables)?;
     Ok(Query { statement, tables, schema })
 }
 

@@ -200,6 +200,31 @@ async fn a_query_that_cannot_spill_says_what_it_needs() {
 }
 
 #[tokio::test]
+async fn unions_have_what_all_of_their_branches_agree_on() {
+    for (sql, ty) in [
+        ("select doc as d from orders union all select 'n/a'", Type::Text),
+        ("select 'n/a' as d union all select doc from orders", Type::Text),
+        ("select status as d from orders union select doc from orders", Type::Text),
+        ("select number as d from orders union all select status from orders", Type::Text),
+        ("select max(d) as d from (select doc as d from orders union all select status from orders) as t", Type::Text),
+        ("select t.d from orders join (select id, doc as d from orders union all select 9, 'x') as t on orders.id = t.id", Type::Text),
+        ("select doc as d from orders union all select doc from orders where id > 1 union all select null", Type::Json),
+        ("select null as d union all select ref from orders", Type::Uuid),
+        ("select ref as d from orders union all select ref from orders", Type::Uuid),
+    ] {
+        assert_eq!(compiled(&[query(sql)]).await.schema().columns[0].ty, ty, "{sql}");
+    }
+    for (sql, native) in [
+        ("select id from orders union all select id from orders", Some("bigint")),
+        ("select id from orders union all select id + 1 from orders", None),
+        ("select id from orders union all select 1", None),
+    ] {
+        assert_eq!(compiled(&[query(sql)]).await.schema().columns[0].native.as_deref(), native, "{sql}");
+    }
+    check(&[query("select doc from orders where id = 1 union all select 'n/a' where 1 = 1 order by 1")], &["|n/a|", "|{\"a\": 1}|"]).await;
+}
+
+#[tokio::test]
 async fn queries_compute_with_no_bytes_of_an_engine() {
     let inet = |name: &str| Column {
         native: Some("inet".to_owned()),
