@@ -38,10 +38,17 @@ fn builder() -> SessionStateBuilder {
     SessionStateBuilder::new_with_default_features().with_analyzer_rules(rules)
 }
 
+fn build(builder: SessionStateBuilder) -> SessionState {
+    let mut state = builder.build();
+    // What `timestamptz` is. Given before, it would make instants of what `to_timestamp` gives as well.
+    state.config_mut().options_mut().execution.time_zone = Some("UTC".to_owned());
+    state
+}
+
 /// The session that types expressions and queries. It holds no tables and does no I/O.
 pub(super) fn planning() -> &'static SessionState {
     static STATE: OnceLock<SessionState> = OnceLock::new();
-    STATE.get_or_init(|| builder().with_config(config()).build())
+    STATE.get_or_init(|| build(builder().with_config(config())))
 }
 
 /// A session with tables, to type a query or to run it within a runtime's memory.
@@ -50,7 +57,7 @@ pub(super) fn running(runtime: Arc<RuntimeEnv>, memory_bytes: usize, rows: usize
     let mut config = config().with_batch_size(rows.min(fitting).clamp(1, BATCH_ROWS));
     // What a sort keeps back for merging its spill files; the default of 10 MiB would starve a small budget.
     config.options_mut().execution.sort_spill_reservation_bytes = (memory_bytes / PIECES).min(10 << 20);
-    SessionContext::new_with_state(builder().with_config(config).with_runtime_env(runtime).build())
+    SessionContext::new_with_state(build(builder().with_config(config).with_runtime_env(runtime)))
 }
 
 /// The words of an error without the library's labels, on one line.

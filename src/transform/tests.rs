@@ -166,6 +166,18 @@ async fn instants_are_compared_in_microseconds() {
     let steps = [set(&[("t", "cast('9999-12-31 23:59:59.123456' as timestamp)")]), Step::Select(names(&["t"]))];
     let all = ["|9999-12-31T23:59:59.123456|"; 4];
     check(&steps, &all).await;
+    for (sql, ty) in [
+        ("cast('2026-01-31T10:00:00Z' as timestamptz)", Type::TimestampTz),
+        ("timestamp with time zone '2026-01-31'", Type::TimestampTz),
+        ("cast(placed_at as timestamp)", Type::Timestamp),
+        ("cast(day as timestamptz)", Type::TimestampTz),
+        ("to_timestamp(id)", Type::Timestamp),
+    ] {
+        let steps = [set(&[("t", sql)]), Step::Select(names(&["t"]))];
+        assert_eq!(compiled(&steps).await.schema().columns[0].ty, ty, "{sql}");
+        let steps = [query(&format!("select {sql} as t from orders"))];
+        assert_eq!(compiled(&steps).await.schema().columns[0].ty, ty, "{sql}");
+    }
 }
 
 #[tokio::test]
