@@ -242,6 +242,9 @@ async fn every_text_is_read_exactly_or_refused() {
     fits("{\"b\":1, \"a\":2}", Type::Json, "{\"b\":1, \"a\":2}");
     fits("-Infinity", Type::Number, "-Infinity");
     fits("9223372036854775807", Type::Int(64), "9223372036854775807");
+    fits("9007199254740992", Type::Float(64), "9007199254740992");
+    fits("0.10", Type::Float(32), "0.1");
+    fits("-Infinity", Type::Float(32), "-Infinity");
     for (text, ty) in [
         ("12.345", Type::Decimal(12, 2)),
         ("123", Type::Decimal(4, 2)),
@@ -261,6 +264,11 @@ async fn every_text_is_read_exactly_or_refused() {
         ("{", Type::Json),
         ("\\xF", Type::Bytes),
         ("1,5", Type::Number),
+        ("9007199254740993", Type::Float(64)),
+        ("1e400", Type::Float(64)),
+        ("1e-400", Type::Float(64)),
+        ("16777217", Type::Float(32)),
+        ("1e40", Type::Float(32)),
         ("maybe", Type::Bool),
     ] {
         refused(text, ty);

@@ -13,8 +13,8 @@ use arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
 use crate::data::change::ROW;
-use crate::data::text::DAY_MICROS;
 use crate::data::text::parse::{self as read, Zone};
+use crate::data::text::{DAY_MICROS, finite_as_written, float_keeps, float32_keeps};
 use crate::data::{Reject, Schema, Type};
 use crate::secret::Secret;
 
@@ -184,8 +184,25 @@ fn parse(texts: &StringArray, to: &Type) -> Result<ArrayRef, usize> {
             let instant = |row| text(row).map(|text| instant(text, to).ok_or(row)).transpose();
             Ok(Arc::new(PrimitiveArray::<TimestampMicrosecondType>::from(each(rows, instant)?).with_data_type(to.to_arrow())))
         }
+        Type::Float(32) => {
+            let read = strict(texts, &DataType::Float32)?;
+            let floats = read.as_primitive::<Float32Type>();
+            exact(texts, |row, text| finite_as_written(text, floats.value(row).is_finite()) && float32_keeps(text, floats.value(row)))?;
+            Ok(read)
+        }
+        Type::Float(_) => {
+            let read = strict(texts, &DataType::Float64)?;
+            let floats = read.as_primitive::<Float64Type>();
+            exact(texts, |row, text| finite_as_written(text, floats.value(row).is_finite()) && float_keeps(text, floats.value(row)))?;
+            Ok(read)
+        }
         _ => strict(texts, &to.to_arrow()),
     }
+}
+
+/// Refuses the first text of which something is lost.
+fn exact(texts: &StringArray, keeps: impl Fn(usize, &str) -> bool) -> Result<(), usize> {
+    texts.iter().enumerate().find_map(|(row, text)| text.is_some_and(|text| !keeps(row, text)).then_some(row)).map_or(Ok(()), Err)
 }
 
 /// Arrow's own reading of texts; where it gives NULL for a text, that row does not fit.
@@ -206,7 +223,7 @@ fn instant(text: &str, to: &Type) -> Option<i64> {
 }
 
 /// The instant that a day begins with.
-fn midnight(days: i32) -> Option<i64> {
+pub(super) fn midnight(days: i32) -> Option<i64> {
     match days {
         i32::MAX => Some(i64::MAX),
         i32::MIN => Some(i64::MIN),

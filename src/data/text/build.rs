@@ -10,7 +10,7 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, i256};
 
-use super::number::{float_keeps, parts, plain, scaled, short_scaled};
+use super::number::{finite_as_written, float_keeps, parts, plain, scaled, short_scaled};
 use super::parse::{self, Zone};
 use crate::data::Type;
 
@@ -313,11 +313,6 @@ fn as_printed(text: &str) -> bool {
 fn boolean(text: &str) -> Option<bool> {
     const WORDS: [(&str, bool); 6] = [("true", true), ("false", false), ("t", true), ("f", false), ("1", true), ("0", false)];
     WORDS.iter().find(|(word, _)| text.eq_ignore_ascii_case(word)).map(|(_, value)| *value)
-}
-
-/// A number that only overflows to infinity is not the number that was written.
-fn finite_as_written(text: &str, finite: bool) -> bool {
-    finite || !text.bytes().any(|byte| byte.is_ascii_digit())
 }
 
 fn number_word(text: &str) -> Option<&'static str> {

@@ -18,4 +18,5 @@ pub(crate) use build::Builder;
 pub(crate) use calendar::DAY_MICROS;
 pub(crate) use cells::Cells;
 pub(crate) use infer::Guess;
+pub(crate) use number::{finite_as_written, float_keeps, float32_keeps};
 pub(crate) use print::Printer;

@@ -139,7 +139,7 @@ pub(super) fn scaled(parts: &Parts<'_>, precision: u8, scale: i8) -> Result<i128
 }
 
 /// Whether the 64-bit float nearest to a decimal number prints as the same number: nothing is lost by reading it as a float.
-pub(super) fn float_keeps(text: &str, value: f64) -> bool {
+pub(crate) fn float_keeps(text: &str, value: f64) -> bool {
     // The common case without taking the text apart: 15 bytes hold no more than 15 digits.
     if text.len() <= 15 && value != 0.0 && !text.contains(['e', 'E']) {
         return true;
@@ -150,8 +150,18 @@ pub(super) fn float_keeps(text: &str, value: f64) -> bool {
     if digits.len() <= 15 && (value == 0.0 || (1e-300..1e300).contains(&value.abs())) {
         return value != 0.0 || digits.is_empty();
     }
-    let printed = format!("{value:e}");
-    self::parts(printed.as_bytes()).is_some_and(|printed| significant(&printed) == (digits, power))
+    self::parts(format!("{value:e}").as_bytes()).is_some_and(|printed| significant(&printed) == (digits, power))
+}
+
+/// The same of 32 bits.
+pub(crate) fn float32_keeps(text: &str, value: f32) -> bool {
+    let Some(parts) = parts(text.as_bytes()) else { return true };
+    self::parts(format!("{value:e}").as_bytes()).is_some_and(|printed| significant(&printed) == significant(&parts))
+}
+
+/// A number that only overflows to infinity is not the number that was written.
+pub(crate) fn finite_as_written(text: &str, finite: bool) -> bool {
+    finite || !text.bytes().any(|byte| byte.is_ascii_digit())
 }
 
 /// The digits without zeros at either end, and the power of ten of the first one.
@@ -207,6 +217,16 @@ mod tests {
         assert!(scaled("12.505", 5, 2).is_err());
         assert!(scaled("123.45", 4, 2).is_err());
         assert_eq!(scaled(&"9".repeat(38), 38, 0), Ok(99_999_999_999_999_999_999_999_999_999_999_999_999));
+    }
+
+    #[test]
+    fn short_floats_keep_less() {
+        for text in ["0", "0.1", "-1.5e-7", "16777216", "3.4028235e38", "NaN"] {
+            assert!(float32_keeps(text, text.parse().expect("a float")), "{text}");
+        }
+        for text in ["16777217", "0.123456789", "1e-60"] {
+            assert!(!float32_keeps(text, text.parse().expect("a float")), "{text}");
+        }
     }
 
     #[test]
