@@ -173,7 +173,7 @@ pub(super) fn compared(plan: &LogicalPlan) -> Vec<Column> {
     exprs.into_iter().filter_map(Expr::try_as_col).cloned().collect()
 }
 
-/// After types agree: integer `+`, `-`, `*` and negation fail where they would wrap.
+/// After types agree: integer `+`, `-`, `*` and negation fail where they would wrap, and so do sums.
 pub(super) fn check_overflow(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     expr.transform_up(|expr| {
         Ok(match expr {
@@ -199,12 +199,12 @@ pub(super) fn check_overflow(expr: Expr, schema: &DFSchema) -> Result<Transforme
                     Transformed::no(Expr::Negative(inner))
                 }
             }
-            Expr::AggregateFunction(mut function) if sums(&function.func, &function.params.args, function.params.distinct, schema) => {
+            Expr::AggregateFunction(mut function) if sums(&function.func, &function.params.args, schema) => {
                 function.func = sum::checked();
                 Transformed::yes(Expr::AggregateFunction(function))
             }
             Expr::WindowFunction(mut function) => match &function.fun {
-                WindowFunctionDefinition::AggregateUDF(func) if sums(func, &function.params.args, function.params.distinct, schema) => {
+                WindowFunctionDefinition::AggregateUDF(func) if sums(func, &function.params.args, schema) => {
                     function.fun = WindowFunctionDefinition::AggregateUDF(sum::checked());
                     Transformed::yes(Expr::WindowFunction(function))
                 }
@@ -215,10 +215,9 @@ pub(super) fn check_overflow(expr: Expr, schema: &DFSchema) -> Result<Transforme
     })
 }
 
-/// Whether an aggregate is a sum that could wrap. One of distinct values is left as it is.
-fn sums(function: &AggregateUDF, args: &[Expr], distinct: bool, schema: &DFSchema) -> bool {
-    let wide = |arg: &Expr| arg.get_type(schema).is_ok_and(|ty| matches!(ty, DataType::Int64 | DataType::UInt64));
-    function.name() == "sum" && !distinct && args.len() == 1 && wide(&args[0])
+/// Whether an aggregate is a sum that could wrap.
+fn sums(function: &AggregateUDF, args: &[Expr], schema: &DFSchema) -> bool {
+    function.name() == "sum" && args.len() == 1 && args[0].get_type(schema).is_ok_and(|ty| sum::wraps(&ty))
 }
 
 fn is_integer(expr: &Expr, schema: &DFSchema) -> bool {

@@ -1,18 +1,36 @@
-//! The sum of integers, which fails where DataFusion's own would wrap.
+//! The sum of numbers, which fails where DataFusion's own would wrap.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Decimal128Type, Field, FieldRef, Int64Type, UInt64Type};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Decimal128Type, Decimal256Type, DecimalType, Field, FieldRef, Int64Type, UInt64Type, i256,
+};
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
 
-/// `sum` over `Int64` or `UInt64`.
+/// Digits that a decimal's sum has more than the decimal, as DataFusion gives them.
+const MORE_DIGITS: u8 = 10;
+/// The type of a sum that goes on.
+const WIDE: DataType = DataType::Decimal256(Decimal256Type::MAX_PRECISION, 0);
+
+/// `sum` over what [`wraps`].
 pub(super) fn checked() -> Arc<AggregateUDF> {
     static SUM: OnceLock<Arc<AggregateUDF>> = OnceLock::new();
     SUM.get_or_init(|| Arc::new(AggregateUDF::from(CheckedSum { signature: Signature::any(1, Volatility::Immutable) }))).clone()
+}
+
+/// Whether a sum of values that fit on a disk could leave the type that it is computed in.
+pub(super) fn wraps(ty: &DataType) -> bool {
+    match ty {
+        DataType::Int64 | DataType::UInt64 => true,
+        DataType::Decimal128(precision, _) => precision + MORE_DIGITS > Decimal128Type::MAX_PRECISION,
+        DataType::Decimal256(precision, _) => precision + MORE_DIGITS > Decimal256Type::MAX_PRECISION,
+        _ => false,
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -32,52 +50,115 @@ impl AggregateUDFImpl for CheckedSum {
     fn return_type(&self, args: &[DataType]) -> Result<DataType> {
         match args {
             [ty @ (DataType::Int64 | DataType::UInt64)] => Ok(ty.clone()),
-            _ => exec_err!("a checked sum takes one integer"),
+            [DataType::Decimal128(_, scale)] => Ok(DataType::Decimal128(Decimal128Type::MAX_PRECISION, *scale)),
+            [DataType::Decimal256(_, scale)] => Ok(DataType::Decimal256(Decimal256Type::MAX_PRECISION, *scale)),
+            _ => exec_err!("a checked sum takes one integer or decimal"),
         }
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Sum { ty: args.return_type().clone(), sum: 0, values: 0 }))
+        let ty = args.return_type().clone();
+        Ok(if args.is_distinct {
+            Box::new(DistinctSum { ty, counts: HashMap::new() })
+        } else {
+            Box::new(Sum { ty, sum: i256::ZERO, values: 0 })
+        })
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
         let field = |part: &str, ty: DataType| Arc::new(Field::new(format_state_name(args.name, part), ty, true));
-        Ok(vec![field("sum", DataType::Decimal128(38, 0)), field("values", DataType::Int64)])
+        if args.is_distinct {
+            return Ok(vec![field("values", DataType::new_list(WIDE, true))]);
+        }
+        Ok(vec![field("sum", WIDE), field("values", DataType::Int64)])
     }
 }
 
-/// The sum in 128 bits, which no count of 64-bit values that fits on a disk can overflow.
+/// The sum in 256 bits, which no count of 64-bit values or decimals of 38 digits that fits on a disk can overflow.
 #[derive(Debug)]
 struct Sum {
     ty: DataType,
-    sum: i128,
+    sum: i256,
     /// Values that are not NULL; the sum of none is NULL.
     values: i64,
 }
 
 impl Sum {
-    /// Adds the values, or takes them away.
-    fn add(&mut self, array: &ArrayRef, sign: i128) {
-        fn total<T: ArrowPrimitiveType>(array: &ArrayRef) -> i128
+    fn add(&mut self, value: i256) -> Result<()> {
+        match self.sum.checked_add(value) {
+            Some(sum) => self.sum = sum,
+            None => return exec_err!("overflow: the sum has more digits than a decimal can hold"),
+        }
+        Ok(())
+    }
+
+    /// The sum of a batch.
+    fn of(&self, array: &ArrayRef) -> Result<i256> {
+        fn total<T: ArrowPrimitiveType>(array: &ArrayRef) -> i256
         where
             i128: From<T::Native>,
         {
-            array.as_primitive::<T>().iter().flatten().map(i128::from).sum()
+            i256::from_i128(array.as_primitive::<T>().iter().flatten().map(i128::from).sum())
         }
-        let sum = if self.ty == DataType::UInt64 { total::<UInt64Type>(array) } else { total::<Int64Type>(array) };
-        self.sum += sign * sum;
-        self.values += sign as i64 * (array.len() - array.null_count()) as i64;
+        match self.ty {
+            DataType::Int64 => Ok(total::<Int64Type>(array)),
+            DataType::UInt64 => Ok(total::<UInt64Type>(array)),
+            _ => {
+                let mut sum = Sum { ty: self.ty.clone(), sum: i256::ZERO, values: 0 };
+                wide(array).flatten().try_for_each(|value| sum.add(value))?;
+                Ok(sum.sum)
+            }
+        }
+    }
+}
+
+/// The values of an array, in 256 bits.
+fn wide(array: &ArrayRef) -> Box<dyn Iterator<Item = Option<i256>> + '_> {
+    match array.data_type() {
+        DataType::Int64 => Box::new(array.as_primitive::<Int64Type>().iter().map(|value| value.map(|value| i256::from_i128(value.into())))),
+        DataType::UInt64 => {
+            Box::new(array.as_primitive::<UInt64Type>().iter().map(|value| value.map(|value| i256::from_i128(value.into()))))
+        }
+        DataType::Decimal128(..) => Box::new(array.as_primitive::<Decimal128Type>().iter().map(|value| value.map(i256::from_i128))),
+        _ => Box::new(array.as_primitive::<Decimal256Type>().iter()),
+    }
+}
+
+/// The sum as a value of its type; without `some` it is NULL.
+fn value(ty: &DataType, sum: i256, some: bool) -> Result<ScalarValue> {
+    let narrow = sum.to_i128();
+    let fits = match ty {
+        DataType::UInt64 => narrow.and_then(|sum| u64::try_from(sum).ok()).map(|sum| ScalarValue::UInt64(some.then_some(sum))),
+        DataType::Int64 => narrow.and_then(|sum| i64::try_from(sum).ok()).map(|sum| ScalarValue::Int64(some.then_some(sum))),
+        DataType::Decimal128(precision, scale) => narrow
+            .filter(|sum| Decimal128Type::is_valid_decimal_precision(*sum, *precision))
+            .map(|sum| ScalarValue::Decimal128(some.then_some(sum), *precision, *scale)),
+        DataType::Decimal256(precision, scale) => Some(sum)
+            .filter(|sum| Decimal256Type::is_valid_decimal_precision(*sum, *precision))
+            .map(|sum| ScalarValue::Decimal256(some.then_some(sum), *precision, *scale)),
+        _ => None,
+    };
+    match fits {
+        Some(sum) => Ok(sum),
+        None if ty.is_integer() => exec_err!("overflow: the sum {sum} does not fit in 64 bits; sum a decimal instead"),
+        None => exec_err!("overflow: the sum has more digits than a decimal can hold"),
     }
 }
 
 impl Accumulator for Sum {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        values.iter().for_each(|array| self.add(array, 1));
+        for array in values {
+            self.add(self.of(array)?)?;
+            self.values += (array.len() - array.null_count()) as i64;
+        }
         Ok(())
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        values.iter().for_each(|array| self.add(array, -1));
+        for array in values {
+            self.add(self.of(array)?.wrapping_neg())?;
+            self.values -= (array.len() - array.null_count()) as i64;
+        }
         Ok(())
     }
 
@@ -86,30 +167,77 @@ impl Accumulator for Sum {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let some = self.values > 0;
-        let fits = if self.ty == DataType::UInt64 {
-            u64::try_from(self.sum).map(|sum| ScalarValue::UInt64(some.then_some(sum)))
-        } else {
-            i64::try_from(self.sum).map(|sum| ScalarValue::Int64(some.then_some(sum)))
-        };
-        match fits {
-            Ok(sum) => Ok(sum),
-            Err(_) => exec_err!("overflow: the sum {} does not fit in 64 bits; sum a decimal instead", self.sum),
-        }
+        value(&self.ty, self.sum, self.values > 0)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        Ok(vec![ScalarValue::Decimal128(Some(self.sum), 38, 0), ScalarValue::Int64(Some(self.values))])
+        Ok(vec![state(self.sum), ScalarValue::Int64(Some(self.values))])
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         let [sums, values] = states else { return exec_err!("the state of a checked sum has two parts") };
-        self.sum += sums.as_primitive::<Decimal128Type>().iter().flatten().sum::<i128>();
+        wide(sums).flatten().try_for_each(|sum| self.add(sum))?;
         self.values += values.as_primitive::<Int64Type>().iter().flatten().sum::<i64>();
         Ok(())
     }
 
     fn size(&self) -> usize {
         size_of_val(self)
+    }
+}
+
+fn state(value: i256) -> ScalarValue {
+    ScalarValue::Decimal256(Some(value), Decimal256Type::MAX_PRECISION, 0)
+}
+
+/// The sum of each value once.
+#[derive(Debug)]
+struct DistinctSum {
+    ty: DataType,
+    /// How often each value is there, so that it can be taken away again.
+    counts: HashMap<i256, u64>,
+}
+
+impl Accumulator for DistinctSum {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        for value in values.iter().flat_map(wide).flatten() {
+            *self.counts.entry(value).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        for value in values.iter().flat_map(wide).flatten() {
+            let count = self.counts.entry(value).or_default();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.counts.remove(&value);
+            }
+        }
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let mut sum = Sum { ty: self.ty.clone(), sum: i256::ZERO, values: 0 };
+        self.counts.keys().try_for_each(|value| sum.add(*value))?;
+        value(&self.ty, sum.sum, !self.counts.is_empty())
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        let values: Vec<ScalarValue> = self.counts.keys().map(|value| state(*value)).collect();
+        Ok(vec![ScalarValue::List(ScalarValue::new_list_nullable(&values, &WIDE))])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        let lists = states.iter().flat_map(|state| state.as_list::<i32>().iter().flatten());
+        lists.into_iter().try_for_each(|values| self.update_batch(&[values]))
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.counts.capacity() * size_of::<(i256, u64)>()
     }
 }

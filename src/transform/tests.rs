@@ -313,6 +313,11 @@ async fn integers_never_wrap() {
         "select id + 9223372036854775805 as n from orders",
         "select sum(id + 4611686018427387900) as n from orders",
         "select sum(id + 4611686018427387900) over (order by id) as n from orders",
+        "select sum(distinct id + 4611686018427387900) as n from orders",
+        "select sum(distinct id + 4611686018427387900) as n, sum(distinct id) as m from orders",
+        // Four of them wrap around 128 bits, to a value that has digits to spare.
+        "select sum(cast('99000000000000000000000000000000000000' as decimal(38,0))) as n from orders",
+        "select sum(cast(concat('9900000000000000000000000000000000000', cast(id as text)) as decimal(38,0))) over () as n from orders",
     ] {
         let compiled = compiled(&[query(sql)]).await;
         let spill = tempfile::tempdir().expect("a folder");
@@ -322,6 +327,11 @@ async fn integers_never_wrap() {
         assert!(failure.to_string().to_lowercase().contains("overflow"), "{failure}");
     }
     check(&[query("select sum(id) as n, sum(id) filter (where id > 9) as none from orders")], &["|10||"]).await;
+    check(
+        &[query("select sum(distinct id / 2) as n, sum(distinct id) as m, sum(distinct id % 2) filter (where id > 9) as none from orders")],
+        &["|3|10||"],
+    )
+    .await;
     check(&[query("select sum(id) over (order by id rows 1 preceding) as n from orders order by id")], &["|1|", "|3|", "|5|", "|7|"]).await;
 }
 
