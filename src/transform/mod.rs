@@ -18,6 +18,7 @@ mod input;
 mod join;
 mod lookup;
 mod memory;
+mod midnight;
 mod native;
 mod push;
 mod query;

@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use super::sum;
+use super::{midnight, sum};
 use crate::data::Type;
 
 /// [`compare_as_meant`] over every expression of a query.
@@ -173,7 +173,7 @@ pub(super) fn compared(plan: &LogicalPlan) -> Vec<Column> {
     exprs.into_iter().filter_map(Expr::try_as_col).cloned().collect()
 }
 
-/// After types agree: integer `+`, `-`, `*` and negation fail where they would wrap, and so do sums.
+/// After types agree: integer `+`, `-`, `*` and negation fail where they would wrap, and so do sums; an infinite day is an infinite instant.
 pub(super) fn check_overflow(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     expr.transform_up(|expr| {
         Ok(match expr {
@@ -199,6 +199,12 @@ pub(super) fn check_overflow(expr: Expr, schema: &DFSchema) -> Result<Transforme
                     Transformed::no(Expr::Negative(inner))
                 }
             }
+            Expr::Cast(Cast { expr, field }) => match field.data_type() {
+                DataType::Timestamp(TimeUnit::Microsecond, zone) if expr.get_type(schema)? == DataType::Date32 => {
+                    Transformed::yes(midnight::of(*expr, zone.is_some()))
+                }
+                _ => Transformed::no(Expr::Cast(Cast { expr, field })),
+            },
             Expr::AggregateFunction(mut function) if sums(&function.func, &function.params.args, schema) => {
                 function.func = sum::checked();
                 Transformed::yes(Expr::AggregateFunction(function))
