@@ -136,12 +136,23 @@ fn tokens(sql: &str, names: &Names, aliases: Aliases) -> Result<(Vec<TokenWithSp
     })?;
     let mut names = names.clone();
     let solid: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
-    let is_as = |token: &Token| matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("as"));
-    for pair in solid.windows(2) {
-        if let (true, Token::Word(alias)) = (is_as(&tokens[pair[0]].token), &tokens[pair[1]].token)
-            && (aliases == Aliases::Win || names.spelling(&alias.value) == Ok(None))
-        {
-            names.add(&alias.value);
+    let is = |token: &Token, bare: &str| matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(bare));
+    let is_as = |token: &Token| is(token, "as");
+    let is_cast = |token: &Token| is(token, "cast") || is(token, "try_cast");
+    // Whether each open parenthesis is that of a cast, in which `as` stands before a type.
+    let mut casts = Vec::new();
+    for (place, &at) in solid.iter().enumerate() {
+        match &tokens[at].token {
+            Token::LParen => casts.push(place.checked_sub(1).is_some_and(|before| is_cast(&tokens[solid[before]].token))),
+            Token::RParen => drop(casts.pop()),
+            Token::Word(alias)
+                if casts.last() != Some(&true)
+                    && place.checked_sub(1).is_some_and(|before| is_as(&tokens[solid[before]].token))
+                    && (aliases == Aliases::Win || names.spelling(&alias.value) == Ok(None)) =>
+            {
+                names.add(&alias.value);
+            }
+            _ => {}
         }
     }
     let mut words = Vec::new();
@@ -171,8 +182,8 @@ fn tokens(sql: &str, names: &Names, aliases: Aliases) -> Result<(Vec<TokenWithSp
     Ok((tokens, Words(words)))
 }
 
-/// Whether the word stands where SQL needs it as it is: a function's name, a reserved word, the `date` of `date '2026-01-31'`, the unit of an
-/// interval or of `extract(year from …)`.
+/// Whether the word stands where SQL needs it as it is: a function's name, a reserved word, the `date` of `date '2026-01-31'` or `day::date`,
+/// the unit of an interval or of `extract(year from …)`.
 fn is_keyword_here(tokens: &[TokenWithSpan], solid: &[usize], place: usize) -> bool {
     let token = |place: Option<usize>| place.and_then(|place| solid.get(place)).map(|at| &tokens[*at].token);
     let (before, after) = (token(place.checked_sub(1)), token(Some(place + 1)));
@@ -185,7 +196,8 @@ fn is_keyword_here(tokens: &[TokenWithSpan], solid: &[usize], place: usize) -> b
             || RESERVED_FOR_COLUMN_ALIAS.contains(&word.keyword)
             || RESERVED_FOR_TABLE_ALIAS.contains(&word.keyword)
             || RESERVED_FOR_IDENTIFIER.contains(&word.keyword));
-    after == Some(&Token::LParen) || reserved || literal(before) || literal(after) || extracted
+    let cast = before == Some(&Token::DoubleColon);
+    after == Some(&Token::LParen) || reserved || literal(before) || literal(after) || extracted || cast
 }
 
 /// Words of expressions that the parser's own lists of reserved words leave out.
@@ -276,6 +288,8 @@ mod tests {
             Ok("CASE WHEN \"Date\" > DATE '2026-01-31' THEN \"Status\" END")
         );
         assert_eq!(shown("extract(year from date) = year").as_deref(), Ok("EXTRACT(YEAR FROM \"Date\") = \"Year\""));
+        assert_eq!(shown("date >= cast('2020-01-01' as date)").as_deref(), Ok("\"Date\" >= CAST('2020-01-01' AS DATE)"));
+        assert_eq!(shown("date = year::date").as_deref(), Ok("\"Date\" = \"Year\"::DATE"));
         let fault = expression("1 + Key", &names()).expect_err("ambiguous");
         assert_eq!((fault.code, fault.span), ("transform-ambiguous", Some(4..7)));
     }
