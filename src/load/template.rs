@@ -141,6 +141,16 @@ pub fn is_template(text: &str) -> bool {
     ["{{", "{%", "{#"].iter().any(|tag| text.contains(tag))
 }
 
+/// The first place of a word outside of a template's tags, however its letters are cased.
+pub fn place_of(text: &str, word: &str) -> Option<Range<usize>> {
+    let in_word = |c: char| c.is_alphanumeric() || c == '_';
+    let literal = tags::pieces(text).into_iter().filter_map(|piece| if let tags::Piece::Text(range) = piece { Some(range) } else { None });
+    literal.flat_map(|range| range.clone().map(move |at| at..(at + word.len()).min(range.end))).find(|place| {
+        let found = text.get(place.clone()).is_some_and(|found| !found.is_empty() && found.eq_ignore_ascii_case(word));
+        found && !text[..place.start].ends_with(in_word) && !text[place.end..].starts_with(in_word)
+    })
+}
+
 /// Checks a template without any value: its syntax, its words, and where in SQL its expressions stand.
 pub fn check(text: &str, target: Target) -> Result<Uses, Problem> {
     static CHECKING: [OnceLock<Environment<'static>>; 2] = [const { OnceLock::new() }; 2];

@@ -16,6 +16,7 @@ use crate::data::change::ROW;
 use crate::data::{Column, Schema, Type};
 use crate::define::pipeline::{At, Expr, Mask, Step};
 use crate::dialect::Dialect;
+use crate::load::template;
 
 /// The name that `sql` steps may use for the rows so far.
 const INPUT: &str = "input";
@@ -25,13 +26,17 @@ pub(super) fn problem(fault: Fault, at: &At) -> Problem {
     Problem { code: fault.code, at: at.clone(), span: fault.span, message: fault.message, help: fault.help }
 }
 
-/// The fault of an expression, without words that may quote a secret in it.
-fn unquoted(fault: Fault, expr: &Expr) -> Fault {
-    if expr.written.is_none() || !matches!(fault.code, "transform-type" | "transform-syntax") {
-        return fault;
+/// The fault of an expression, without words that may quote a secret in it: names may be repeated that stand in the file, or are columns.
+fn unquoted(fault: Fault, expr: &Expr, schema: &Schema) -> Fault {
+    let Some(written) = &expr.written else { return fault };
+    let is_open = |text: &str| {
+        let mut names = text.split('`').skip(1).step_by(2).peekable();
+        names.peek().is_some() && names.all(|name| schema.find(name).is_some() || template::place_of(written, name).is_some())
+    };
+    if matches!(fault.code, "transform-type" | "transform-syntax") || !is_open(&fault.message) {
+        return Fault::new(fault.code, "the SQL is wrong here; it holds a secret, so what is wrong is not quoted");
     }
-    let message = "the SQL is wrong here; it holds a secret, so what is wrong is not quoted";
-    Fault { message: message.to_owned(), span: None, ..fault }
+    Fault { help: fault.help.filter(|help| is_open(help)), ..fault }
 }
 
 /// Collects typed steps and problems.
@@ -139,7 +144,7 @@ impl Builder {
     /// Reports a problem of an expression, unless it comes of a column whose own problem is reported already.
     fn report(&mut self, fault: Fault, expr: &Expr) {
         let sql = expr.sql.to_lowercase();
-        let fault = unquoted(fault, expr);
+        let fault = unquoted(fault, expr, &self.schema);
         if !self.unknown.iter().any(|name| sql.contains(&name.to_lowercase())) {
             self.problems.push(problem(fault, &expr.at));
         }

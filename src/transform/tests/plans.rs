@@ -154,3 +154,26 @@ async fn leading_steps_move_into_the_source() {
         compile(&several, &[query("select a.id from orders a, b")], Some(Dialect::Postgres), &Tables::new()).await.expect("compiled");
     assert_eq!(join.pushed(), &Pushed::default());
 }
+
+#[tokio::test]
+async fn what_holds_a_secret_is_only_quoted_from_the_file() {
+    let masked = "the SQL is wrong here; it holds a secret, so what is wrong is not quoted";
+    let tag = "{{ secret.file('x') | ident }}";
+    let secret = |sql: &str, filter: bool| {
+        let expr = Expr { sql: sql.replace(tag, "hunter2"), written: Some(sql.to_owned()), at: "/step".to_owned() };
+        if filter { Step::Filter(expr) } else { Step::Sql(expr) }
+    };
+    for (sql, filter, expected) in [
+        ("{{ secret.file('x') | ident }} = 1", true, masked),
+        ("{{ secret.file('x') | ident }}(id) = 1", true, masked),
+        ("{{ secret.file('x') | ident }}.id = 1", true, masked),
+        ("select {{ secret.file('x') | ident }} from orders", false, masked),
+        ("select * from {{ secret.file('x') | ident }}", false, masked),
+        ("statsu = '{{ secret.file('x') | ident }}'", true, "unknown column `statsu`"),
+        ("select statsu from orders where status = '{{ secret.file('x') | ident }}'", false, "unknown column `statsu`"),
+    ] {
+        let problems = compile(&inputs(&orders().0), &[secret(sql, filter)], None, &Tables::new()).await.expect_err(sql);
+        assert_eq!(problems[0].message, expected, "{sql}");
+        assert!(!format!("{problems:?}").contains("hunter2"), "{sql}: {problems:?}");
+    }
+}
