@@ -81,7 +81,7 @@ impl Document {
             1
         };
         let start = self.places.get(pointer)?.defined.start + offset;
-        (part.start <= part.end && part.end <= value.len()).then(|| start + part.start..start + part.end)
+        value.get(part.clone()).map(|_| start + part.start..start + part.end)
     }
 
     /// A diagnostic's first place: the value at a pointer.

@@ -3,7 +3,7 @@
 use super::Refused;
 use crate::diagnostic::Diagnostic;
 use crate::failure::{Failure, FailureKind};
-use crate::load::Document;
+use crate::load::{Document, template};
 use crate::transform;
 
 /// Problems gathered while sealing, and whether any is the definition's fault.
@@ -52,7 +52,14 @@ impl Problems<'_> {
                 diagnostic = diagnostic.help(help);
             }
             let at = if problem.at.is_empty() { at } else { problem.at.as_str() };
-            let span = problem.span.and_then(|span| self.document.inner_span(at, span)).unwrap_or_else(|| self.document.value_span(at));
+            // The place is one in the rendered text, and the file has the template.
+            let written = self.document.get(at).and_then(|value| value.as_str()).filter(|text| template::is_template(text));
+            let span = match (written, problem.word) {
+                (None, _) => problem.span,
+                (Some(text), Some(word)) => template::place_of(text, &word),
+                (Some(_), None) => None,
+            };
+            let span = span.and_then(|span| self.document.inner_span(at, span)).unwrap_or_else(|| self.document.value_span(at));
             self.diagnostics.push(diagnostic.label(&self.document.source, span, ""));
         }
     }

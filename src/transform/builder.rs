@@ -23,7 +23,7 @@ const INPUT: &str = "input";
 
 /// A fault of the text that stands at a place of the document.
 pub(super) fn problem(fault: Fault, at: &At) -> Problem {
-    Problem { code: fault.code, at: at.clone(), span: fault.span, message: fault.message, help: fault.help }
+    Problem { code: fault.code, at: at.clone(), span: fault.span, word: None, message: fault.message, help: fault.help }
 }
 
 /// The fault of an expression, without words that may quote a secret in it: names may be repeated that stand in the file, or are columns.
@@ -146,7 +146,8 @@ impl Builder {
         let sql = expr.sql.to_lowercase();
         let fault = unquoted(fault, expr, &self.schema);
         if !self.unknown.iter().any(|name| sql.contains(&name.to_lowercase())) {
-            self.problems.push(problem(fault, &expr.at));
+            let word = fault.span.clone().and_then(|span| expr.sql.get(span)).map(str::to_owned);
+            self.problems.push(Problem { word, ..problem(fault, &expr.at) });
         }
     }
 

@@ -47,8 +47,10 @@ pub struct Problem {
     pub code: &'static str,
     /// The place in the pipeline's document.
     pub at: At,
-    /// Bytes of the SQL that stands at `at`; `None` means all of it.
+    /// Bytes of the rendered SQL that stands at `at`; `None` means all of it.
     pub span: Option<Range<usize>>,
+    /// What stands in those bytes.
+    pub word: Option<String>,
     /// What is wrong.
     pub message: String,
     /// The way out.

@@ -75,3 +75,33 @@ fn another_salt_begins_a_cut_run_anew() {
     project.haul(&["run", "p"]).expect(0);
     assert_ne!(name(), before);
 }
+
+#[test]
+fn what_is_wrong_in_a_template_is_pointed_at_in_the_file() {
+    let project = Project::new();
+    let line = "      - filter: \"{{ params.s }} = name or 'ö' = nope12\"";
+    let place = |line: &str, word: &str| {
+        let at = line.find(word).expect("the word");
+        format!("pipelines/p.yaml:13:{}", line[..at].chars().count() + 1)
+    };
+    for (s, line, expected) in [
+        ("x", line, place(line, "nope12")),
+        ("a text that is longer than its tag", line, place(line, "nope12")),
+        // What stands in no place of the file is told of the whole text.
+        ("x", "      - filter: \"{{ params.c | ident }} = name\"", place("      - filter: \"", "\"")),
+    ] {
+        project.file(
+            "pipelines/p.yaml",
+            format!(
+                "params:\n  s: {{ type: text, default: '{s}' }}\n  c: {{ type: text, default: nope12 }}
+connections:\n  files: {{ url: 'file:files' }}\nstages:\n  p:\n    kind: batch
+    # The name is wrong.
+    from: {{ generate: 3, columns: {{ id: i, name: \"'n'\" }} }}
+    to: {{ files: files, path: p.csv }}
+    transform:\n{line}\n"
+            ),
+        );
+        let said = project.haul(&["plan", "p"]).expect(2).stderr;
+        assert!(said.contains("unknown column `nope12`") && said.contains(&expected), "{expected}: {said}");
+    }
+}
