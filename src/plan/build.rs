@@ -270,7 +270,7 @@ impl<'a> Builder<'a> {
     async fn compile(&mut self, inputs: &mut [InputPlan], flow: &Flow, at: &str) -> Option<Compiled> {
         let tables = self.tables(&flow.transform)?;
         let compiled = match compiled(inputs, flow, at, &tables).await {
-            Err(_) if inputs.iter_mut().fold(false, |any, input| as_text(input) || any) => compiled(inputs, flow, at, &tables).await,
+            Err(_) if inputs.iter_mut().map(as_text).filter(|changed| *changed).count() > 0 => compiled(inputs, flow, at, &tables).await,
             compiled => compiled,
         };
         let compiled = match compiled {

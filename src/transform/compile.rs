@@ -45,13 +45,13 @@ pub(super) enum Segment {
 }
 
 /// Parses an expression of a `filter`, `set` or generated column, without knowing any column.
-pub fn check_expression(expr: &Expr) -> Result<(), Problem> {
-    expression::check_syntax(&expr.sql).map_err(|fault| problem(fault, &expr.at))
+pub fn check_expression(expr: &Expr) -> Result<(), Box<Problem>> {
+    expression::check_syntax(&expr.sql).map_err(|fault| problem(fault, &expr.at).into())
 }
 
 /// Parses the query of a `sql` step, without knowing any table.
-pub fn check_query(expr: &Expr) -> Result<(), Problem> {
-    sql::query(&expr.sql, &Names::default(), Aliases::Win).map(drop).map_err(|fault| problem(fault, &expr.at))
+pub fn check_query(expr: &Expr) -> Result<(), Box<Problem>> {
+    sql::query(&expr.sql, &Names::default(), Aliases::Win).map(drop).map_err(|fault| problem(fault, &expr.at).into())
 }
 
 /// Types steps against the columns of their inputs. `push` is the dialect of the only input when that can filter and project by itself; what
