@@ -180,20 +180,17 @@ impl StageRun {
     }
 
     /// Goes on with what was found, or starts loads from nothing; says whether any of them goes on.
-    async fn take_up(&mut self, claims: Vec<(Load, Option<FoundLoad>)>) -> Result<bool, Failure> {
-        let mut recorded = None;
+    async fn take_up(&mut self, mut claims: Vec<(Load, Option<FoundLoad>)>) -> Result<bool, Failure> {
+        let mut cuts = Vec::with_capacity(claims.len());
         for (load, found) in &claims {
-            if let Some(found) = found {
-                let note = read_note(&found.note, load)?;
-                recorded.get_or_insert(note.splits);
-            }
+            let cut = |found: &FoundLoad| read_note(&found.note, load).map(|note| (found.published, note.splits));
+            cuts.push(found.as_ref().map(cut).transpose()?);
         }
-        let stale = match &recorded {
-            Some(splits) => self.source_changed(splits).await?,
-            None => false,
-        };
-        if stale {
-            self.refuse_mixing(&claims)?;
+        // What is published is done, and may be of an earlier state of the source than what is not.
+        let mut recorded = cuts.iter().flatten().min_by_key(|(published, _)| *published).map(|(_, splits)| splits.clone());
+        if let Some(splits) = &recorded
+            && self.source_changed(splits).await?
+        {
             self.notes.push(
                 "the source changed since this load began; it starts again from nothing, so that it holds one state of it".to_owned(),
             );
@@ -205,10 +202,15 @@ impl StageRun {
         };
         let mut goes_on = false;
         for (place, (load, found)) in claims.into_iter().enumerate() {
-            let found = found.filter(|found| !stale || found.published);
             goes_on |= found.is_some();
             let run = match found {
                 Some(found) => {
+        for (place, ((_, found), cut)) in claims.iter_mut().zip(cuts).enumerate() {
+            // Splits of another cut hold other rows under the same names: their marks count for nothing.
+            if cut.is_some_and(|(published, splits)| !published && recorded.as_ref() != Some(&splits)) {
+                self.refuse_mixing(place, found.take())?;
+            }
+        }
                     if self.plan.streams() {
                         self.plan.outputs[place].evolve(&load).await?;
                     }
@@ -231,14 +233,13 @@ impl StageRun {
     }
 
     /// A load whose rows are visible already cannot start again by itself.
-    fn refuse_mixing(&self, claims: &[(Load, Option<FoundLoad>)]) -> Result<(), Failure> {
-        for ((_, found), output) in claims.iter().zip(&self.plan.outputs) {
-            let rows: u64 = found.iter().filter(|found| !found.published).flat_map(|found| &found.marks).map(|mark| mark.rows).sum();
-            if rows > 0 && !output.sink.staged() {
-                let message = format!("the source changed since the run began, and {rows} of its rows are in {} already", output.label);
-                return Err(Failure::permanent(message)
-                    .help("`--fresh` starts over: an upsert converges, an append writes the rows that are there already a second time"));
-            }
+    fn refuse_mixing(&self, place: usize, found: Option<FoundLoad>) -> Result<(), Failure> {
+        let output = &self.plan.outputs[place];
+        let rows: u64 = found.iter().flat_map(|found| &found.marks).map(|mark| mark.rows).sum();
+        if rows > 0 && !output.sink.staged() {
+            let message = format!("the source changed since the run began, and {rows} of its rows are in {} already", output.label);
+            return Err(Failure::permanent(message)
+                .help("`--fresh` starts over: an upsert converges, an append writes the rows that are there already a second time"));
         }
         Ok(())
     }
@@ -357,5 +358,5 @@ fn resumed(load: Load, found: &FoundLoad) -> Result<LoadRun, Failure> {
     let note = read_note(&found.note, &load)?;
     let before = note.before.map(|text| text.parse::<Digest>()).transpose().map_err(Failure::permanent)?;
     let marks = found.marks.iter().map(|mark| (mark.split.clone(), mark.clone())).collect();
-    Ok(LoadRun { load, published: found.published, before, marks: Mutex::new(marks) })
+    Ok(LoadRun { load, published: AtomicBool::new(found.published), before, marks: Mutex::new(marks) })
 }

@@ -1,0 +1,97 @@
+//! Runs that were cut and go on: what is done stays done, and what counts is what is in the targets.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::{pipeline, rows};
+use crate::support::Project;
+
+/// Waits until a query says so.
+fn wait_for(database: &Path, query: &str, wanted: &str) {
+    let begun = Instant::now();
+    while rows(database, query) != [wanted] {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{query}: {:?}", rows(database, query));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Two stages that append to one table in turn, of which the second fails when most of its rows are there.
+fn in_turn(project: &Project) -> Connection {
+    pipeline(
+        project,
+        "turns",
+        "  one:
+    kind: batch
+    from: { generate: 10, columns: { id: 'i' } }
+    to: { sql: db, table: numbers, mode: append }
+  two:
+    kind: batch
+    after: [one]
+    from: { generate: 2000, columns: { id: 'i' } }
+    to: { sql: db, table: numbers, mode: append }
+    splits: { most: 4, bytes: 1KiB, concurrency: 1 }
+",
+    );
+    let database = Connection::open(project.path("out.db")).expect("the database");
+    let refuse = "create table numbers (id integer);
+        create trigger refuse before insert on numbers when new.id = 1999 begin select raise(abort, 'not this one'); end";
+    database.execute_batch(refuse).expect("a table that refuses a row");
+    database
+}
+
+#[test]
+fn marks_of_another_cut_of_the_source_do_not_count() {
+    let project = Project::new();
+    project.file(
+        "pipelines/two.yaml",
+        "connections:
+  source: { url: 'sqlite:source.db' }
+  one: { url: 'sqlite:one.db' }
+  two: { url: 'sqlite:two.db' }
+stages:
+  numbers:
+    kind: batch
+    from: { sql: source, table: numbers }
+    to:
+      - { sql: one, table: numbers, mode: replace }
+      - { sql: two, table: numbers, mode: replace }
+    splits: { most: 2, bytes: 1KiB, concurrency: 1 }
+",
+    );
+    let source = Connection::open(project.path("source.db")).expect("the source");
+    let numbers = "pragma journal_mode = wal; create table numbers (n integer);
+        insert into numbers with recursive i(n) as (select 1 union all select n + 1 from i where n < 1000) select n from i;
+        update numbers set n = 'x' where n = 900";
+    source.execute_batch(numbers).expect("numbers, and one that is none");
+    project.haul(&["run", "two"]).expect(1);
+    assert_eq!(rows(&project.path("two.db"), "select count(*) from haul_marks"), ["1"]);
+
+    let copy = |from: &Path, to: &Path| {
+        let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp can be started");
+        assert!(copied.success());
+    };
+    for name in ["one.db", "two.db", ".haul"] {
+        copy(&project.path(name), &project.path(&format!("cut-{name}")));
+    }
+    let change = "update numbers set n = n + 1000 where n < 500; update numbers set n = 900 where n = 'x'; create table other (n integer)";
+    source.execute_batch(change).expect("another state, and another version of the schema");
+    project.haul(&["run", "two"]).expect(0);
+    let note = rows(&project.path("one.db"), "select note from haul_loads").remove(0);
+
+    // As if that run had been cut right after it began the first of the two loads anew.
+    for name in ["one.db", "two.db", ".haul"] {
+        let there = project.path(name);
+        let _ = if there.is_dir() { std::fs::remove_dir_all(&there) } else { std::fs::remove_file(&there) };
+        copy(&project.path(&format!("cut-{name}")), &there);
+    }
+    let one = Connection::open(project.path("one.db")).expect("the first target");
+    one.execute("update haul_loads set note = ?1", [note]).expect("another note");
+    let staging = rows(&project.path("one.db"), "select name from sqlite_schema where name like 'haul_staging%'").remove(0);
+    one.execute_batch(&format!("delete from haul_marks; delete from {staging}")).expect("no marks");
+    project.haul(&["run", "two"]).expect(0);
+    let sums = |name: &str| rows(&project.path(name), "select count(*), sum(n) from numbers");
+    assert_eq!((sums("one.db"), sums("two.db")), (sums("source.db"), sums("source.db")));
+}
