@@ -1,14 +1,28 @@
-//! Rows that a target refuses: found by halves, and named by their keys.
+//! Rows that a target refuses: found by halves, and named by their keys. And those that it gives back otherwise.
 
 use std::ops::Range;
 
 use arrow::record_batch::RecordBatch;
+use futures::StreamExt;
 
 use crate::data::change::{Changes, EMPTIED, GONE, MOVED};
 use crate::data::text::Printer;
 use crate::data::text::json::json_string;
-use crate::data::{Reject, Schema, Type};
+use crate::data::{BatchStream, Reject, Schema, Type};
 use crate::failure::Failure;
+
+/// Rows that a target gives back, of which each must be what was written.
+pub(super) fn as_written(rows: BatchStream) -> BatchStream {
+    Box::pin(rows.map(|chunk| {
+        let chunk = chunk?;
+        match chunk.rejects.first() {
+            None => Ok(chunk),
+            Some(reject) => {
+                Err(Failure::permanent(format!("the target holds another value than was written: {}: {}", reject.origin, reject.reason)))
+            }
+        }
+    }))
+}
 
 /// Rows in parts that get smaller, until those at fault stand alone. Parts come in the order of their rows.
 pub(super) struct Halves(Vec<Range<usize>>);

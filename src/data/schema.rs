@@ -92,6 +92,11 @@ impl Schema {
         self.columns.iter().enumerate().find(|(_, column)| column.name == name)
     }
 
+    /// The same columns, each of which may hold NULLs: rows of others beside those that were sent.
+    pub fn with_nulls(&self) -> Self {
+        Self { columns: self.columns.iter().map(|column| Column { nullable: true, ..column.clone() }).collect() }
+    }
+
     /// The Arrow schema of the batches that carry these columns.
     pub fn to_arrow(&self) -> SchemaRef {
         Arc::new(arrow::datatypes::Schema::new(self.columns.iter().map(Column::to_arrow).collect::<Vec<_>>()))

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::connectors::{Connections, Description, Load, ReadRequest, Sink, Source, SourceTable, Target};
 use crate::data::Schema;
-use crate::define::pipeline::{Flow, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step};
+use crate::define::pipeline::{Flow, Kind, Output, Pipeline, SinkSpec, SourceSpec, Stage, Step, WriteMode};
 use crate::diagnostic::Diagnostic;
 use crate::failure::Failure;
 use crate::load::Document;
@@ -157,6 +157,11 @@ impl OutputPlan {
             return Ok(());
         }
         self.sink.evolve(load).await.map_err(|failure| failure.during(format!("altering {}", self.label)))
+    }
+
+    /// Whether it adds rows to a table that may hold others.
+    pub fn appends(&self) -> bool {
+        matches!(&self.output.sink, SinkSpec::Sql(sink) if sink.mode == WriteMode::Append)
     }
 
     /// Whether it writes to a cache.

@@ -13,7 +13,7 @@ use super::rejects::RejectBudget;
 use super::verify;
 use crate::connectors::{FoundLoad, Load, LoadKey, Mark, Reading, Split, SplitGoal, Splits};
 use crate::data::Digest;
-use crate::define::pipeline::{SinkSpec, Verify, WriteMode};
+use crate::define::pipeline::Verify;
 use crate::failure::Failure;
 use crate::plan::{Origin, OutputPlan, Plan, Sealed, StagePlan};
 
@@ -258,8 +258,9 @@ impl StageRun {
 
     async fn fresh_load(&self, place: usize, load: Load, splits: &Splits) -> Result<LoadRun, Failure> {
         let output = &self.plan.outputs[place];
-        let appends = matches!(&output.output.sink, SinkSpec::Sql(sink) if sink.mode == WriteMode::Append);
-        let before = if appends && self.plan.flow().verify != Verify::None && self.exists(output).await? {
+        let before = if output.appends() && self.plan.flow().verify != Verify::None && self.exists(output).await? {
+            // What the table lacks can be read back only once it is there.
+            output.sink.evolve(&load).await.map_err(|failure| failure.during(format!("altering {}", output.label)))?;
             Some(verify::read_back(&self.plan, output, &load).await?)
         } else {
             None

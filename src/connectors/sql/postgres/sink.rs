@@ -17,6 +17,7 @@ use super::tables::evolve;
 use super::target::{Blueprint, Place};
 use super::values::Values;
 use super::writer::{PgWriter, Table};
+use crate::connectors::refused::as_written;
 use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, RawStream, Schema, WireFormat};
 use crate::define::pipeline::{SqlSink, WriteMode};
@@ -244,8 +245,10 @@ impl Sink for PgSink {
 
     async fn read_back(&self, load: &Load, limit: BatchLimit) -> Result<BatchStream, Failure> {
         let (session, table, name) = self.reader(load).await?;
-        let (copy, decoder) = self.reading(&name, &table.columns, &load.schema, limit)?;
-        Ok(read::batches(session, copy, decoder))
+        let (copy, decoder) = self.reading(&name, &table.columns, &load.schema.with_nulls(), limit)?;
+        let rows = read::batches(session, copy, decoder);
+        // Others may have values in the target that these columns cannot hold: their rows are left out each time.
+        Ok(if self.replaces() { as_written(rows) } else { rows })
     }
 
     async fn read_back_raw(&self, load: &Load) -> Result<RawStream, Failure> {

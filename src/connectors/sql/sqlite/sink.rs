@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use rusqlite::{Connection as Sqlite, Transaction, TransactionBehavior};
 
 use super::connection::{Database, blocking};
@@ -13,6 +12,7 @@ use super::reading::Reader;
 use super::tables::{Table, make};
 use super::target::{Publish, Shape, quote};
 use super::writer::SqliteWriter;
+use crate::connectors::refused::as_written;
 use crate::connectors::{Claim, Load, LoadKey, Mark, Sink, Target, TargetProblem, Writer};
 use crate::data::{BatchLimit, BatchStream, Schema};
 use crate::define::pipeline::{SqlSink, WriteMode};
@@ -161,21 +161,12 @@ impl Sink for SqliteSink {
         let (connection, query, reader) = tasks::blocking(move || {
             let (connection, shape, table) = loaded(&database, &spec, &load)?;
             let query = format!("select {} from {}", shape.column_list(), quote(&table));
-            let reader = Reader { schema: Arc::new(load.schema), origin: Vec::new(), label: shape.table, limit, lenient: true, database };
+            let schema = Arc::new(load.schema.with_nulls());
+            let reader = Reader { schema, origin: Vec::new(), label: shape.table, limit, lenient: true, database };
             Ok((connection, query, reader))
         })
         .await?;
-        let stream = reader.start(connection, query, drop);
-        Ok(Box::pin(stream.map(|chunk| {
-            let chunk = chunk?;
-            match chunk.rejects.first() {
-                None => Ok(chunk),
-                Some(reject) => Err(Failure::permanent(format!(
-                    "the target holds another value than was written: {}: {}",
-                    reject.origin, reject.reason
-                ))),
-            }
-        })))
+        Ok(as_written(reader.start(connection, query, drop)))
     }
 
     async fn count(&self, load: &Load) -> Result<u64, Failure> {
