@@ -18,7 +18,7 @@ use crate::failure::Failure;
 pub use compare::{Compared, Rows};
 pub use load::{Claim, FoundLoad, Load, LoadKey, Mark};
 pub use registry::{Connections, Unusable};
-pub use request::requested;
+pub use request::{Views, requested};
 
 mod ahead;
 mod compare;
@@ -77,6 +77,8 @@ pub struct ReadRequest {
     pub portable: bool,
     /// How large batches may grow.
     pub limit: BatchLimit,
+    /// Views to read through, where others read beside it.
+    pub views: Views,
 }
 
 /// One part of a source that can be read apart from the others, on any worker, in any order.
@@ -134,7 +136,8 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Begins one consistent view of the source for a stage: the same state for every split read through it, where the engine can.
+    /// Begins one consistent view of the source for a stage, or joins that of those beside it ([`ReadRequest::views`]): the same state for every
+    /// split read through it, where the engine can.
     async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure>;
 
     /// Removes what a stream of this source keeps in its system, and says what that was. Its position is worth nothing after that.

@@ -16,6 +16,7 @@ use super::recorder::Notes;
 use super::stage::{RunContext, StageRun};
 use super::{retry, unit};
 use crate::clock::Stopwatch;
+use crate::connectors::Views;
 use crate::define::pipeline::Kind;
 use crate::failure::Failure;
 use crate::tasks;
@@ -91,7 +92,7 @@ async fn patiently(context: &RunContext, number: usize) -> Result<(), Failure> {
 
 /// One filling, with counters of its own: the stage's are those of the first.
 async fn fill(context: &RunContext, number: usize) -> Result<(), Failure> {
-    let stage = Arc::new(StageRun::begin(context, number, Arc::default()).await?);
+    let stage = Arc::new(StageRun::begin(context, number, Arc::default(), &Views::shared()).await?);
     if stage.plan.by_split() {
         // A list of futures, because a closure over borrowed splits would not do in a task.
         let mut work = Vec::new();

@@ -9,22 +9,26 @@ use futures::future::BoxFuture;
 use super::stage::{RunContext, WHOLE};
 use super::unit;
 use super::verify::{self, Sides};
-use crate::connectors::{Load, LoadKey, Mark};
-use crate::data::{BatchStream, Digest, RowHasher};
+use crate::connectors::{Load, LoadKey, Mark, Views};
+use crate::data::{BatchStream, Digest};
 use crate::define::pipeline::{SinkSpec, SqlSink, Verify, WriteMode};
 use crate::failure::Failure;
 use crate::journal::{OutputReport, Verdict};
 use crate::plan::{Origin, OutputPlan, Plan, Sealed};
 
 /// The rows of a stage as its sources have them now, through every transform on the way.
-pub fn rows<'a>(plan: &'a Plan<Sealed>, number: usize, spill: &'a PathBuf) -> BoxFuture<'a, Result<BatchStream, Failure>> {
+pub async fn rows(plan: &Plan<Sealed>, number: usize, spill: &PathBuf) -> Result<BatchStream, Failure> {
+    within(plan, number, spill, &Views::shared()).await
+}
+
+fn within<'a>(plan: &'a Plan<Sealed>, number: usize, spill: &'a PathBuf, views: &'a Views) -> BoxFuture<'a, Result<BatchStream, Failure>> {
     Box::pin(async move {
         let stage = &plan.stages[number];
         let mut streams = Vec::with_capacity(stage.inputs.len());
         for input in &stage.inputs {
             streams.push(match &input.origin {
-                Origin::Source(from) => verify::all_rows(from.source.open(from.request.clone()).await?),
-                Origin::Stage(producer) => rows(plan, *producer, spill).await?,
+                Origin::Source(from) => verify::all_rows(from.source.open(from.request.within(views)).await?),
+                Origin::Stage(producer) => within(plan, *producer, spill, views).await?,
             });
         }
         if stage.transform.rowwise() && streams.len() == 1 {
@@ -81,9 +85,9 @@ pub async fn compare(context: &RunContext, number: usize, place: usize) -> Resul
     if let Some(compared) = output.sink.compare(&load, &verify::SourceRows(stage)).await? {
         return Ok(report(output, verify::verdict(compared, Verify::Digest)));
     }
-    let found = digest(output.sink.read_back(&load, limit).await?).await?;
+    let found = verify::digest(output.sink.read_back(&load, limit).await?).await?;
     let extra_allowed = holds_other_rows(output);
-    if !extra_allowed && digest(rows(&context.plan, number, &context.spill).await?).await? == found {
+    if !extra_allowed && verify::digest(rows(&context.plan, number, &context.spill).await?).await? == found {
         return Ok(report(output, Verdict::Identical { rows: found.rows, digest: found.to_string() }));
     }
     let sides = Sides { schema: &stage.schema, key: row_key(output, &stage.key), extra_allowed };
@@ -119,13 +123,4 @@ fn row_key<'a>(output: &'a OutputPlan, key: &'a [String]) -> &'a [String] {
         SinkSpec::Sql(SqlSink { mode: WriteMode::Upsert { key }, .. }) => key,
         _ => key,
     }
-}
-
-async fn digest(mut rows: BatchStream) -> Result<Digest, Failure> {
-    let mut total = Digest::default();
-    let mut hasher = RowHasher::default();
-    while let Some(chunk) = rows.next().await {
-        total += hasher.digest(&chunk?.batch);
-    }
-    Ok(total)
 }

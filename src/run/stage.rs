@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::progress::StageCounters;
 use super::rejects::RejectBudget;
 use super::verify;
-use crate::connectors::{FoundLoad, Load, LoadKey, Mark, Reading, Split, SplitGoal, Splits};
+use crate::connectors::{FoundLoad, Load, LoadKey, Mark, Reading, Split, SplitGoal, Splits, Views};
 use crate::data::Digest;
 use crate::define::pipeline::Verify;
 use crate::failure::Failure;
@@ -126,7 +126,7 @@ impl StageRun {
     }
 
     /// Claims every output, opens the sources, and decides what is left to do.
-    pub async fn begin(context: &RunContext, number: usize, counters: Arc<StageCounters>) -> Result<Self, Failure> {
+    pub async fn begin(context: &RunContext, number: usize, counters: Arc<StageCounters>, views: &Views) -> Result<Self, Failure> {
         let plan = &context.plan.stages[number];
         let plan = if plan.late { refreshed(context, number).await? } else { plan.clone() };
         let mut claims = Vec::with_capacity(plan.outputs.len());
@@ -154,12 +154,12 @@ impl StageRun {
         Ok(stage)
     }
 
-    async fn open(&mut self) -> Result<(), Failure> {
+    async fn open(&mut self, views: &Views) -> Result<(), Failure> {
         let mut readings = Vec::with_capacity(self.plan.inputs.len());
         for input in &self.plan.inputs {
             readings.push(match &input.origin {
                 Origin::Source(from) => {
-                    let reading = from.source.open(from.request.clone()).await;
+                    let reading = from.source.open(from.request.within(views)).await;
                     Some(reading.map_err(|failure| failure.during(format!("reading {}", input.label)))?)
                 }
                 Origin::Stage(_) => None,

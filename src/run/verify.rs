@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::stage::LoadRun;
+use super::unit::applied;
 use crate::connectors::{Compared, Load, Reading, Rows, SplitGoal};
 use crate::data::{BatchStream, Digest, RowHasher, Schema};
 use crate::define::pipeline::{RowMode, SinkSpec, SqlSink, Verify, WriteMode};
@@ -55,24 +56,30 @@ fn only_counts(output: &OutputPlan) -> bool {
 
 /// The digest of what a sink holds of a load: staged rows, or the whole target.
 pub async fn read_back(plan: &StagePlan, output: &OutputPlan, load: &Load) -> Result<Digest, Failure> {
-    let mut found = Digest::default();
     let during = |failure: Failure| failure.during(format!("reading {} back", output.label));
     if load.verify != Verify::Digest {
         return Ok(Digest { rows: output.sink.count(load).await.map_err(during)?, sum: 0 });
     }
     if plan.raw {
+        let mut found = Digest::default();
         let mut rows = output.sink.read_back_raw(load).await.map_err(during)?;
         while let Some(chunk) = rows.next().await {
             found += chunk.map_err(during)?.digest;
         }
         return Ok(found);
     }
-    let mut rows = output.sink.read_back(load, plan.flow().batch).await.map_err(during)?;
+    let rows = output.sink.read_back(load, plan.flow().batch).await.map_err(during)?;
+    digest(rows).await.map_err(during)
+}
+
+/// The digest of rows that are not refused.
+pub async fn digest(mut rows: BatchStream) -> Result<Digest, Failure> {
+    let mut total = Digest::default();
     let mut hasher = RowHasher::default();
     while let Some(chunk) = rows.next().await {
-        found += hasher.digest(&chunk.map_err(during)?.batch);
+        total += hasher.digest(&chunk?.batch);
     }
-    Ok(found)
+    Ok(total)
 }
 
 /// The verdict of an output that an earlier process proved and published.
@@ -133,11 +140,7 @@ impl SourceRows<'_> {
     }
 
     fn transformed(&self, rows: BatchStream) -> BatchStream {
-        let transform = Arc::clone(&self.0.transform);
-        Box::pin(rows.then(move |chunk| {
-            let transform = Arc::clone(&transform);
-            async move { transform.apply(chunk?).await }
-        }))
+        applied(Arc::clone(&self.0.transform), rows)
     }
 }
 
@@ -206,6 +209,7 @@ impl Sides<'_> {
                     continue 'passes;
                 }
             }
+            drop(rows); // With it goes its view, for which the next one may wait.
             let mut rows = right().await?;
             while let Some(chunk) = rows.next().await {
                 let batch = chunk?.batch;
@@ -236,6 +240,7 @@ impl Sides<'_> {
                     }
                 }
             }
+            drop(rows);
             if !open.is_empty() && examples.len() < EXAMPLES {
                 self.name_open(&open, &key, &left, &mut hasher.0, &mut examples).await?;
             }

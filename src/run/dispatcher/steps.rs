@@ -6,6 +6,7 @@ use super::super::follow;
 use super::super::progress::StageCounters;
 use super::super::stage::{RunContext, StageRun};
 use super::super::unit::{self, Done};
+use crate::connectors::Views;
 use crate::failure::Failure;
 use crate::journal::OutputReport;
 
@@ -16,8 +17,10 @@ pub(super) async fn begin(
     counters: Vec<Arc<StageCounters>>,
 ) -> Result<Vec<(usize, Arc<StageRun>)>, Failure> {
     let mut stages = Vec::with_capacity(members.len());
+    // They read at the same time.
+    let views = Views::shared();
     for (&number, counters) in members.iter().zip(counters) {
-        stages.push((number, Arc::new(StageRun::begin(context, number, counters).await?)));
+        stages.push((number, Arc::new(StageRun::begin(context, number, counters, &views).await?)));
     }
     Ok(stages)
 }

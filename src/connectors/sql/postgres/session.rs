@@ -111,18 +111,30 @@ impl Pool {
 
     /// A connection of its own for the caller: an idle one that still answers, or a new one.
     pub(super) async fn session(self: &Arc<Self>, usage: Use) -> Result<Session, Failure> {
+        let permits = timeout(WAIT, self.permits(usage)).await.unwrap_or_else(|_| {
+            Err(Failure::transient(format!("all connections of `{}` were busy for {} s", self.name, WAIT.as_secs()))
+                .help("raise `max_connections` of the connection"))
+        })?;
+        self.admitted(permits).await
+    }
+
+    /// One that holds a snapshot, for a caller that has no other connection: it waits until stages before it have read what they read.
+    pub(super) async fn view(self: &Arc<Self>) -> Result<Session, Failure> {
+        let permits = self.permits(Use::View).await?;
+        self.admitted(permits).await
+    }
+
+    async fn permits(&self, usage: Use) -> Result<[OwnedSemaphorePermit; 2], Failure> {
         let gate = match usage {
             Use::View => &self.views,
             Use::Read => &self.readers,
             Use::Write => &self.writers,
         };
-        let permits = timeout(WAIT, async {
-            Some([Arc::clone(gate).acquire_owned().await.ok()?, Arc::clone(&self.total).acquire_owned().await.ok()?])
-        });
-        let permits = permits.await.ok().flatten().ok_or_else(|| {
-            Failure::transient(format!("all connections of `{}` were busy for {} s", self.name, WAIT.as_secs()))
-                .help("raise `max_connections` of the connection")
-        })?;
+        let closed = |_| Failure::cancelled();
+        Ok([Arc::clone(gate).acquire_owned().await.map_err(closed)?, Arc::clone(&self.total).acquire_owned().await.map_err(closed)?])
+    }
+
+    async fn admitted(self: &Arc<Self>, permits: [OwnedSemaphorePermit; 2]) -> Result<Session, Failure> {
         loop {
             let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
             let connection = match idle {

@@ -12,7 +12,7 @@ use super::session::{Pool, Session, Use};
 use super::splits::{self, Range};
 use super::types::PgType;
 use super::{columns_of, read};
-use crate::connectors::{Description, ReadRequest, Reading, Source, Split, SplitGoal, Splits, requested};
+use crate::connectors::{Description, ReadRequest, Reading, Source, Split, SplitGoal, Splits, Views, requested};
 use crate::data::{BatchStream, Column, Position, RawStream, Schema, Type, WireFormat};
 use crate::define::pipeline::{SqlRead, SqlSource};
 use crate::dialect::Dialect;
@@ -74,6 +74,11 @@ impl Relation {
 
     pub(super) fn schema(&self) -> Schema {
         columns_of(&self.columns)
+    }
+
+    /// Whether it is a table with rows of its own, whose changes the server counts.
+    fn is_stored(&self) -> bool {
+        self.table.as_ref().is_some_and(|table| table.kind != 'v')
     }
 
     /// The wire's type of a column of the request.
@@ -156,27 +161,23 @@ impl Source for PgSource {
     }
 
     async fn open(&self, request: ReadRequest) -> Result<Arc<dyn Reading>, Failure> {
-        let mut session = self.pool.session(Use::View).await?;
-        let relation = Relation::find(&mut session, &self.spec).await?;
+        let found = request.views.find(|view: &View| Arc::ptr_eq(&view.pool, &self.pool));
+        let (relation, fingerprint, view) = match found {
+            Some(view) => {
+                let relation = Relation::find(&mut *view.session.lock().await, &self.spec).await?;
+                // The table may have changed since the snapshot: this is the fingerprint of no state.
+                let fingerprint = relation.is_stored().then(|| format!("in {}", view.snapshot));
+                (relation, fingerprint, view)
+            }
+            None => {
+                let (relation, fingerprint, view) = self.view(&request.views).await?;
+                request.views.offer(&view);
+                (relation, fingerprint, view)
+            }
+        };
         let schema = requested(&relation.schema(), &request)?;
         let types = schema.columns.iter().map(|column| relation.wire_type(column)).collect::<Result<Vec<_>, _>>()?;
-        // Taken before the snapshot: a change that comes in between shows as a difference later, never as none.
-        let fingerprint = match &relation.table {
-            Some(table) if table.kind != 'v' => Some(catalog::fingerprint(&mut session, table.oid).await?),
-            _ => None,
-        };
-        session.run("begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = 0").await?;
-        let snapshot: String = sqlx::query_scalar("select pg_export_snapshot()").fetch_one(session.raw()).await.map_err(failure)?;
-        Ok(Arc::new(PgReading {
-            pool: Arc::clone(&self.pool),
-            relation,
-            request,
-            schema,
-            types,
-            fingerprint,
-            snapshot,
-            view: Mutex::new(session),
-        }))
+        Ok(Arc::new(PgReading { relation, request, schema, types, fingerprint, view }))
     }
 
     fn dialect(&self) -> Option<Dialect> {
@@ -184,16 +185,38 @@ impl Source for PgSource {
     }
 }
 
+impl PgSource {
+    /// A view of its own.
+    async fn view(&self, others: &Views) -> Result<(Relation, Option<String>, Arc<View>), Failure> {
+        // Whoever has no view keeps nobody from ending theirs, and waits for as long as that takes.
+        let mut session = if others.is_empty() { self.pool.view().await? } else { self.pool.session(Use::View).await? };
+        let relation = Relation::find(&mut session, &self.spec).await?;
+        // Taken before the snapshot: a change that comes in between shows as a difference later, never as none.
+        let fingerprint = match &relation.table {
+            Some(table) if relation.is_stored() => Some(catalog::fingerprint(&mut session, table.oid).await?),
+            _ => None,
+        };
+        session.run("begin isolation level repeatable read read only; set local idle_in_transaction_session_timeout = 0").await?;
+        let snapshot: String = sqlx::query_scalar("select pg_export_snapshot()").fetch_one(session.raw()).await.map_err(failure)?;
+        Ok((relation, fingerprint, Arc::new(View { pool: Arc::clone(&self.pool), snapshot, session: Mutex::new(session) })))
+    }
+}
+
 /// One snapshot, held by a connection that does nothing else than look things up in it.
-struct PgReading {
+struct View {
     pool: Arc<Pool>,
+    snapshot: String,
+    session: Mutex<Session>,
+}
+
+/// A table or query in a snapshot.
+struct PgReading {
     relation: Relation,
     request: ReadRequest,
     schema: Schema,
     types: Vec<PgType>,
     fingerprint: Option<String>,
-    snapshot: String,
-    view: Mutex<Session>,
+    view: Arc<View>,
 }
 
 impl PgReading {
@@ -215,8 +238,8 @@ impl PgReading {
     }
 
     async fn session(&self) -> Result<Session, Failure> {
-        let mut session = self.pool.session(Use::Read).await?;
-        let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{}'", self.snapshot);
+        let mut session = self.view.pool.session(Use::Read).await?;
+        let begin = format!("begin isolation level repeatable read read only; set transaction snapshot '{}'", self.view.snapshot);
         session.run(begin).await.map_err(|failure| {
             // The snapshot lives as long as the connection that holds it; the stage then starts again with a new one.
             Failure::transient("the snapshot is gone: the connection that held it was lost").view_lost().cause(failure)
@@ -232,14 +255,16 @@ impl Reading for PgReading {
     }
 
     async fn splits(&self, goal: SplitGoal) -> Result<Splits, Failure> {
-        let splits = splits::cut(&mut *self.view.lock().await, &self.relation, self.request.filter.as_deref(), goal).await?;
+        let splits = splits::cut(&mut *self.view.session.lock().await, &self.relation, self.request.filter.as_deref(), goal).await?;
         let by_blocks = splits.iter().any(|split| matches!(Range::of(split), Ok(Range::Blocks { .. })));
         Ok(Splits { splits, fingerprint: self.fingerprint.clone().filter(|_| by_blocks) })
     }
 
     async fn fingerprint(&self) -> Result<Option<String>, Failure> {
         match &self.relation.table {
-            Some(table) if self.fingerprint.is_some() => Ok(Some(catalog::fingerprint(&mut *self.view.lock().await, table.oid).await?)),
+            Some(table) if self.fingerprint.is_some() => {
+                Ok(Some(catalog::fingerprint(&mut *self.view.session.lock().await, table.oid).await?))
+            }
             _ => Ok(None),
         }
     }
