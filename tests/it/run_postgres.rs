@@ -303,3 +303,80 @@ stages:
         assert_eq!(postgres().sql(&target, &format!("select id, ip, name, pg_typeof(ip) from t{number}")), expected, "{query}");
     }
 }
+
+#[test]
+fn tables_that_are_read_together_share_one_snapshot() {
+    let url = postgres().fresh_database();
+    postgres().sql(
+        &url,
+        "create table a (id bigint primary key); insert into a select generate_series(1, 1000);
+         create table b as select id, id * 2 as twice from a; create table c as select id, id * 3 as thrice from a",
+    );
+    let project = Project::new();
+    let from = "from: [ { sql: shop, table: a }, { sql: shop, table: b }, { sql: shop, table: c } ]";
+    let sql = "transform: [ { sql: 'select a.id, b.twice, c.thrice from a join b on a.id = b.id join c on a.id = c.id' } ]";
+    project.file(
+        "pipelines/joined.yaml",
+        format!(
+            "connections:
+  shop: {{ url: '{url}', max_connections: 3 }}
+  files: {{ url: 'file:files' }}
+stages:
+  joined:
+    kind: batch
+    {from}
+    {sql}
+    to: {{ sql: shop, table: joined, mode: replace, primary_key: [id] }}
+  files:
+    kind: batch
+    after: [joined]
+    {from}
+    {sql}
+    to: {{ files: files, path: joined.csv }}
+"
+        ),
+    );
+    project.haul(&["run", "joined"]).expect(0);
+    assert_eq!(postgres().sql(&url, "select count(*), sum(twice), sum(thrice) from joined"), "1000|1001000|1501500");
+    project.haul(&["verify", "joined"]).expect(0);
+    postgres().sql(&url, "update joined set twice = 0 where id = 77");
+    let said = project.haul(&["verify", "joined"]).expect(1);
+    assert!(said.stdout.contains("id=77: its values differ"), "{}", said.stdout);
+}
+
+#[test]
+fn a_run_goes_on_although_the_table_that_it_made_has_a_key_by_now() {
+    let url = postgres().fresh_database();
+    let project = Project::new();
+    project.file("files/orders.csv", "id,name\n1,a\n2,b\n");
+    project.file(
+        "pipelines/report.yaml",
+        format!(
+            "connections:
+  shop: {{ url: '{url}' }}
+  files: {{ url: 'file:files' }}
+  db: {{ url: 'sqlite:out.db' }}
+stages:
+  orders:
+    kind: batch
+    from: {{ files: files, path: orders.csv }}
+    to: {{ sql: shop, table: orders, mode: replace, primary_key: [id] }}
+  report:
+    kind: batch
+    after: [orders]
+    from: {{ sql: shop, table: orders }}
+    to: {{ sql: db, table: report, mode: append }}
+"
+        ),
+    );
+    let database = rusqlite::Connection::open(project.path("out.db")).expect("the database");
+    let refuse = "create table report (id integer, name text);
+        create trigger refuse before insert on report begin select raise(abort, 'not now'); end";
+    database.execute_batch(refuse).expect("a table that refuses rows");
+    project.haul(&["run", "report"]).expect(1);
+    database.execute_batch("drop trigger refuse").expect("no refusal");
+    project.haul(&["run", "report"]).expect(0);
+    let journal = rusqlite::Connection::open(project.path(".haul/state.db")).expect("the journal");
+    let runs: i64 = journal.query_row("select count(*) from haul_journal_runs", [], |row| row.get(0)).expect("a number");
+    assert_eq!(runs, 1);
+}

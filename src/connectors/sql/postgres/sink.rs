@@ -170,7 +170,7 @@ impl Sink for PgSink {
             whole: false,
             checkpoints: true,
             guarantee,
-            reads_as: blueprint.reads_as(),
+            reads_as: blueprint.reads_as(self.primary_key()),
             tables: Vec::new(),
         }))
     }

@@ -129,12 +129,13 @@ impl Blueprint {
         mapped.collect()
     }
 
-    /// The columns as a source would describe them.
-    pub(super) fn reads_as(&self) -> Schema {
+    /// The columns as a source would describe them, once a new table has its key.
+    pub(super) fn reads_as(&self, primary_key: &[String]) -> Schema {
+        let keyed = |planned: &Planned| self.place.table.is_none() && primary_key.contains(&planned.name);
         let columns = self.columns.iter().map(|planned| Column {
             name: planned.name.clone(),
             ty: planned.ty.logical(),
-            nullable: !planned.not_null,
+            nullable: !(planned.not_null || keyed(planned)),
             native: Some(planned.ty.name.clone()),
         });
         Schema { columns: columns.collect() }
