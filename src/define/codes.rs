@@ -139,6 +139,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("unknown-stage", "`after:` or `from: { stage: … }` names no stage"),
     ("unknown-type", "a column type that haul does not know"),
     ("unknown-value", "a word that is not one of the allowed ones"),
+    ("unordered-append", "two stages write to one table in no order, and one of them appends"),
     ("unordered-read", "a stage reads what another one writes, without waiting for it"),
     ("unread-stage", "a stage writes nothing, and no stage reads it"),
     ("unused-cache", "a cache that no stage looks into"),

@@ -33,6 +33,7 @@ pub(super) async fn stages(plan: &Plan<Open>) -> Result<(Vec<StagePlan>, Vec<Dia
         let stage = builder.stage(segment, false).await;
         builder.planned[segment] = stage;
     }
+    builder.appends_in_turn(plan);
     if builder.problems.diagnostics.is_empty() && builder.planned.iter().all(Option::is_some) {
         Ok((builder.planned.into_iter().flatten().collect(), builder.problems.warnings))
     } else {

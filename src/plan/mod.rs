@@ -3,6 +3,7 @@
 //! [`Plan::open`] draws the graph and touches nothing; [`Plan::seal`] asks the real systems and gives a plan that can run, or every problem
 //! at once. The executor takes only a sealed plan.
 
+mod appends;
 mod build;
 mod caches;
 mod explain;

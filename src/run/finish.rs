@@ -51,6 +51,8 @@ impl StageRun {
             }
             let help = if output.sink.staged() {
                 "nothing was published; `--fresh` loads it again"
+            } else if output.appends() {
+                "something else may have written to the target; `haul verify` compares again, `--fresh` writes every row a second time"
             } else {
                 "something else may have written to the target; `haul verify` compares again, `--fresh` loads again"
             };
