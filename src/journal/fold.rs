@@ -55,6 +55,9 @@ pub struct StageState {
     pub started_ms: Option<i64>,
     /// How it ended; `None` while it has not.
     pub outcome: Option<Outcome>,
+    /// Whether a process has brought it to its end, proof included. Nothing that comes later takes that back.
+    #[serde(skip)]
+    pub done: bool,
     /// Splits in all; 0 until known.
     pub splits: u64,
     /// Committed splits, in the order they finished.
@@ -238,8 +241,17 @@ impl RunState {
                 retry_in_ms: *retry_in_ms,
             }),
             What::Note { stage, text } => self.notes.push(RunNote { at_ms, stage: stage.clone(), text: text.clone() }),
+            // Left out or cut short later, a stage is as done as it was; only a failure is worth knowing.
+            What::StageFinished { stage, outcome, failure, .. } if *outcome != Outcome::Done && self.stage(stage).done => {
+                if *outcome == Outcome::Failed {
+                    let stage = self.stage(stage);
+                    stage.outcome = Some(*outcome);
+                    stage.failure.clone_from(failure);
+                }
+            }
             What::StageFinished { stage, outcome, rows_in, rows_out, bytes, rejects, elapsed_ms, outputs, lookups, failure } => {
                 let stage = self.stage(stage);
+                stage.done = *outcome == Outcome::Done;
                 stage.outcome = Some(*outcome);
                 stage.rows_in = *rows_in;
                 stage.rows_out = *rows_out;
@@ -262,10 +274,14 @@ impl RunState {
     /// A new process works on the run: what is done stays done, everything else is open again. Stages come in the plan's order.
     fn take_up(&mut self, names: &[String]) {
         self.outcome = None;
-        for stage in self.stages.iter_mut().filter(|stage| stage.outcome != Some(Outcome::Done)) {
-            stage.outcome = None;
+        for stage in &mut self.stages {
             stage.failure = None;
-            stage.outputs.clear();
+            if stage.done {
+                stage.outcome = Some(Outcome::Done);
+            } else {
+                stage.outcome = None;
+                stage.outputs.clear();
+            }
         }
         for name in names {
             self.stage(name);

@@ -13,7 +13,7 @@ use crate::define::pipeline::Overlap;
 use crate::define::{self, Given, Project, RunFacts};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::failure::Failure;
-use crate::journal::{Journal, Lease, Outcome, RunState, SEPARATOR};
+use crate::journal::{Journal, Lease, RunState, SEPARATOR};
 use crate::plan::{Open, Plan, Refused, Sealed};
 use crate::tasks;
 
@@ -70,7 +70,7 @@ impl Facts {
 
     /// Those of a run that there was.
     pub fn of(state: &RunState) -> Self {
-        let done = state.stages.iter().filter(|stage| stage.outcome == Some(Outcome::Done));
+        let done = state.stages.iter().filter(|stage| stage.done);
         Self {
             done: done.map(|stage| stage.stage.clone()).collect(),
             run: state.run.clone(),

@@ -53,6 +53,21 @@ fn ended(stage: &str, outcome: Outcome, rows: u64) -> What {
     }
 }
 
+#[test]
+fn what_is_done_stays_done() {
+    let past = || vec![started(false), begun("a", 0), ended("a", Outcome::Done, 5), ended("b", Outcome::Failed, 0), started(true)];
+    let after = |outcome: Outcome| {
+        let state = state(past().into_iter().chain([ended("a", outcome, 0)]).collect());
+        let stage = &state.stages[0];
+        (stage.done, stage.outcome, stage.rows_out, stage.failure.is_some())
+    };
+    assert_eq!(after(Outcome::Skipped), (true, Some(Outcome::Done), 5, false));
+    assert_eq!(after(Outcome::Interrupted), (true, Some(Outcome::Done), 5, false));
+    assert_eq!(after(Outcome::Failed), (true, Some(Outcome::Failed), 5, true));
+    let again = state(past().into_iter().chain([ended("a", Outcome::Failed, 0), started(true)]).collect());
+    assert_eq!((again.stages[0].outcome, again.stages[0].failure.is_some()), (Some(Outcome::Done), false));
+}
+
 fn state(whats: Vec<What>) -> RunState {
     let events: Vec<Event> = whats.into_iter().enumerate().map(|(place, what)| at(1000 + 100 * place as i64, what)).collect();
     fold(&events).expect("there are events")

@@ -43,6 +43,20 @@ fn in_turn(project: &Project) -> Connection {
 }
 
 #[test]
+fn a_stage_that_is_done_stays_done_when_a_later_run_leaves_it_out() {
+    let project = Project::new();
+    let database = in_turn(&project);
+    project.haul(&["run", "turns"]).expect(1);
+    assert_eq!(rows(&project.path("out.db"), "select count(*) > 10 from numbers"), ["1"]);
+    project.haul(&["run", "turns", "--only", "two"]).expect(1);
+    let shown = project.haul(&["show", "latest"]).expect(0).stdout;
+    assert!(!shown.contains("skipped"), "{shown}");
+    database.execute_batch("drop trigger refuse").expect("no refusal");
+    project.haul(&["run", "turns"]).expect(0);
+    assert_eq!(rows(&project.path("out.db"), "select count(*), sum(id) from numbers"), ["2010|1999045"]);
+}
+
+#[test]
 fn marks_of_another_cut_of_the_source_do_not_count() {
     let project = Project::new();
     project.file(
