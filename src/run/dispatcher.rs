@@ -1,5 +1,6 @@
 //! The one loop that owns the state of a run.
 
+mod ends;
 mod rest;
 mod segment;
 mod steps;
@@ -31,7 +32,7 @@ enum Step {
     Begin,
     /// One split of its only stage, by number; or all of it.
     Work(usize),
-    /// Prove and publish.
+    /// Prove and publish, and wait until the journal has it.
     Finish,
 }
 
@@ -40,6 +41,7 @@ enum Answer {
     Begun(Vec<(usize, Arc<StageRun>)>),
     Worked(Vec<Done>),
     Finished(Vec<Vec<OutputReport>>),
+    Told,
 }
 
 struct Dispatcher {
@@ -99,6 +101,7 @@ impl Dispatcher {
                 self.tell_end(number, &[], Outcome::Skipped, None).await;
                 // A segment that was left out holds nobody up.
                 self.over(number, Outcome::Done);
+                self.let_go_on(number);
             }
         }
     }
@@ -282,6 +285,7 @@ impl Dispatcher {
                 self.finish_when_ready(number);
             }
             Answer::Finished(reports) => self.done(number, reports).await,
+            Answer::Told => self.let_go_on(number),
         }
     }
 
@@ -326,40 +330,6 @@ impl Dispatcher {
                 // Splits under way may still commit: a rerun has less to do.
                 self.forget_waiting(number);
                 self.segments[number].failure.get_or_insert(failure);
-            }
-        }
-    }
-
-    async fn done(&mut self, number: usize, reports: Vec<Vec<OutputReport>>) {
-        let stages = std::mem::take(&mut self.segments[number].stages);
-        for ((place, stage), outputs) in stages.iter().zip(reports) {
-            self.report(number, *place, tell::Ended::done(stage, outputs)).await;
-            self.refreshes.extend(Refresh::start(&self.context, *place, self.recorder.notes()));
-        }
-        self.over(number, Outcome::Done);
-    }
-
-    /// Ends a segment that did not come through.
-    async fn end(&mut self, number: usize, outcome: Outcome, failure: Option<Failure>) {
-        self.segments[number].ready.clear();
-        let begun = std::mem::take(&mut self.segments[number].stages); // Gives connections back.
-        self.tell_end(number, &begun, outcome, failure).await;
-        self.over(number, outcome);
-    }
-
-    /// Lets those go on that wait for a segment that came through; the others will never start.
-    fn over(&mut self, number: usize, outcome: Outcome) {
-        self.segments[number].phase = Phase::Over(outcome);
-        self.open.remove(&number);
-        for place in 0..self.segments[number].followers.len() {
-            let follower = self.segments[number].followers[place];
-            if outcome == Outcome::Done {
-                self.segments[follower].waits_for -= 1;
-                if self.segments[follower].waits_for == 0 && self.segments[follower].phase == Phase::Waiting {
-                    self.open.insert(follower);
-                }
-            } else {
-                self.doomed.entry(follower).or_insert(number);
             }
         }
     }

@@ -57,6 +57,35 @@ fn a_stage_that_is_done_stays_done_when_a_later_run_leaves_it_out() {
 }
 
 #[test]
+fn a_stage_begins_only_when_the_journal_has_the_end_of_the_one_before() {
+    let project = Project::new();
+    let database = in_turn(&project);
+    database.execute_batch("drop trigger refuse; pragma journal_mode = wal; begin immediate").expect("a lock");
+    let mut child = project.command(&["run", "turns"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("haul can be started");
+    let journal = project.path(".haul/state.db");
+    let begun = Instant::now();
+    while !journal.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no journal");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let exists = "select count(*) from sqlite_schema where name = 'haul_journal_events'";
+    wait_for(&journal, exists, "1");
+    wait_for(&journal, "select count(*) > 0 from haul_journal_events", "1");
+    let lock = Connection::open(&journal).expect("the journal");
+    lock.busy_timeout(Duration::from_secs(10)).expect("patience");
+    lock.execute_batch("begin immediate").expect("a lock");
+    database.execute_batch("commit").expect("no lock");
+    let out = project.path("out.db");
+    wait_for(&out, "select count(*) from sqlite_schema where name = 'haul_loads'", "1");
+    wait_for(&out, "select count(*) from haul_loads where stage = 'one' and state = 'published'", "1");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(rows(&out, "select count(*) from haul_loads where stage = 'two'"), ["0"]);
+    lock.execute_batch("commit").expect("no lock");
+    assert!(child.wait().expect("haul ends").success());
+    assert_eq!(rows(&out, "select count(*) from numbers"), ["2010"]);
+}
+
+#[test]
 fn marks_of_another_cut_of_the_source_do_not_count() {
     let project = Project::new();
     project.file(
