@@ -129,7 +129,7 @@ impl Sink for Change {
 
     async fn claim(&self, _: &LoadKey) -> Result<Claim, Failure> {
         // Changes keep no marks: making one twice changes nothing.
-        Ok(Claim { epoch: self.epoch.fetch_add(1, Ordering::Relaxed) + 1, found: None, left_behind: 0 })
+        Ok(Claim { epoch: self.epoch.fetch_add(1, Ordering::Relaxed) + 1, ..Claim::default() })
     }
 
     async fn prepare(&self, _: &Load, _: &str) -> Result<(), Failure> {

@@ -57,7 +57,7 @@ impl Sink for Fill {
             pace: cache.spec.rate.map(|rate| Arc::new(Pace::new(rate))),
         };
         // Neither memory nor what a cut filling left on the server is gone on with: it is as of another time.
-        Ok(Claim { epoch, found: None, left_behind: 0 })
+        Ok(Claim { epoch, ..Claim::default() })
     }
 
     async fn prepare(&self, load: &Load, _: &str) -> Result<(), Failure> {

@@ -86,9 +86,10 @@ async fn go_on(global: &Global, run: &str, journal: &Journal, stop: signals::Sto
         return refused(format!("run {} is done: there is nothing to retry", state.run), again);
     }
     // Runs that may overlap know nothing of each other.
-    let later = journal.runs(Some(&state.pipeline), 1).await?.iter().any(|latest| latest.run != state.run);
-    if later && going.overlap != Overlap::Allow {
-        return refused(format!("a later run of `{}` came after run {}", state.pipeline, state.run), again);
+    if going.overlap != Overlap::Allow
+        && let Some(later) = journal.worked_since(&state).await?
+    {
+        return refused(format!("a later run of `{}` came after run {}: {later}", state.pipeline, state.run), again);
     }
     let taken = going.stop.unless(async { Ok(found.take_up(&state, &Default::default()).await) }).await?;
     let Some((plan, facts)) = taken else {

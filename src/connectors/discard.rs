@@ -42,7 +42,7 @@ impl Sink for Discard {
     }
 
     async fn claim(&self, _: &LoadKey) -> Result<Claim, Failure> {
-        Ok(Claim { epoch: self.epoch.fetch_add(1, Ordering::Relaxed) + 1, found: None, left_behind: 0 })
+        Ok(Claim { epoch: self.epoch.fetch_add(1, Ordering::Relaxed) + 1, ..Claim::default() })
     }
 
     async fn prepare(&self, _: &Load, _: &str) -> Result<(), Failure> {

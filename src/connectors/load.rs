@@ -19,7 +19,7 @@ pub struct LoadKey {
 }
 
 /// What `claim` found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Claim {
     /// Greater than that of any earlier claim on the same pipeline, stage and output. A commit under a smaller epoch is refused.
     pub epoch: u64,
@@ -28,6 +28,8 @@ pub struct Claim {
     /// Rows that an unfinished load of *another* plan hash has already made visible in the target (append and upsert write in place). The
     /// executor refuses to start over them unless asked to with `--fresh`. 0 when nothing was left, and always 0 for sinks that stage.
     pub left_behind: u64,
+    /// The run that left them, where the target knows.
+    pub left_by: Option<String>,
 }
 
 /// A load that an earlier worker began.

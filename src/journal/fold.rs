@@ -293,6 +293,11 @@ impl RunState {
         matches!(self.outcome, None | Some(Outcome::Failed | Outcome::Interrupted))
     }
 
+    /// Whether it may have written anything. Only the end of a run makes sure that the journal has all of its beginnings.
+    pub fn may_have_written(&self) -> bool {
+        self.outcome != Some(Outcome::Failed) || self.stages.iter().any(|stage| stage.started_ms.is_some())
+    }
+
     /// The first stage that failed, and why; `plan` when it came to none.
     pub fn failure(&self) -> Option<(&str, &Cause)> {
         if let Some(refused) = &self.refused {

@@ -127,6 +127,24 @@ impl Journal {
         .await
     }
 
+    /// The latest run of the same pipeline that came after one, and may have written something: one that failed before any of its stages began
+    /// has not.
+    pub async fn worked_since(&self, run: &RunState) -> Result<Option<String>, Failure> {
+        let run = run.clone();
+        self.ask(move |store| {
+            for later in store.runs(Some(&run.pipeline), u32::MAX >> 1)? {
+                if later == run.run {
+                    break;
+                }
+                if state(store, &later)?.may_have_written() {
+                    return Ok(Some(later));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
     /// Takes the right to work on a pipeline. A permanent failure names the process that has it. A holder that is just going gets a moment:
     /// a server notices the end of a session a little later than the session does.
     pub async fn lease(&self, pipeline: &str) -> Result<Lease, Failure> {

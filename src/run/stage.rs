@@ -339,8 +339,13 @@ async fn claim(context: &RunContext, plan: &StagePlan, place: usize, output: &Ou
     if claim.left_behind > 0 && claim.found.is_none() && !context.fresh {
         let message =
             format!("an unfinished load of another definition has already written {} rows to {}", claim.left_behind, output.label);
-        return Err(Failure::permanent(message)
-            .help("finish it with the old definition, or pass `--fresh` to leave its rows where they are and start over"));
+        let finish = match &claim.left_by {
+            Some(run) => format!("finish it as it was, with `haul retry {run}`"),
+            None => "finish it with the old definition".to_owned(),
+        };
+        return Err(
+            Failure::permanent(message).help(format!("{finish}, or pass `--fresh` to leave its rows where they are and start over"))
+        );
     }
     Ok((Load { key, epoch: claim.epoch, schema: plan.schema.clone(), verify: plan.flow().verify }, claim.found))
 }

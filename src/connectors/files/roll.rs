@@ -187,7 +187,7 @@ impl Sink for RollSink {
 fn claim(record: &mut Record, key: &LoadKey) -> Result<Claim, Failure> {
     record.epoch += 1;
     let marks = record.rolled.as_ref().map_or_else(|| Ok(Vec::new()), Rolled::marks)?;
-    let mut claim = Claim { epoch: record.epoch, found: None, left_behind: 0 };
+    let mut claim = Claim { epoch: record.epoch, ..Claim::default() };
     match &mut record.load {
         Some(load) if load.plan_hash == key.plan_hash => {
             // A stream outlives more runs than anybody wants to read of: the first and the last are kept.

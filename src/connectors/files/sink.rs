@@ -173,7 +173,7 @@ fn claim(target: &Target, key: &LoadKey) -> Result<Claim, Failure> {
                 }
             }
         }
-        Ok(Claim { epoch: record.epoch, found, left_behind: 0 })
+        Ok(Claim { epoch: record.epoch, found, ..Claim::default() })
     })?;
     // A load that is published is not published again: what a killed worker had no time to remove is removed here.
     if claim.found.as_ref().is_some_and(|found| found.published) {

@@ -137,7 +137,7 @@ impl Record {
         let key = key.clone();
         self.change(move |written| {
             written.epoch += 1;
-            let mut claim = Claim { epoch: written.epoch, found: None, left_behind: 0 };
+            let mut claim = Claim { epoch: written.epoch, ..Claim::default() };
             if let Some(sent) = &mut written.load {
                 let same_run = sent.runs.contains(&key.run);
                 if sent.plan_hash == key.plan_hash && (same_run || !sent.published) {

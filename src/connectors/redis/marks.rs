@@ -216,13 +216,14 @@ impl Marks {
         let goes_on = integer(next())? == 1;
         let state = next();
         if state == Value::Nil {
-            return Ok(Claim { epoch, found: None, left_behind: 0 });
+            return Ok(Claim { epoch, ..Claim::default() });
         }
         let published = text(state)? == "published";
         let (run, note) = (text(next())?, text(next())?);
         let marks = self.read_marks(next())?;
         let left_behind = if goes_on || published { 0 } else { marks.iter().map(|mark| mark.rows).sum() };
-        Ok(Claim { epoch, found: goes_on.then_some(FoundLoad { run, note, marks, published }), left_behind })
+        let left_by = (left_behind > 0).then(|| run.clone());
+        Ok(Claim { epoch, found: goes_on.then_some(FoundLoad { run, note, marks, published }), left_behind, left_by })
     }
 
     fn read_marks(&self, reply: Value) -> Result<Vec<Mark>, Failure> {

@@ -138,3 +138,33 @@ stages:
     let sums = |name: &str| rows(&project.path(name), "select count(*), sum(n) from numbers");
     assert_eq!((sums("one.db"), sums("two.db")), (sums("source.db"), sums("source.db")));
 }
+
+#[test]
+fn a_run_can_be_retried_when_those_after_it_came_to_nothing() {
+    let project = Project::new();
+    let connections = "params:\n  day: { type: int }\nconnections:\n  db: { url: 'sqlite:out.db' }\n";
+    let stage = "  numbers:
+    kind: batch
+    from: { generate: 2000, columns: { n: 'i', day: '{{ params.day }}' } }
+    to: { sql: db, table: numbers, mode: append }
+    splits: { most: 4, bytes: 1KiB, concurrency: 1 }
+";
+    project.file("pipelines/daily.yaml", format!("{connections}stages:\n{stage}"));
+    let database = Connection::open(project.path("out.db")).expect("the database");
+    let tables = "create table numbers (n integer, day integer);
+        create trigger refuse before insert on numbers when new.n = 1999 begin select raise(abort, 'not this one'); end";
+    database.execute_batch(tables).expect("tables");
+    project.haul(&["run", "daily", "--param", "day=1"]).expect(1);
+    let cut = rows(&project.path(".haul/state.db"), "select run from haul_journal_runs").remove(0);
+    assert_eq!(rows(&project.path("out.db"), "select count(*) > 0 from numbers"), ["1"]);
+    for _ in 0..2 {
+        let said = project.haul(&["run", "daily", "--param", "day=2"]).expect(1);
+        assert!(said.stdout.contains(&format!("`haul retry {cut}`")), "{}", said.stdout);
+    }
+    database.execute_batch("drop trigger refuse").expect("no refusal");
+    project.haul(&["retry", &cut]).expect(0);
+    assert_eq!(rows(&project.path("out.db"), "select count(*), min(day), max(day) from numbers"), ["2000|1|1"]);
+    project.haul(&["run", "daily", "--param", "day=2"]).expect(0);
+    assert_eq!(rows(&project.path("out.db"), "select count(*), sum(day = 2) from numbers"), ["4000|2000"]);
+    project.haul(&["retry", &cut]).expect(1);
+}

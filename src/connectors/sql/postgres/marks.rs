@@ -178,11 +178,11 @@ impl Ledger {
         let epoch = (row.epoch + 1) as u64;
         if goes_on {
             let found = FoundLoad { run: row.run, note: row.note, marks, published: row.state == State::Published };
-            return Ok(Claim { epoch, found: Some(found), left_behind: 0 });
+            return Ok(Claim { epoch, found: Some(found), ..Claim::default() });
         }
         let in_place = row.state == State::Writing && row.staging.is_none();
         let left_behind = if in_place { marks.iter().map(|mark| mark.rows).sum() } else { 0 };
-        Ok(Claim { epoch, found: None, left_behind })
+        Ok(Claim { epoch, found: None, left_behind, left_by: (left_behind > 0).then_some(row.run) })
     }
 
     /// Locks the load's row alone and makes sure that the load is still the caller's.

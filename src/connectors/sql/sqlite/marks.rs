@@ -93,7 +93,7 @@ pub(in crate::connectors) fn claim(connection: &Sqlite, key: &LoadKey, staged: b
             "insert into haul_loads values (?, ?, ?, ?, 1, ?, ?, null, ?, '')",
             params![key.pipeline, key.stage, key.output as i64, FORMAT, State::Claimed.as_str(), key.run, key.plan_hash],
         )?;
-        return Ok(Claim { epoch: 1, found: None, left_behind: 0 });
+        return Ok(Claim { epoch: 1, ..Claim::default() });
     };
     let begun = row.state != State::Claimed.as_str();
     let published = row.state == State::Published.as_str();
@@ -106,8 +106,9 @@ pub(in crate::connectors) fn claim(connection: &Sqlite, key: &LoadKey, staged: b
     )?;
     let marks = if begun { marks(connection, key)? } else { Vec::new() };
     let left_behind = if goes_on || published || staged { 0 } else { marks.iter().map(|mark| mark.rows).sum() };
+    let left_by = (left_behind > 0).then(|| row.continued_by.unwrap_or_else(|| row.run.clone()));
     let found = goes_on.then_some(FoundLoad { run: row.run, note: row.note, marks, published });
-    Ok(Claim { epoch: row.epoch + 1, found, left_behind })
+    Ok(Claim { epoch: row.epoch + 1, found, left_behind, left_by })
 }
 
 /// Begins the load of a key anew, without marks.
