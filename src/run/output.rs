@@ -144,13 +144,13 @@ impl<'a> Output<'a> {
             writers.push(Route { load, label: output.label.as_str(), writer, written });
         }
         let checkpoints = matches!(stage.plan.outputs.as_slice(), [only] if only.target.checkpoints);
-        let slip = stage.rejects.slip(split, counted(before.as_ref()));
+        let slip = stage.rejects.slip(split, before.as_ref());
         Ok(Self { stage, attempt, split: split.to_owned(), writers, checkpoints, slip, before, since: Since::now(), bytes: 0 })
     }
 
     /// Leaves of the bad rows that an earlier worker kept only those it had committed.
     pub async fn take_up_rejects(&mut self) -> Result<(), Failure> {
-        self.stage.rejects.take_up(&self.split, counted(self.before.as_ref()), self.stage.plan.outputs.len()).await
+        self.stage.rejects.take_up(&self.split, self.before.as_ref(), self.stage.plan.outputs.len()).await
     }
 
     /// Where the read goes on, when a beginning of the split is committed.
@@ -239,7 +239,7 @@ impl<'a> Output<'a> {
             self.before = Some(mark);
         }
         let rejects = self.slip.count();
-        let slip = self.stage.rejects.slip(&self.split, counted(self.before.as_ref()));
+        let slip = self.stage.rejects.slip(&self.split, self.before.as_ref());
         std::mem::replace(&mut self.slip, slip).commit();
         if rejects > 0 && self.stage.plan.streams() {
             self.stage.rejects.publish(true).await?;
@@ -277,9 +277,4 @@ impl<'a> Output<'a> {
         self.attempt.keep();
         Ok(done)
     }
-}
-
-/// How many rows of a split are accounted for.
-fn counted(mark: Option<&Mark>) -> u64 {
-    mark.map_or(0, |mark| mark.rows + mark.rejects)
 }

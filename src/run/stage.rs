@@ -137,7 +137,7 @@ impl StageRun {
             readings: Mutex::new(vec![None; plan.inputs.len()]),
             loads: Vec::new(),
             splits: Vec::new(),
-            rejects: RejectBudget::new(None, 0),
+            rejects: RejectBudget::new(None, BTreeMap::new()),
             notes: Vec::new(),
             written_bytes: AtomicU64::new(0),
             done_before: context.done.contains(&plan.stage.name),
@@ -283,7 +283,7 @@ impl StageRun {
         if !goes_on {
             log.discard().await?;
         }
-        self.rejects = RejectBudget::new(Some((log, rejects.at_most)), self.rejected());
+        self.rejects = RejectBudget::new(Some((log, rejects.at_most)), self.rejects_by_split());
         Ok(())
     }
 
@@ -297,6 +297,18 @@ impl StageRun {
         let done = self.splits.len() - self.pending().len();
         self.counters.splits.store(self.splits.len() as u64, Ordering::Relaxed);
         self.counters.splits_done.store(done as u64, Ordering::Relaxed);
+    /// Rows refused by what is committed of each split, in any output.
+    fn rejects_by_split(&self) -> BTreeMap<String, u64> {
+        let mut rejects = BTreeMap::new();
+        for load in &self.loads {
+            for mark in load.marks.lock().unwrap_or_else(PoisonError::into_inner).values() {
+                let most = rejects.entry(mark.split.clone()).or_insert(0);
+                *most = mark.rejects.max(*most);
+            }
+        }
+        rejects
+    }
+
         self.counters.rows_expected.store(self.rows_estimated().unwrap_or(0), Ordering::Relaxed);
     }
 

@@ -140,6 +140,34 @@ stages:
 }
 
 #[test]
+fn bad_rows_of_what_is_committed_are_counted_once() {
+    let project = Project::new();
+    project.file("files/people.csv", "id,name\n1,a\n2\n3,c\n4,d,e\n5,f\n");
+    pipeline(
+        &project,
+        "people",
+        "  people:
+    kind: batch
+    from: { files: files, path: people.csv }
+    to:
+      - { sql: db, table: one, mode: append }
+      - { sql: db, table: two, mode: append }
+    rejects: { to: { files: files, path: bad.ndjson }, at_most: 3 }
+",
+    );
+    let database = Connection::open(project.path("out.db")).expect("the database");
+    let refuse = "create table two (id integer, name text);
+        create trigger refuse before insert on two begin select raise(abort, 'not now'); end";
+    database.execute_batch(refuse).expect("a table that refuses rows");
+    project.haul(&["run", "people"]).expect(1);
+    assert_eq!(rows(&project.path("out.db"), "select output, rejects from haul_marks"), ["0|2"]);
+    database.execute_batch("drop trigger refuse").expect("no refusal");
+    project.haul(&["run", "people"]).expect(0);
+    assert_eq!(rows(&project.path("out.db"), "select (select count(*) from one), (select count(*) from two)"), ["3|3"]);
+    assert_eq!(project.read("files/bad.ndjson").lines().count(), 2);
+}
+
+#[test]
 fn a_run_can_be_retried_when_those_after_it_came_to_nothing() {
     let project = Project::new();
     let connections = "params:\n  day: { type: int }\nconnections:\n  db: { url: 'sqlite:out.db' }\n";
