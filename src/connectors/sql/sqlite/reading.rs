@@ -261,7 +261,7 @@ impl Reader {
         let (chunks, incoming) = mpsc::channel(CHUNKS_WAITING);
         let interrupt = Interrupt::new(&connection);
         let guard = OnDrop(interrupt.clone());
-        tasks::start_blocking(move || {
+        let task = tasks::start_blocking(move || {
             if let Err(failure) = self.read(&connection, &query, &chunks) {
                 // A closed channel means that nobody waits for the failure.
                 let _ = chunks.blocking_send(Err(failure));
@@ -269,9 +269,13 @@ impl Reader {
             interrupt.disarm();
             finished(connection);
         });
-        Box::pin(stream::unfold((incoming, guard), |(mut incoming, guard)| async move {
-            let chunk = incoming.recv().await?;
-            Some((chunk, (incoming, guard)))
+        Box::pin(stream::unfold((incoming, guard, Some(task)), |(mut incoming, guard, task)| async move {
+            if let Some(chunk) = incoming.recv().await {
+                return Some((chunk, (incoming, guard, task)));
+            }
+            // The end of the channel is the end of the rows only when the thread has not died.
+            let died = task?.await.err()?;
+            Some((Err(tasks::ended(died)), (incoming, guard, None)))
         }))
     }
 
