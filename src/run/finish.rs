@@ -22,7 +22,7 @@ impl StageRun {
         let mut reports = Vec::with_capacity(self.loads.len());
         for (output, run) in self.plan.outputs.iter().zip(&self.loads) {
             let staged = output.sink.staged();
-            let verdict = if run.published && (staged || self.done_before) {
+            let verdict = if run.is_published() && (staged || self.done_before) {
                 verify::trusted(&self.plan, output, run)
             } else if staged {
                 let verdict = self.proved(output, run).await?;
@@ -30,7 +30,7 @@ impl StageRun {
                 verdict
             } else {
                 // An earlier process may have published it and not come to the proof.
-                if !run.published {
+                if !run.is_published() {
                     self.publish(output, run).await?;
                 }
                 self.proved(output, run).await?
@@ -62,6 +62,8 @@ impl StageRun {
     }
 
     async fn publish(&self, output: &OutputPlan, run: &LoadRun) -> Result<(), Failure> {
-        output.sink.publish(&run.load).await.map_err(|failure| failure.during(format!("publishing {}", output.label)))
+        output.sink.publish(&run.load).await.map_err(|failure| failure.during(format!("publishing {}", output.label)))?;
+        run.set_published();
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ pub struct LoadRun {
     /// What the sink knows it by.
     pub load: Load,
     /// Whether it is visible already.
-    pub published: bool,
+    published: AtomicBool,
     /// The digest of what an appended-to target held before.
     before: Option<Digest>,
     marks: Mutex<BTreeMap<String, Mark>>,
@@ -86,7 +86,17 @@ const NOTE_VERSION: u32 = 1;
 impl LoadRun {
     /// Whether all of a split is committed here.
     pub fn has(&self, split: &str) -> bool {
-        self.published || self.marked(split).is_some_and(|mark| mark.position.is_none())
+        self.is_published() || self.marked(split).is_some_and(|mark| mark.position.is_none())
+    }
+
+    /// Whether it is visible already.
+    pub fn is_published(&self) -> bool {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that it is visible.
+    pub fn set_published(&self) {
+        self.published.store(true, Ordering::Relaxed);
     }
 
     /// What is committed of a split, all of it or its beginning.
@@ -146,7 +156,7 @@ impl StageRun {
         };
         let published = !claims.is_empty() && claims.iter().all(|(_, found)| found.as_ref().is_some_and(|found| found.published));
         if !published {
-            stage.open().await?;
+            stage.open(views).await?;
         }
         let goes_on = stage.take_up(claims).await?;
         stage.open_rejects(context, goes_on).await?;
@@ -196,6 +206,12 @@ impl StageRun {
             );
             recorded = None;
         }
+        for (place, ((_, found), cut)) in claims.iter_mut().zip(cuts).enumerate() {
+            // Splits of another cut hold other rows under the same names: their marks count for nothing.
+            if cut.is_some_and(|(published, splits)| !published && recorded.as_ref() != Some(&splits)) {
+                self.refuse_mixing(place, found.take())?;
+            }
+        }
         let splits = match recorded {
             Some(splits) => splits,
             None => self.cut().await?,
@@ -205,12 +221,6 @@ impl StageRun {
             goes_on |= found.is_some();
             let run = match found {
                 Some(found) => {
-        for (place, ((_, found), cut)) in claims.iter_mut().zip(cuts).enumerate() {
-            // Splits of another cut hold other rows under the same names: their marks count for nothing.
-            if cut.is_some_and(|(published, splits)| !published && recorded.as_ref() != Some(&splits)) {
-                self.refuse_mixing(place, found.take())?;
-            }
-        }
                     if self.plan.streams() {
                         self.plan.outputs[place].evolve(&load).await?;
                     }
@@ -268,7 +278,7 @@ impl StageRun {
         let note = Note { v: NOTE_VERSION, splits: splits.clone(), before: before.map(|digest| digest.to_string()) };
         let note = serde_json::to_string(&note).map_err(|error| Failure::permanent("failed to write down the splits").cause(error))?;
         output.sink.prepare(&load, &note).await.map_err(|failure| failure.during(format!("preparing {}", output.label)))?;
-        Ok(LoadRun { load, published: false, before, marks: Mutex::default() })
+        Ok(LoadRun { load, published: AtomicBool::new(false), before, marks: Mutex::default() })
     }
 
     /// Whether a target is there by now: an earlier stage may have created it since the plan was made.
@@ -287,16 +297,6 @@ impl StageRun {
         Ok(())
     }
 
-    /// Rows refused by committed splits, in this process and earlier ones.
-    pub fn rejected(&self) -> u64 {
-        self.loads.iter().map(LoadRun::rejects).max().unwrap_or(0)
-    }
-
-    /// Tells the counters what is known before any work.
-    fn count(&self) {
-        let done = self.splits.len() - self.pending().len();
-        self.counters.splits.store(self.splits.len() as u64, Ordering::Relaxed);
-        self.counters.splits_done.store(done as u64, Ordering::Relaxed);
     /// Rows refused by what is committed of each split, in any output.
     fn rejects_by_split(&self) -> BTreeMap<String, u64> {
         let mut rejects = BTreeMap::new();
@@ -309,6 +309,16 @@ impl StageRun {
         rejects
     }
 
+    /// Rows refused by committed splits, in this process and earlier ones.
+    pub fn rejected(&self) -> u64 {
+        self.loads.iter().map(LoadRun::rejects).max().unwrap_or(0)
+    }
+
+    /// Tells the counters what is known before any work.
+    fn count(&self) {
+        let done = self.splits.len() - self.pending().len();
+        self.counters.splits.store(self.splits.len() as u64, Ordering::Relaxed);
+        self.counters.splits_done.store(done as u64, Ordering::Relaxed);
         self.counters.rows_expected.store(self.rows_estimated().unwrap_or(0), Ordering::Relaxed);
     }
 
