@@ -1,6 +1,6 @@
 //! The thread that owns the store. Events that have gathered while it wrote are written together, in one commit.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Weak;
 
 use tokio::sync::{mpsc, oneshot};
@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::failure::Failure;
 
 use super::event::{Event, What};
-use super::store::{Lock, Store};
+use super::store::{Lock, Store, overtaken};
 
 /// Events in one commit.
 const GROUP: usize = 256;
@@ -39,8 +39,15 @@ type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 
 /// Works until every handle is gone.
 pub(super) fn keep(store: Box<dyn Store>, mut queue: mpsc::Receiver<Request>) {
-    let mut keeper =
-        Keeper { store, places: HashMap::new(), pending: Vec::new(), waiting: Vec::new(), unreported: None, locks: Vec::new() };
+    let mut keeper = Keeper {
+        store,
+        places: HashMap::new(),
+        pending: Vec::new(),
+        waiting: Vec::new(),
+        unreported: None,
+        overtaken: BTreeSet::new(),
+        locks: Vec::new(),
+    };
     while let Some(request) = queue.blocking_recv() {
         keeper.handle(request);
         while let Ok(request) = queue.try_recv() {
@@ -56,9 +63,12 @@ struct Keeper {
     /// The next place in each run that is written to and has not finished.
     places: HashMap<String, i64>,
     pending: Vec<Event>,
-    waiting: Vec<Reply<()>>,
+    /// Each with the run whose event it waits for, or for everything.
+    waiting: Vec<(Option<String>, Reply<()>)>,
     /// A failure that came while nobody waited.
     unreported: Option<Failure>,
+    /// Runs that another process has gone on with, and nobody has been told.
+    overtaken: BTreeSet<String>,
     locks: Vec<(String, Weak<()>)>,
 }
 
@@ -66,13 +76,13 @@ impl Keeper {
     fn handle(&mut self, request: Request) {
         match request {
             Request::Record { event, reply } => {
+                self.waiting.extend(reply.map(|reply| (Some(event.run.clone()), reply)));
                 self.pending.push(event);
-                self.waiting.extend(reply);
                 if self.pending.len() >= GROUP {
                     self.write();
                 }
             }
-            Request::Flush { reply } => self.waiting.push(reply),
+            Request::Flush { reply } => self.waiting.push((None, reply)),
             Request::Ask(question) => {
                 self.write();
                 question(&mut *self.store);
@@ -108,10 +118,20 @@ impl Keeper {
         });
     }
 
-    /// Writes what is pending in one commit, and answers those who wait.
+    /// Writes what is pending in one commit, and answers those who wait. A run that another process has gone on with stays out of it, and fails
+    /// nobody but its own.
     fn write(&mut self) {
-        let events = std::mem::take(&mut self.pending);
-        let written = if events.is_empty() { Ok(()) } else { self.append(events) };
+        let mut events = std::mem::take(&mut self.pending);
+        let written = loop {
+            match self.append(&events) {
+                Ok(None) => break Ok(()),
+                Ok(Some(run)) => {
+                    events.retain(|event| event.run != run);
+                    self.overtaken.insert(run);
+                }
+                Err(failure) => break Err(failure),
+            }
+        };
         let result = match self.unreported.take() {
             Some(earlier) => Err(earlier),
             None => written,
@@ -120,15 +140,26 @@ impl Keeper {
             self.unreported = result.err();
             return;
         }
-        for reply in self.waiting.drain(..) {
-            let _ = reply.send(match &result {
-                Ok(()) => Ok(()),
-                Err(failure) => Err(again(failure)),
+        let mut told = BTreeSet::new();
+        for (waits_for, reply) in self.waiting.drain(..) {
+            let lost = self.overtaken.iter().find(|run| waits_for.as_ref().is_none_or(|own| own == *run));
+            let _ = reply.send(match (&result, lost) {
+                (Err(failure), _) => Err(again(failure)),
+                (Ok(()), Some(run)) => {
+                    told.insert(run.clone());
+                    Err(overtaken(run))
+                }
+                (Ok(()), None) => Ok(()),
             });
         }
+        self.overtaken.retain(|run| !told.contains(run));
     }
 
-    fn append(&mut self, events: Vec<Event>) -> Result<(), Failure> {
+    /// Gives a run that another process has gone on with; then nothing is written.
+    fn append(&mut self, events: &[Event]) -> Result<Option<String>, Failure> {
+        if events.is_empty() {
+            return Ok(None);
+        }
         // They count once they are durable.
         let mut places: HashMap<String, i64> = HashMap::new();
         let mut placed = Vec::with_capacity(events.len());
@@ -140,14 +171,16 @@ impl Keeper {
                 _ => self.store.next_place(&event.run)?.max(known.unwrap_or(0)),
             };
             places.insert(event.run.clone(), place + 1);
-            placed.push((place, event));
+            placed.push((place, event.clone()));
         }
-        self.store.append(&placed)?;
+        if let Some(run) = self.store.append(&placed)? {
+            return Ok(Some(run));
+        }
         self.places.extend(places);
         for (_, event) in placed.iter().filter(|(_, event)| matches!(event.what, What::RunFinished { .. })) {
             self.places.remove(&event.run);
         }
-        Ok(())
+        Ok(None)
     }
 }
 

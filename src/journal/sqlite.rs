@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use super::event::{Event, SPLIT_FINISHED, What};
 use super::record::{Change, Record};
 use super::schedule::PRUNED;
-use super::store::{Lock, MOVE_ASIDE, Store, VERSION, overtaken, parse, too_new};
+use super::store::{Lock, MOVE_ASIDE, Store, VERSION, parse, too_new};
 
 /// Each entry brings the tables from the version of its index to the next one.
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -120,9 +120,8 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn append(&mut self, events: &[(i64, Event)]) -> Result<(), Failure> {
-        let taken = self.write(events).map_err(|error| refused(&self.path, error))?;
-        taken.map_or(Ok(()), |run| Err(overtaken(&run)))
+    fn append(&mut self, events: &[(i64, Event)]) -> Result<Option<String>, Failure> {
+        self.write(events).map_err(|error| refused(&self.path, error))
     }
 
     fn next_place(&mut self, run: &str) -> Result<i64, Failure> {

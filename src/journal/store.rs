@@ -11,8 +11,8 @@ pub(super) const VERSION: i64 = 2;
 /// A place that keeps events.
 pub(super) trait Store: Send {
     /// Appends events with their places in their runs, all or none, durable when it returns. The same append may be sent again when
-    /// the answer to a commit was lost; a place that another event has taken fences whoever appends.
-    fn append(&mut self, events: &[(i64, Event)]) -> Result<(), Failure>;
+    /// the answer to a commit was lost. Gives a run of which another event has taken a place; then nothing is appended.
+    fn append(&mut self, events: &[(i64, Event)]) -> Result<Option<String>, Failure>;
 
     /// The place of the next event of a run.
     fn next_place(&mut self, run: &str) -> Result<i64, Failure>;

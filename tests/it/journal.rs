@@ -218,6 +218,29 @@ async fn place_is_taken(first: Journal, second: Journal) {
 }
 
 #[tokio::test]
+async fn a_run_that_was_overtaken_fails_no_other_run() {
+    let [place, _] = places();
+    let (first, second) = (place.open().await, place.open().await);
+    first.record(&started("0197aa", 0, "shop", "h")).await.expect("recorded");
+    first.record(&started("0197bb", 0, "other", "h")).await.expect("recorded");
+    second.record(&started("0197aa", 1, "shop", "h")).await.expect("recorded");
+    // While the journal cannot be written, events gather.
+    let lock = rusqlite::Connection::open(place.base.path().join(".haul/state.db")).expect("the journal");
+    lock.execute_batch("begin immediate").expect("a lock");
+    let unlock = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        lock.execute_batch("commit").expect("no lock");
+    };
+    let ends = [finished("0197bb", 1, Outcome::Failed), finished("0197aa", 2, Outcome::Done), finished("0197bb", 3, Outcome::Done)];
+    let [one, two, three] = &ends;
+    let (one, two, three, ()) = tokio::join!(first.record(one), first.record(two), first.record(three), unlock);
+    one.expect("recorded");
+    assert_eq!(two.expect_err("another process has written there").kind, FailureKind::Fenced);
+    three.expect("recorded");
+    assert_eq!(first.show("0197bb").await.expect("the run").outcome, Some(Outcome::Done));
+}
+
+#[tokio::test]
 async fn damage_and_newer_versions_are_named_with_the_way_out() {
     let base = tempfile::tempdir().expect("a folder");
     drop(Journal::open(DEFAULT_URL, base.path()).await.expect("the journal opens"));
