@@ -1,5 +1,7 @@
 //! What an author sees: a stable code, a sentence, the places in the file, and the way out. Rendering is in `cli::render`.
 
+pub mod suggest;
+
 use std::ops::Range;
 use std::sync::Arc;
 

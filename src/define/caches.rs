@@ -11,8 +11,8 @@ use super::pipeline::{
 use super::reader::Reader;
 use super::stages::positive;
 use super::steps::names;
-use super::suggest::known_names;
 use crate::diagnostic::Diagnostic;
+use crate::diagnostic::suggest::known_names;
 use crate::load::document::child;
 use crate::load::file::{self, CacheStageMode};
 use crate::load::shape::{self, Columns, Names, Size};

@@ -7,8 +7,8 @@ use jsonschema::error::{TypeKind, ValidationErrorKind as Rule};
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;
 
-use super::suggest::{did_you_mean, joined, list};
 use crate::diagnostic::Diagnostic;
+use crate::diagnostic::suggest::{did_you_mean, joined, list};
 use crate::load::document::{Document, child, last_key};
 use crate::load::{file, schema, shape};
 

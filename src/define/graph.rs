@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::reader::Reader;
-use super::suggest::known_names;
 use crate::diagnostic::Diagnostic;
+use crate::diagnostic::suggest::known_names;
 use crate::load::document::child;
 use crate::load::file::{self, Input, Output, Rows, Stage};
 use crate::load::shape::OneOrMany;

@@ -26,7 +26,6 @@ pub mod schedule;
 mod stages;
 mod steps;
 mod streams;
-mod suggest;
 mod tables;
 
 pub use crate::load::Project;

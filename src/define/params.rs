@@ -2,7 +2,7 @@
 
 use super::pipeline::{Param, ParamType};
 use super::reader::Reader;
-use super::suggest::list;
+use crate::diagnostic::suggest::list;
 use crate::load::document::child;
 use crate::load::file;
 use crate::load::shape::{Entries, Scalar};

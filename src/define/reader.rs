@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pipeline::{Connection, Expr, Param};
-use super::suggest::known_names;
 use crate::diagnostic::Diagnostic;
+use crate::diagnostic::suggest::known_names;
 use crate::dialect::Dialect;
 use crate::load::Document;
 use crate::load::document::child;

@@ -9,7 +9,7 @@ use super::check::{self, check, check_project, has_errors, in_file_order};
 use super::params::{typed, word};
 use super::pipeline::{Param, Pipeline};
 use super::reader::{Mode, Reader};
-use super::suggest::{known_names, list};
+use crate::diagnostic::suggest::{known_names, list};
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::load::template::{Context, Run, Value};
 use crate::load::{Document, Project};

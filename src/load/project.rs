@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::document::Document;
 use super::yaml;
+use crate::diagnostic::suggest::known_names;
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::failure::Failure;
 
@@ -73,13 +74,12 @@ impl Project {
         if let Some(path) = names.get(name) {
             return Ok(path.clone());
         }
-        let failure = Failure::permanent(format!("there is no pipeline `{name}` below {}", shown(&self.base.join(PIPELINES))));
-        let near = names.keys().map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
-        Err(match near {
-            Some((distance, near)) if distance <= 3 && distance < near.len() => failure.help(format!("did you mean `{near}`?")),
-            Some(_) => failure.help(format!("the pipelines are {}", names.keys().cloned().collect::<Vec<_>>().join(", "))),
-            None => failure.help(format!("write {PIPELINES}/{name}.yaml beside {FILE}, or give the path of a file")),
-        })
+        let help = if names.is_empty() {
+            format!("write {PIPELINES}/{name}.yaml beside {FILE}, or give the path of a file")
+        } else {
+            known_names(name, "pipelines", names.keys().map(String::as_str))
+        };
+        Err(Failure::permanent(format!("there is no pipeline `{name}` below {}", shown(&self.base.join(PIPELINES)))).help(help))
     }
 
     /// The pipelines by name, with their files: every YAML file below `pipelines/`, named by its path without ending.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::define::pipeline::{Schedule, When};
 use crate::diagnostic::Diagnostic;
+use crate::diagnostic::suggest::near;
 use crate::load::Document;
 
 /// A problem of a trigger, for whoever has the pipeline's document.
@@ -43,11 +44,8 @@ pub fn check<'a>(schedules: impl IntoIterator<Item = (&'a str, &'a Schedule)>, k
         for (before, at) in edges_of {
             let trouble = |code, message, help| Trouble { pipeline: (*name).to_owned(), at: at.clone(), code, message, help };
             if !known.contains(before) {
-                let near = known.iter().map(|known| (strsim::damerau_levenshtein(before, known), *known)).min();
-                let help = match near {
-                    Some((distance, near)) if distance <= 3 && distance < near.len() => format!("did you mean `{near}`?"),
-                    _ => "a pipeline is named by its file below pipelines/, without `.yaml`".to_owned(),
-                };
+                let help = near(before, known.iter().copied());
+                let help = help.unwrap_or_else(|| "a pipeline is named by its file below pipelines/, without `.yaml`".to_owned());
                 found.push(trouble("unknown-pipeline", format!("there is no pipeline `{before}`"), help));
             } else if let Some(path) = path(&edges, before, name) {
                 let message = format!("these pipelines run after each other without end: {} → {}", path.join(" → "), name);

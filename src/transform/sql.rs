@@ -9,6 +9,8 @@ use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_COLUMN_ALIAS, R
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, TokenizerError, Word};
 
+use crate::diagnostic::suggest;
+
 /// Nesting the parser follows; deeper is refused before it can exhaust the stack.
 const DEPTH: usize = 48;
 
@@ -66,12 +68,7 @@ impl Names {
 
     /// The nearest name, as a help.
     pub(super) fn suggest(&self, wrong: &str) -> Option<String> {
-        let wrong = wrong.to_lowercase();
-        let score = |name: &str| strsim::jaro_winkler(&wrong, name);
-        let best = self.by_lowercase.iter().max_by(|(a, _), (b, _)| score(a).total_cmp(&score(b)));
-        best.filter(|(name, _)| score(name) > 0.75)
-            .and_then(|(_, spellings)| spellings.first())
-            .map(|name| format!("did you mean `{name}`?"))
+        suggest::near(wrong, self.by_lowercase.values().filter_map(|spellings| spellings.first()).map(String::as_str))
     }
 }
 

@@ -265,5 +265,5 @@ fn a_variable_that_is_not_set_is_told_where_it_is_named() {
     let project = Project::find(&folder.path("pipelines")).expect("the project");
     resolve("a", &source, &project, &Given { params: Default::default(), env: &none, run: None }).expect("the variable of .env");
     let failure = project.pipeline_path("aa").expect_err("no such pipeline");
-    assert_eq!(failure.help.as_deref(), Some("the pipelines are a"));
+    assert_eq!(failure.help.as_deref(), Some("the pipelines are `a`"));
 }

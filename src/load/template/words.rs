@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Problem, ROOTS, Target, Uses, problem, sql, tags};
+use crate::diagnostic::suggest::{known_names, list, near};
 use crate::dialect::Dialect;
 
 const STATEMENTS: &[&str] = &["if", "elif", "else", "endif", "for", "endfor", "set", "endset", "with", "endwith", "raw", "endraw"];
@@ -17,7 +18,7 @@ pub(super) fn note_use(uses: &mut Uses, target: Target, own: &[&str], name: &str
     let known = |words: &[&str]| -> Result<(), Problem> {
         let unknown = |leaf: &str| {
             let told = problem("template-name", format!("`{root}` has no `{leaf}`")).at(span.clone());
-            told.help(suggest(leaf, words).unwrap_or_else(|| format!("`{root}` has {}", list(words))))
+            told.help(near(leaf, words.iter().copied()).unwrap_or_else(|| format!("`{root}` has {}", list(words.iter().copied()))))
         };
         match leaf {
             Some(leaf) if words.contains(&leaf) => Ok(()),
@@ -62,22 +63,11 @@ pub(super) fn note_use(uses: &mut Uses, target: Target, own: &[&str], name: &str
         ("event", _) => known(&["kind", "stage", "message", "help"])?,
         _ => {
             let here = |name: &&str| *name != "event" || target == Target::Message;
-            let names: Vec<&str> = own.iter().chain(ROOTS).copied().filter(here).collect();
-            let help = suggest(root, &names).unwrap_or_else(|| format!("the names are {}", list(&names)));
+            let help = known_names(root, "names", own.iter().chain(ROOTS).copied().filter(here));
             return Err(problem("template-name", format!("unknown name `{root}` in a template")).at(span).help(help));
         }
     }
     Ok(())
-}
-
-/// The nearest known word, as a help.
-fn suggest(word: &str, known: &[&str]) -> Option<String> {
-    let best = known.iter().max_by(|a, b| strsim::jaro_winkler(word, a).total_cmp(&strsim::jaro_winkler(word, b)))?;
-    (strsim::jaro_winkler(word, best) > 0.8).then(|| format!("did you mean `{best}`?"))
-}
-
-fn list(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// The place of the first use of a dotted name.
@@ -118,7 +108,7 @@ pub(super) fn check_words(text: &str, target: Target, pieces: &[tags::Piece]) ->
             if word.before == '|' {
                 check_filter(word, target)?;
             } else if is && word.before == 'a' && word.text != "not" && !TESTS.contains(&word.text) {
-                let help = suggest(word.text, TESTS).unwrap_or_else(|| format!("the tests are {}", list(TESTS)));
+                let help = known_names(word.text, "tests", TESTS.iter().copied());
                 return Err(problem("template-syntax", format!("unknown test `{}`", word.text)).at(word.span.clone()).help(help));
             }
         }
@@ -138,8 +128,7 @@ fn check_filter(word: &tags::Word<'_>, target: Target) -> Result<(), Problem> {
                 .help("an expression becomes a quoted literal; for a name use `| ident`"))
         }
         _ if FILTERS.contains(&name) => Ok(()),
-        _ => Err(problem(format!("unknown filter `{name}`"))
-            .help(suggest(name, FILTERS).unwrap_or_else(|| format!("the filters are {}", list(FILTERS))))),
+        _ => Err(problem(format!("unknown filter `{name}`")).help(known_names(name, "filters", FILTERS.iter().copied()))),
     }
 }
 

@@ -12,6 +12,11 @@ pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>)
     (distance <= allowed && distance < name.chars().count() && shares_a_letter).then_some(name)
 }
 
+/// The nearest of the known names, as a help.
+pub fn near<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    did_you_mean(written, known).map(|name| format!("did you mean `{name}`?"))
+}
+
 /// `a`, `b` and `c`.
 pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let quoted: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
@@ -30,8 +35,8 @@ pub fn joined(words: &[String]) -> String {
 /// The way out for a name that is not known: the near one, else all of them.
 pub fn known_names<'a>(written: &str, what: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
-    match did_you_mean(written, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
+    match near(written, known.iter().copied()) {
+        Some(near) => near,
         None if known.is_empty() => format!("there are no {what} yet"),
         None => format!("the {what} are {}", list(known)),
     }
