@@ -34,3 +34,4 @@ pub use feeds::{FeedServer, feed_server};
 pub use notify::{Notice, Request, requests};
 pub use reader::Grammar;
 pub use resolve::{Given, Resolved, RunFacts, resolve, state_url};
+pub use tables::full_name;

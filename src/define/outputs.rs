@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::connections::{Family, engine_of};
 use super::inputs::{Ending, csv_characters, csv_only, format, path};
 use super::pipeline::{
-    CacheMode, CacheSink, Compression, CsvDialect, FileFormat, FilesSink, Output, Rejects, Roll, RowMode, SchemaMode, SinkSpec, SqlSink,
-    WriteMode,
+    CacheMode, CacheSink, Compression, CsvDialect, Engine, FileFormat, FilesSink, Output, Rejects, Roll, RowMode, SchemaMode, SinkSpec,
+    SqlSink, WriteMode,
 };
 use super::reader::Reader;
 use super::stages::{at_least, positive};
 use super::steps::names;
-use super::tables::{self, Comes, table_name};
+use super::tables::{self, Comes, full_name, table_name};
 use super::{feeds, http, keys, redis};
 use crate::diagnostic::Diagnostic;
 use crate::load::file::{self, FilesMode, Format, OutputCompression, SqlMode};
@@ -222,7 +222,10 @@ pub fn rejects(reader: &mut Reader<'_>, at: &str, said: &file::Rejects) -> Optio
 /// One target of the pipeline: the connection, the table or path, and whether it is replaced as a whole.
 struct Target {
     connection: String,
+    /// As it is written.
     name: String,
+    /// The same for every spelling of it.
+    full: Vec<String>,
     replaces: bool,
     stage: usize,
     at: String,
@@ -233,10 +236,12 @@ pub fn same_targets(reader: &mut Reader<'_>, stages: &[super::pipeline::Stage]) 
     let mut targets: Vec<Target> = Vec::new();
     for (index, stage) in stages.iter().enumerate() {
         let flow = &stage.flow;
-        let outputs = flow.to.iter().filter_map(|output| target(output, index));
+        let engine = |connection: &str| reader.connections.get(connection).and_then(|connection| connection.engine);
+        let outputs = flow.to.iter().filter_map(|output| target(output, index, engine));
         let rejects = flow.rejects.iter().map(|rejects| Target {
             connection: rejects.connection.clone(),
             name: rejects.path.clone(),
+            full: vec![rejects.path.clone()],
             replaces: true,
             stage: index,
             at: format!("{}/to/path", rejects.at),
@@ -244,7 +249,7 @@ pub fn same_targets(reader: &mut Reader<'_>, stages: &[super::pipeline::Stage]) 
         targets.extend(outputs.chain(rejects));
     }
     let same =
-        |a: &Target, b: &Target| a.connection == b.connection && a.name == b.name && (a.replaces || b.replaces || a.stage == b.stage);
+        |a: &Target, b: &Target| a.connection == b.connection && a.full == b.full && (a.replaces || b.replaces || a.stage == b.stage);
     for (index, second) in targets.iter().enumerate() {
         if let Some(first) = targets[..index].iter().find(|first| same(first, second)) {
             let message = format!("`{}` of `{}` is written twice", second.name, second.connection);
@@ -257,11 +262,11 @@ pub fn same_targets(reader: &mut Reader<'_>, stages: &[super::pipeline::Stage]) 
     }
 }
 
-fn target(output: &Output, stage: usize) -> Option<Target> {
+fn target(output: &Output, stage: usize, engine: impl Fn(&str) -> Option<Engine>) -> Option<Target> {
     if let SinkSpec::Feed(sink) = &output.sink {
         let (connection, at) = ("feeds".to_owned(), format!("{}/feed", output.at));
         // Two stages would number their events apart.
-        return Some(Target { connection, name: sink.feed.clone(), replaces: true, stage, at });
+        return Some(Target { connection, name: sink.feed.clone(), full: vec![sink.feed.clone()], replaces: true, stage, at });
     }
     let (connection, name, replaces, key) = match &output.sink {
         // Several are upserted into, which others may be too.
@@ -272,5 +277,9 @@ fn target(output: &Output, stage: usize) -> Option<Target> {
         // Keys of two copies may well share a server; what one would overwrite, `conflict` decides.
         SinkSpec::RedisKeys(_) | SinkSpec::Http(_) | SinkSpec::Feed(_) | SinkSpec::Discard | SinkSpec::Cache(_) => return None,
     };
-    Some(Target { connection: connection.clone(), name, replaces, stage, at: format!("{}/{key}", output.at) })
+    let full = match &output.sink {
+        SinkSpec::Sql(sink) => full_name(engine(connection), &sink.table),
+        _ => vec![name.clone()],
+    };
+    Some(Target { connection: connection.clone(), name, full, replaces, stage, at: format!("{}/{key}", output.at) })
 }

@@ -58,6 +58,17 @@ impl Name {
     }
 }
 
+/// The name of a table in full, the same for every spelling that means it. PostgreSQL's tables without a schema are taken for those of `public`;
+/// SQLite has one schema, and does not tell upper from lower case. While the engine is not known, every spelling is a table of its own.
+pub fn full_name(engine: Option<Engine>, name: &[String]) -> Vec<String> {
+    match (engine, name) {
+        (Some(Engine::Postgres), [table]) => vec!["public".to_owned(), table.clone()],
+        (Some(Engine::Sqlite), [table]) => vec!["main".to_owned(), table.to_ascii_lowercase()],
+        (Some(Engine::Sqlite), _) => name.iter().map(|part| part.to_ascii_lowercase()).collect(),
+        _ => name.to_vec(),
+    }
+}
+
 /// `public.orders` as parts; a part in double quotes may hold dots.
 pub fn table_name(reader: &mut Reader<'_>, at: &str, said: &str) -> Option<Vec<String>> {
     let text = reader.text(at, said)?;
@@ -125,11 +136,10 @@ pub fn targets(
 
 /// Names of which the engine takes no two for one.
 fn distinct(reader: &mut Reader<'_>, at: &str, names: Vec<Vec<String>>, engine: Option<Engine>) -> Option<Vec<Vec<String>>> {
-    let sqlite = engine == Some(Engine::Sqlite);
-    let called = |name: &Vec<String>| if sqlite { vec![name.join(".").to_ascii_lowercase()] } else { name.clone() };
-    let twice = names.iter().enumerate().find(|(place, name)| names[..*place].iter().any(|other| called(other) == called(name)));
+    let full = |name: &[String]| full_name(engine, name);
+    let twice = names.iter().enumerate().find(|(place, name)| names[..*place].iter().any(|other| full(other) == full(name)));
     let Some((_, name)) = twice else { return Some(names) };
-    let help = if sqlite {
+    let help = if engine == Some(Engine::Sqlite) {
         "a file of SQLite has no schemas: follow one of the two in a stream of its own, and give it another name with `table`"
     } else {
         "leave `table` out, so that each goes to the schema that it comes from"

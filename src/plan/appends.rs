@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::build::Builder;
+use super::routes::writes_table;
 use super::{Open, Plan, graph};
 use crate::define::pipeline::{Kind, Output, SinkSpec, SqlSink, Stage, Verify, WriteMode};
 use crate::diagnostic::Diagnostic;
@@ -28,7 +29,7 @@ impl Builder<'_> {
         for (number, stage) in stages.iter().enumerate().filter(|(_, stage)| proved(stage)) {
             for output in &stage.flow.to {
                 let SinkSpec::Sql(sink @ SqlSink { mode: WriteMode::Append, .. }) = &output.sink else { continue };
-                let same = |other: &SqlSink| other.connection == sink.connection && other.table == sink.table;
+                let same = |other: &SqlSink| writes_table(self.pipeline, other, &sink.connection, &sink.table);
                 let writes = |output: &Output| match &output.sink {
                     SinkSpec::Sql(other) => same(other),
                     SinkSpec::Tables(tables) => tables.iter().any(same),

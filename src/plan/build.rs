@@ -248,7 +248,7 @@ impl<'a> Builder<'a> {
         let mut before = None;
         let mut found = None;
         for (other, stage) in self.pipeline.stages.iter().enumerate() {
-            let Some(place) = stage.flow.to.iter().position(|output| writes(&output.sink, &input.source)) else { continue };
+            let Some(place) = stage.flow.to.iter().position(|output| writes(self.pipeline, &output.sink, &input.source)) else { continue };
             let before = before.get_or_insert_with(|| graph::ancestors(number, &self.edges));
             if before.contains(&other) && describes_itself(&input.source) {
                 found = None;

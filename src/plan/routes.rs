@@ -2,17 +2,26 @@
 
 use super::{InputPlan, Origin, OutputPlan, SourcePlan};
 use crate::data::{Column, Schema, WireFormat};
-use crate::define::pipeline::{Flow, Output, Pipeline, PollSource, RedisFollow, SinkSpec, SourceSpec, SqlRead, Step, WriteMode};
+use crate::define::full_name;
+use crate::define::pipeline::{Flow, Output, Pipeline, PollSource, RedisFollow, SinkSpec, SourceSpec, SqlRead, SqlSink, Step, WriteMode};
 use crate::transform::Compiled;
 
+/// Whether a sink writes to this table of a connection, however either spells it.
+pub(super) fn writes_table(pipeline: &Pipeline, sink: &SqlSink, connection: &str, table: &[String]) -> bool {
+    let engine = pipeline.connections.get(connection).and_then(|connection| connection.engine);
+    sink.connection == connection && full_name(engine, &sink.table) == full_name(engine, table)
+}
+
 /// Whether a sink writes what a source reads.
-pub(super) fn writes(sink: &SinkSpec, source: &SourceSpec) -> bool {
+pub(super) fn writes(pipeline: &Pipeline, sink: &SinkSpec, source: &SourceSpec) -> bool {
     match (sink, source) {
         (SinkSpec::Sql(sink), SourceSpec::Sql(source) | SourceSpec::Poll(PollSource { sql: source, .. })) => {
-            sink.connection == source.connection && matches!(&source.read, SqlRead::Table { name, .. } if *name == sink.table)
+            matches!(&source.read, SqlRead::Table { name, .. } if writes_table(pipeline, sink, &source.connection, name))
         }
-        (SinkSpec::Tables(sinks), _) => sinks.iter().any(|sink| writes(&SinkSpec::Sql(sink.clone()), source)),
-        (SinkSpec::Sql(sink), SourceSpec::Changes(source)) => sink.connection == source.connection && source.tables.contains(&sink.table),
+        (SinkSpec::Tables(sinks), _) => sinks.iter().any(|sink| writes(pipeline, &SinkSpec::Sql(sink.clone()), source)),
+        (SinkSpec::Sql(sink), SourceSpec::Changes(source)) => {
+            source.tables.iter().any(|table| writes_table(pipeline, sink, &source.connection, table))
+        }
         (SinkSpec::Files(sink), SourceSpec::Files(source)) => {
             let inside = || source.path.strip_prefix(sink.path.as_str()).is_some_and(|rest| sink.path.ends_with('/') && !rest.is_empty());
             sink.connection == source.connection && (sink.path == source.path || inside())

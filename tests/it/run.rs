@@ -1,6 +1,7 @@
 //! Runs from the command line, on real files and databases: results, proof, failure, stopping and going on.
 
 mod appends;
+mod names;
 mod resumes;
 
 use std::time::{Duration, Instant};
