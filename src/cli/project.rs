@@ -44,9 +44,9 @@ pub(super) fn open(global: &Global) -> Result<Project, CliError> {
     Ok(Project::find(&find(global)?)?)
 }
 
-/// A pipeline's name and file, from its name or the path of its file.
+/// A pipeline's name and file, from its name or the path of its file. One that is not there is the command line's fault.
 pub(super) fn pipeline(project: &Project, named: &str) -> Result<(String, PathBuf), CliError> {
-    let path = project.pipeline_path(named)?;
+    let path = project.pipeline_path(named).map_err(|failure| CliError { exit: Exit::Definition, ..failure.into() })?;
     Ok((pipeline_name(&path), path))
 }
 

@@ -145,10 +145,10 @@ impl Checks {
         if path.exists() || !named.contains(['*', '?', '[']) {
             return self.file(path);
         }
-        let matches = glob::glob(named).map_err(|error| CliError::new(Exit::Environment, format!("{named} is not a glob: {error}")))?;
+        let matches = glob::glob(named).map_err(|error| CliError::new(Exit::Definition, format!("{named} is not a glob: {error}")))?;
         let files: Vec<PathBuf> = matches.filter_map(Result::ok).filter(|path| path.is_file()).collect();
         if files.is_empty() {
-            return Err(CliError::new(Exit::Environment, format!("no file matches {named}")).help("quote the glob, so that haul sees it"));
+            return Err(CliError::new(Exit::Definition, format!("no file matches {named}")).help("quote the glob, so that haul sees it"));
         }
         files.iter().try_for_each(|file| self.file(file))
     }
@@ -162,7 +162,7 @@ impl Checks {
         let root = if whole_project { folder.join(PIPELINES) } else { folder.to_owned() };
         let files = yaml_files(&root);
         if files.is_empty() && !whole_project {
-            return Err(CliError::new(Exit::Environment, format!("there is no YAML file below {}", folder.display())));
+            return Err(CliError::new(Exit::Definition, format!("there is no YAML file below {}", folder.display())));
         }
         files.iter().try_for_each(|file| self.file(file))
     }
@@ -269,6 +269,9 @@ impl Checks {
     }
 }
 
+/// What is named and not there is the command line's fault.
 fn unreadable(what: &str, error: &std::io::Error) -> CliError {
-    CliError::new(Exit::Environment, format!("failed to read {what}: {error}"))
+    let missing = error.kind() == std::io::ErrorKind::NotFound;
+    let exit = if missing { Exit::Definition } else { Exit::Environment };
+    CliError::new(exit, format!("failed to read {what}: {error}"))
 }

@@ -34,7 +34,7 @@ fn what_runs_when_is_shown() {
     golden("verbs/schedule.txt", &said.stdout);
     let said = project.haul(&["schedule", "nightly", "--from", "2026-03-28T00:00:00Z", "--next", "2", "--json"]).expect(0);
     golden("verbs/schedule.json", &said.stdout);
-    let said = project.haul(&["schedule", "nihgtly"]).expect(3);
+    let said = project.haul(&["schedule", "nihgtly"]).expect(2);
     assert!(said.stderr.contains("did you mean `nightly`?"), "{said:?}");
     project.haul(&["schedule", "--from", "tomorrow"]).expect(2);
     assert!(Project::new().file("haul.yaml", "").haul(&["schedule"]).expect(0).stdout.starts_with("no pipeline runs by itself"));

@@ -55,7 +55,7 @@ fn a_graph_of_a_wrong_definition_is_refused_with_its_places() {
     project.file("pipelines/shop.yaml", SHOP.replace("select count(*) as n from o", "selct count(*) from o"));
     let said = project.haul(&["graph", "shop"]).expect(2);
     assert!(said.stderr.contains("selct"), "SQL is part of the definition: {said:?}");
-    let said = project.haul(&["graph", "shpo"]).expect(3);
+    let said = project.haul(&["graph", "shpo"]).expect(2);
     assert!(said.stderr.contains("did you mean `shop`?"), "{said:?}");
 }
 
