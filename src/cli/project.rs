@@ -8,7 +8,7 @@ use crate::diagnostic::SourceText;
 use crate::feeds::{self, Feeds};
 use crate::journal::{DEFAULT_URL, Journal};
 use crate::load::Project;
-use crate::load::project::{FILE, PIPELINES, pipeline_name, shown};
+use crate::load::project::{FILE, PIPELINES, is_project, nearest, pipeline_name, shown};
 
 use super::{CliError, Exit, Global};
 
@@ -22,8 +22,7 @@ pub(super) fn find(global: &Global) -> Result<PathBuf, CliError> {
         return Err(CliError::new(Exit::Environment, message).help("`haul init DIR` makes one"));
     }
     let here = absolute(Path::new("."))?;
-    let found = here.ancestors().find(|folder| is_project(folder)).map(Path::to_owned);
-    found.ok_or_else(|| {
+    nearest(&here).map(Path::to_owned).ok_or_else(|| {
         CliError::new(Exit::Environment, format!("no project here: neither this folder nor one above it holds {FILE} or {PIPELINES}/"))
             .help("`haul init` makes one; `--project DIR` names one elsewhere")
     })
@@ -33,10 +32,6 @@ fn absolute(folder: &Path) -> Result<PathBuf, CliError> {
     folder
         .canonicalize()
         .map_err(|error| CliError::new(Exit::Environment, format!("failed to read the folder {}: {error}", folder.display())))
-}
-
-fn is_project(folder: &Path) -> bool {
-    folder.join(FILE).is_file() || folder.join(PIPELINES).is_dir()
 }
 
 /// The project, with what its file says.

@@ -11,7 +11,7 @@ use super::{CliError, Exit, Global, signals};
 use crate::define::pipeline::Schedule;
 use crate::define::{check_project, has_errors};
 use crate::diagnostic::{Diagnostic, SourceText};
-use crate::load::project::{FILE, PIPELINES, pipeline_name, shown, yaml_files};
+use crate::load::project::{FILE, PIPELINES, is_project, pipeline_name, shown, yaml_files};
 use crate::load::stack::on_a_deep_stack;
 use crate::load::{Document, Project};
 use crate::plan::check;
@@ -41,6 +41,9 @@ const LEAST_SHARE: usize = 16;
 pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     let format = if global.json { diagnostics::Format::Json } else { args.format };
     let mut checks = Checks::default();
+    if global.project.is_some() {
+        checks.given = Some(checks.project_of(&super::project::find(global)?)?);
+    }
     if args.paths.is_empty() {
         checks.project(global)?;
     }
@@ -110,6 +113,8 @@ fn look(jobs: &[Job]) -> Vec<Looked> {
 struct Checks {
     jobs: Vec<Job>,
     found: Vec<Diagnostic>,
+    /// The project that `--project` names: every pipeline is one of it.
+    given: Option<Arc<Project>>,
     /// Projects by the folder that was asked about.
     projects: BTreeMap<PathBuf, Arc<Project>>,
     /// Project files that have been checked.
@@ -120,8 +125,10 @@ struct Checks {
 
 impl Checks {
     fn project(&mut self, global: &Global) -> Result<(), CliError> {
-        let base = super::project::find(global)?;
-        let project = self.project_of(&base)?;
+        let project = match &self.given {
+            Some(project) => Arc::clone(project),
+            None => self.project_of(&super::project::find(global)?)?,
+        };
         self.project_file(&project);
         for file in yaml_files(&project.base.join(PIPELINES)) {
             self.file(&file)?;
@@ -134,7 +141,7 @@ impl Checks {
         if named == "-" {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).map_err(|error| unreadable("standard input", &error))?;
-            let project = self.project_of(Path::new("."))?;
+            let project = self.project_for(Path::new("."))?;
             self.pipeline("stdin", "<stdin>".to_owned(), text, &project);
             return Ok(());
         }
@@ -154,7 +161,7 @@ impl Checks {
     }
 
     fn folder(&mut self, folder: &Path) -> Result<(), CliError> {
-        let whole_project = folder.join(PIPELINES).is_dir() || folder.join(FILE).is_file();
+        let whole_project = is_project(folder);
         if whole_project {
             let project = self.project_of(folder)?;
             self.project_file(&project);
@@ -169,11 +176,12 @@ impl Checks {
 
     fn file(&mut self, file: &Path) -> Result<(), CliError> {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let project = self.project_of(folder)?;
         if file.file_name().is_some_and(|name| name == FILE) {
+            let project = self.project_of(folder)?;
             self.project_file(&project);
             return Ok(());
         }
+        let project = self.project_for(folder)?;
         let bytes = std::fs::read(file).map_err(|error| unreadable(&shown(file), &error))?;
         let Ok(text) = String::from_utf8(bytes) else {
             let problem = Diagnostic::error("file-encoding", "the file is not UTF-8");
@@ -254,6 +262,12 @@ impl Checks {
         }
     }
 
+    /// The project of a pipeline in a folder.
+    fn project_for(&mut self, folder: &Path) -> Result<Arc<Project>, CliError> {
+        self.given.clone().map_or_else(|| self.project_of(folder), Ok)
+    }
+
+    /// The project that a folder belongs to.
     fn project_of(&mut self, folder: &Path) -> Result<Arc<Project>, CliError> {
         if let Some(project) = self.projects.get(folder) {
             return Ok(Arc::clone(project));

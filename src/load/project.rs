@@ -50,8 +50,7 @@ impl Project {
     /// Finds the project that a folder belongs to: the nearest folder upwards with a project file or a folder `pipelines/`, else the folder
     /// itself. Fails when a file of it is there and cannot be read.
     pub fn find(folder: &Path) -> Result<Self, Failure> {
-        let holds = |folder: &&Path| folder.join(FILE).is_file() || folder.join(PIPELINES).is_dir();
-        let base = folder.ancestors().find(holds).unwrap_or(folder);
+        let base = nearest(folder).unwrap_or(folder);
         let file = base.join(FILE);
         let mut project = match read_text(&file)? {
             Some(text) => Self::with_file(base, &Arc::new(SourceText { path: shown(&file), text })),
@@ -91,6 +90,16 @@ impl Project {
         };
         yaml_files(&root).into_iter().filter_map(named).collect()
     }
+}
+
+/// Whether a folder is that of a project: whether it holds a project file or a folder `pipelines/`.
+pub fn is_project(folder: &Path) -> bool {
+    folder.join(FILE).is_file() || folder.join(PIPELINES).is_dir()
+}
+
+/// The nearest folder upwards that is a project's.
+pub fn nearest(folder: &Path) -> Option<&Path> {
+    folder.ancestors().find(|folder| is_project(folder))
 }
 
 /// A pipeline's name: its path below the nearest folder `pipelines/` without ending, else its file's name without ending.

@@ -187,6 +187,24 @@ fn validate_takes_files_folders_globs_and_standard_input() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("--> <stdin>:6:13"), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+#[test]
+fn standard_input_and_files_belong_to_the_project_that_is_named() {
+    let folder = faulty();
+    folder.file("elsewhere/haul.yaml", "connections:\n  depot: { url: \"sqlite:depot.db\" }\n");
+    let text = "stages:\n  a:\n    kind: batch\n    from: { sql: depot, table: t }\n    to: { discard: \"x\" }\n";
+    folder.file("pipelines/depot.yaml", text);
+    let check = |arguments: &[&str]| {
+        let file = std::fs::File::open(folder.path("pipelines/depot.yaml")).expect("the pipeline");
+        let output = folder.command(&[&["validate"], arguments].concat()).stdin(file).output().expect("haul can be started");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for path in ["-", "pipelines/depot.yaml"] {
+        let (code, said) = check(&[path]);
+        assert!(code == Some(2) && said.contains("depot"), "{said}");
+        assert_eq!(check(&[path, "--project", "elsewhere"]), (Some(0), "1 file, no problems\n".to_owned()));
+    }
+}
+
 const NEEDY: &str = "\
 params:
   since: { type: date, description: The first day. }
