@@ -1,6 +1,6 @@
 //! `haul validate [PATH…]`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use super::render::{self, diagnostics};
 use super::{CliError, Exit, Global, signals};
 use crate::define::pipeline::Schedule;
 use crate::define::{check_project, has_errors};
+use crate::diagnostic::suggest::known_names;
 use crate::diagnostic::{Diagnostic, SourceText};
 use crate::load::project::{FILE, PIPELINES, is_project, pipeline_name, shown, yaml_files};
 use crate::load::stack::on_a_deep_stack;
@@ -50,11 +51,9 @@ pub(super) fn run(global: &Global, args: Args) -> Result<Exit, CliError> {
     for path in &args.paths {
         checks.named(path)?;
     }
+    let params = ready::given(&args.params)?;
     checks.check();
-    let mut unreachable = false;
-    if args.online {
-        unreachable = checks.ask(&ready::given(&args.params)?)?;
-    }
+    let unreachable = args.online && checks.ask(&params)?;
     let report = diagnostics::report(format, &checks.found, checks.jobs.len(), render::paint_out(global));
     if !(report.is_empty() || global.quiet && checks.found.is_empty()) {
         render::out(report.trim_end());
@@ -76,10 +75,13 @@ enum Job {
     Unreadable(Diagnostic),
 }
 
-/// What is found in one file, and the schedule of a pipeline.
+/// What is found in one file, and of a pipeline its schedule and params.
+#[derive(Default)]
 struct Looked {
     diagnostics: Vec<Diagnostic>,
     schedule: Option<(Schedule, Document)>,
+    /// The names of its params, when it is a pipeline that could be read.
+    params: Vec<String>,
 }
 
 impl Job {
@@ -87,11 +89,12 @@ impl Job {
         match self {
             Self::Pipeline { name, source, project } => {
                 let checked = check(name, source, project);
+                let params = checked.pipeline.iter().flat_map(|pipeline| &pipeline.params).map(|param| param.name.clone()).collect();
                 let schedule = checked.pipeline.and_then(|pipeline| pipeline.schedule).zip(checked.document);
-                Looked { diagnostics: checked.diagnostics, schedule }
+                Looked { diagnostics: checked.diagnostics, schedule, params }
             }
-            Self::Project(project) => Looked { diagnostics: check_project(project), schedule: None },
-            Self::Unreadable(diagnostic) => Looked { diagnostics: vec![diagnostic.clone()], schedule: None },
+            Self::Project(project) => Looked { diagnostics: check_project(project), ..Looked::default() },
+            Self::Unreadable(diagnostic) => Looked { diagnostics: vec![diagnostic.clone()], ..Looked::default() },
         }
     }
 }
@@ -119,8 +122,8 @@ struct Checks {
     projects: BTreeMap<PathBuf, Arc<Project>>,
     /// Project files that have been checked.
     checked: Vec<PathBuf>,
-    /// Pipelines without an error.
-    clean: Vec<Found>,
+    /// Pipelines without an error, with the names of their params.
+    clean: Vec<(Found, Vec<String>)>,
 }
 
 impl Checks {
@@ -202,11 +205,12 @@ impl Checks {
     fn check(&mut self) {
         let mut looked = look(&self.jobs);
         self.check_triggers(&mut looked);
-        for (job, Looked { diagnostics, .. }) in self.jobs.iter().zip(looked) {
+        for (job, Looked { diagnostics, params, .. }) in self.jobs.iter().zip(looked) {
             if let Job::Pipeline { name, source, project } = job
                 && !has_errors(&diagnostics)
             {
-                self.clean.push(Found { project: (**project).clone(), name: name.clone(), source: Arc::clone(source) });
+                let found = Found { project: (**project).clone(), name: name.clone(), source: Arc::clone(source) };
+                self.clean.push((found, params));
             }
             self.found.extend(diagnostics);
         }
@@ -234,20 +238,38 @@ impl Checks {
         }
     }
 
-    /// Asks the real systems about every pipeline that is clean so far; says whether nothing but the environment was in the way.
+    /// Asks the real systems about every pipeline that is clean so far, each with those of the params that it has; says whether nothing but the
+    /// environment was in the way.
     fn ask(&mut self, params: &BTreeMap<String, String>) -> Result<bool, CliError> {
-        let offline = has_errors(&self.found);
-        let (clean, params) = (std::mem::take(&mut self.clean), params.clone());
+        let mut offline = has_errors(&self.found);
+        let clean = std::mem::take(&mut self.clean);
+        let known: BTreeSet<&str> = clean.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
+        // A pipeline that has an error may have the param.
+        for name in params.keys().filter(|name| !offline && !known.contains(name.as_str())) {
+            let problem = Diagnostic::error("unknown-param", format!("`--param {name}=…` is given, and no pipeline has a param `{name}`"));
+            self.found.push(problem.help(known_names(name, "params", known.iter().copied())));
+        }
+        offline |= has_errors(&self.found);
+        let facts = |names: &[String]| {
+            let own = params.iter().filter(|(name, _)| names.contains(name));
+            Facts::example(own.map(|(name, value)| (name.clone(), value.clone())).collect())
+        };
+        let asked: Vec<(Found, Facts)> = clean.iter().map(|(found, names)| (found.clone(), facts(names))).collect();
         let answers = signals::block_on(|_| async move {
             let mut answers = Vec::new();
-            for found in clean {
-                answers.push(found.plan(&Facts::example(params.clone())).await.err());
+            for (found, facts) in asked {
+                answers.push(found.plan(&facts).await.map(|plan| plan.warnings));
             }
             answers
         })?;
-        let refused: Vec<_> = answers.into_iter().flatten().collect();
-        let environment = !offline && !refused.is_empty() && refused.iter().all(|refused| refused.environment);
-        self.found.extend(refused.into_iter().flat_map(|refused| refused.diagnostics));
+        let refused = || answers.iter().filter_map(|answer| answer.as_ref().err());
+        let environment = !offline && refused().next().is_some() && refused().all(|refused| refused.environment);
+        for diagnostic in answers.into_iter().flat_map(|answer| answer.unwrap_or_else(|refused| refused.diagnostics)) {
+            // The warnings of a plan begin with those of the check.
+            if !self.found.contains(&diagnostic) {
+                self.found.push(diagnostic);
+            }
+        }
         Ok(environment)
     }
 

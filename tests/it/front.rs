@@ -205,6 +205,32 @@ fn standard_input_and_files_belong_to_the_project_that_is_named() {
     }
 }
 
+#[test]
+fn every_pipeline_is_asked_about_with_its_own_params() {
+    let folder = Folder::new();
+    let pipeline = |name: &str, ty: &str, condition: &str| {
+        let params = if ty.is_empty() { String::new() } else { format!("params:\n  since: {{ type: {ty} }}\n") };
+        let stage = format!("    from: {{ generate: 1, columns: {{ id: i }} }}\n    transform: [{{ filter: \"{condition}\" }}]\n");
+        folder.file(
+            &format!("pipelines/{name}.yaml"),
+            format!("{params}stages:\n  a:\n    kind: batch\n{stage}    to: {{ discard: \"x\" }}\n"),
+        );
+    };
+    pipeline("all", "", "id > 0");
+    pipeline("some", "int", "id > {{ params.since }}");
+    let check = |params: &[&str], code: i32| {
+        let params = params.iter().flat_map(|param| ["--param", param]);
+        let arguments: Vec<&str> = ["validate", "--online"].into_iter().chain(params).collect();
+        folder.haul(&arguments).expect(code).stdout
+    };
+    assert_eq!(check(&["since=3"], 0), "2 files, no problems\n");
+    let said = check(&["since=3", "sicne=4"], 2);
+    assert!(said.contains("no pipeline has a param `sicne`") && said.contains("did you mean `since`?"), "{said}");
+    assert!(said.ends_with("\n1 error in 2 files\n"), "{said}");
+    let said = check(&[], 2);
+    assert!(said.contains("missing-param") && said.ends_with("\n1 error in 2 files\n"), "{said}");
+}
+
 const NEEDY: &str = "\
 params:
   since: { type: date, description: The first day. }

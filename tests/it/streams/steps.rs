@@ -66,6 +66,8 @@ fn steps_work_on_changes() {
     // An update that leaves a large value as it is does not send it, and the steps need whole rows. The plan says so before.
     let warned = || project.haul(&["plan", "steps"]).expect(0).stderr;
     assert!(warned().contains("partial-rows") && warned().contains("`name` or `status` or `big`"), "{}", warned());
+    let said = project.haul(&["validate", "--online"]).expect(0).stdout;
+    assert!(said.contains("partial-rows") && said.contains("1 warning"), "{said}");
     sql(&from, "update items set name = 'again' where id = 1");
     let said = catch_up().expect(1).stdout;
     assert!(said.contains("`big`") && said.contains("replica identity full"), "{said}");
