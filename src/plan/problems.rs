@@ -16,11 +16,16 @@ pub(super) struct Problems<'a> {
 }
 
 impl Problems<'_> {
+    /// A problem that several places have is said once, with all of them.
     fn at(&mut self, at: &str, diagnostic: Diagnostic) {
         let diagnostic = diagnostic.label(&self.document.source, self.document.value_span(at), "");
-        let known = |other: &Diagnostic| other.code == diagnostic.code && other.message == diagnostic.message;
-        if !self.diagnostics.iter().any(known) {
-            self.diagnostics.push(diagnostic);
+        let same =
+            |other: &&mut Diagnostic| (other.code, &other.message, &other.help) == (diagnostic.code, &diagnostic.message, &diagnostic.help);
+        let Some(known) = self.diagnostics.iter_mut().find(same) else { return self.diagnostics.push(diagnostic) };
+        for label in diagnostic.labels {
+            if !known.labels.contains(&label) {
+                known.labels.push(label);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use super::expression::{self, list};
 use super::lookup::Tables;
 use super::query::{self, Query};
 use super::rows::{Hidden, RowStep, Rows, Value, What};
-use super::sql::{Fault, Names};
+use super::sql::{self, Fault, Names};
 use super::{InputColumns, Problem, Pushed, push, values};
 use crate::data::change::ROW;
 use crate::data::{Column, Schema, Type};
@@ -141,14 +141,20 @@ impl Builder {
         }
     }
 
-    /// Reports a problem of an expression, unless it comes of a column whose own problem is reported already.
+    /// Reports a problem of an expression, unless it follows from one that is reported already.
     fn report(&mut self, fault: Fault, expr: &Expr) {
-        let sql = expr.sql.to_lowercase();
-        let fault = unquoted(fault, expr, &self.schema);
-        if !self.unknown.iter().any(|name| sql.contains(&name.to_lowercase())) {
+        if !self.follows(&fault, expr) {
+            let fault = unquoted(fault, expr, &self.schema);
             let word = fault.span.clone().and_then(|span| expr.sql.get(span)).map(str::to_owned);
             self.problems.push(Problem { word, ..problem(fault, &expr.at) });
         }
+    }
+
+    /// Whether a problem of an expression comes of a column whose own problem is reported already: it stands at that column, or at no word of an
+    /// expression that uses it.
+    fn follows(&self, fault: &Fault, expr: &Expr) -> bool {
+        let at = fault.span.as_ref().map_or(expr.sql.as_str(), |span| &expr.sql[span.clone()]);
+        fault.code != "transform-syntax" && sql::words(at).is_some_and(|words| words.any(&self.unknown))
     }
 
     /// Types a step that looks at one row at a time.
@@ -208,7 +214,9 @@ impl Builder {
         let Some(typed) = self.typed("filter", expr) else { return What::Columns(Vec::new()) };
         if typed.column.ty != Type::Bool {
             let fault = Fault::new("transform-type", format!("a filter is true or false; this is {}", typed.column.ty));
-            self.problems.push(problem(fault.help("compare it with something"), &expr.at));
+            if !self.follows(&fault, expr) {
+                self.problems.push(problem(fault.help("compare it with something"), &expr.at));
+            }
         }
         self.push_filter(expr, &typed.parsed);
         What::Filter(typed.program)

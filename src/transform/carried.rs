@@ -29,9 +29,9 @@ pub(super) fn check(plan: &LogicalPlan, words: &Words) -> Result<(), Fault> {
         let is_native = |column: &Reference| matches!(ty(column), Some(Type::Native { .. }));
         let compared = || rewrite::compared(plan).into_iter().find(&is_number).map(|column| column.name);
         if let Some(name) = computed(false, &is_number).or_else(compared) {
-            found = Some(expression::unbounded(&name).span(words.place(&name)));
+            found = Some(expression::unbounded(&name).span(words.column(None, &name)));
         } else if let Some(name) = computed(true, &is_native).or_else(|| told_apart(plan, &ty)) {
-            found = Some(expression::native(&name).span(words.place(&name)));
+            found = Some(expression::native(&name).span(words.column(None, &name)));
         }
         Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });

@@ -42,7 +42,7 @@ pub(super) fn check_syntax(sql: &str) -> Result<(), Fault> {
 pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str]) -> Result<Typed, Fault> {
     let names = Names::new(schema.columns.iter().map(|column| column.name.as_str()));
     let (mut parsed, words) = sql::expression(sql, &names)?;
-    walk(&mut parsed, &words, &mut |expr| resolve(expr, schema, qualifiers, &names))?;
+    walk(&mut parsed, &words, &mut |expr| resolve(expr, schema, qualifiers, &names, &words))?;
     let fault = |error: DataFusionError| Fault::new("transform-type", session::words(&error));
     let columns = DFSchema::try_from(schema.to_arrow()).map_err(fault)?;
     let state = session::planning();
@@ -54,11 +54,11 @@ pub(super) fn typed(name: &str, sql: &str, schema: &Schema, qualifiers: &[&str])
     };
     let is_unbounded = |column: &Reference| schema.find(&column.name).is_some_and(|(_, column)| column.ty == Type::Number);
     if let Some(number) = rewrite::computed(&logical, false, &is_unbounded) {
-        return Err(unbounded(&number).span(words.place(&number)));
+        return Err(unbounded(&number).span(words.column(None, &number)));
     }
     let is_native = |column: &Reference| schema.find(&column.name).is_some_and(|(_, column)| matches!(column.ty, Type::Native { .. }));
     if let Some(name) = rewrite::computed(&logical, true, &is_native) {
-        return Err(native(&name).span(words.place(&name)));
+        return Err(native(&name).span(words.column(None, &name)));
     }
     let logical = rewrite::compare_as_meant(logical, &columns).map_err(fault)?.data;
     let context =
@@ -101,7 +101,7 @@ pub(super) fn unrepeatable(name: &str) -> Fault {
 }
 
 /// Replaces a name by the column it means.
-fn resolve(expr: &mut ast::Expr, schema: &Schema, qualifiers: &[&str], names: &Names) -> Result<(), (String, Fault)> {
+fn resolve(expr: &mut ast::Expr, schema: &Schema, qualifiers: &[&str], names: &Names, words: &Words) -> Result<(), Fault> {
     let name = match expr {
         ast::Expr::Identifier(name) => name.clone(),
         ast::Expr::CompoundIdentifier(parts) => match &parts[..] {
@@ -109,7 +109,7 @@ fn resolve(expr: &mut ast::Expr, schema: &Schema, qualifiers: &[&str], names: &N
             [table, ..] => {
                 let known = qualifiers.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
                 let fault = Fault::new("transform-column", format!("unknown table `{}`", table.value));
-                return Err((table.value.clone(), fault.help(format!("a step sees one table; leave the name out, or write {known}"))));
+                return Err(fault.span(words.place(table)).help(format!("a step sees one table; leave the name out, or write {known}")));
             }
             [] => return Ok(()),
         },
@@ -118,7 +118,7 @@ fn resolve(expr: &mut ast::Expr, schema: &Schema, qualifiers: &[&str], names: &N
     if schema.find(&name.value).is_none() {
         let fault = Fault::new("transform-column", format!("unknown column `{}`", name.value));
         let all = || format!("the columns are {}", list(schema));
-        return Err((name.value.clone(), fault.help(names.suggest(&name.value).unwrap_or_else(all))));
+        return Err(fault.span(words.column(None, &name)).help(names.suggest(&name.value).unwrap_or_else(all)));
     }
     *expr = ast::Expr::Identifier(ast::Ident { quote_style: Some('"'), ..name });
     Ok(())
@@ -133,8 +133,8 @@ pub(super) fn list(schema: &Schema) -> String {
     format!("{}{more}", names.join(", "))
 }
 
-/// Replaces a name in a syntax tree. The error names the word at fault.
-type Resolve<'a> = dyn FnMut(&mut ast::Expr) -> Result<(), (String, Fault)> + 'a;
+/// Replaces a name in a syntax tree.
+type Resolve<'a> = dyn FnMut(&mut ast::Expr) -> Result<(), Fault> + 'a;
 
 /// Visits every part of an expression; refuses what needs more than one row.
 fn walk(expr: &mut ast::Expr, words: &Words, resolve: &mut Resolve<'_>) -> Result<(), Fault> {
@@ -157,7 +157,7 @@ fn walk(expr: &mut ast::Expr, words: &Words, resolve: &mut Resolve<'_>) -> Resul
             }
             match (self.resolve)(expr) {
                 Ok(()) => ControlFlow::Continue(()),
-                Err((word, fault)) => ControlFlow::Break(fault.span(self.words.place(&word))),
+                Err(fault) => ControlFlow::Break(fault),
             }
         }
     }
@@ -170,7 +170,7 @@ fn walk(expr: &mut ast::Expr, words: &Words, resolve: &mut Resolve<'_>) -> Resul
 fn scalar_function(function: &ast::Function, words: &Words) -> Result<(), Fault> {
     let name = function.name.to_string().to_lowercase();
     let state = session::planning();
-    let place = words.place(&name);
+    let place = place_of(function, words);
     if function.over.is_some() || state.aggregate_functions().contains_key(&name) || state.window_functions().contains_key(&name) {
         return Err(Fault::new("transform-function", format!("`{name}` looks at more than one row"))
             .span(place)
@@ -183,6 +183,11 @@ fn scalar_function(function: &ast::Function, words: &Words) -> Result<(), Fault>
         };
     }
     Err(unknown_function(&name).span(place))
+}
+
+/// Where a function's name stands.
+pub(super) fn place_of(function: &ast::Function, words: &Words) -> Option<std::ops::Range<usize>> {
+    function.name.0.last().and_then(ast::ObjectNamePart::as_ident).and_then(|name| words.place(name))
 }
 
 /// The fault of a function that is not there.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::common::{DFSchema, DataFusionError, TableReference};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::{LogicalPlan, Volatility};
@@ -121,8 +121,8 @@ async fn typed(statement: ast::Statement, tables: Vec<Table>, words: &Words) -> 
 }
 
 /// A table's name, case kept.
-fn quoted_table(name: &str) -> datafusion::common::TableReference {
-    datafusion::common::TableReference::bare(name.to_owned())
+fn quoted_table(name: &str) -> TableReference {
+    TableReference::bare(name.to_owned())
 }
 
 /// The columns of a result. What DataFusion carries along from an input keeps its logical type, and its native one while that is the
@@ -152,12 +152,12 @@ fn fault(error: &DataFusionError, words: &Words) -> Fault {
                 let names = Names::new(valid_fields.iter().map(|field| field.name.as_str()));
                 let all: Vec<String> = valid_fields.iter().map(|field| format!("`{}`", field.name)).collect();
                 Fault::new("transform-column", format!("unknown column `{}`", field.name))
-                    .span(words.place(&field.name))
+                    .span(words.column(field.relation.as_ref().map(TableReference::table), &field.name))
                     .help(names.suggest(&field.name).unwrap_or_else(|| format!("the columns are {}", all.join(", "))))
             }
             SchemaError::AmbiguousReference { field } => {
                 Fault::new("transform-ambiguous", format!("column `{}` stands in more than one table", field.name))
-                    .span(words.place(&field.name))
+                    .span(words.column(field.relation.as_ref().map(TableReference::table), &field.name))
                     .help("write the table's name and a dot before it")
             }
             other => Fault::new("transform-column", other.to_string()),
@@ -175,7 +175,7 @@ fn check_tables(statement: &ast::Statement, words: &Words, tables: &[Table]) -> 
             let help = Names::new(known.iter().copied()).suggest(reference.table());
             let all = || format!("the tables are {}", known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
             return Err(Fault::new("transform-table", format!("unknown table `{reference}`"))
-                .span(words.place(reference.table()))
+                .span(words.table(reference.table()))
                 .help(help.unwrap_or_else(all)));
         }
     }
@@ -200,9 +200,11 @@ fn check_functions(statement: &ast::Statement, words: &Words) -> Result<(), Faul
             let known = [state.aggregate_functions().contains_key(&name), state.window_functions().contains_key(&name)];
             match state.scalar_functions().get(&name) {
                 Some(known) if known.signature().volatility != Volatility::Immutable => {
-                    ControlFlow::Break(expression::unrepeatable(&name).span(self.0.place(&name)))
+                    ControlFlow::Break(expression::unrepeatable(&name).span(expression::place_of(function, self.0)))
                 }
-                None if known == [false, false] => ControlFlow::Break(expression::unknown_function(&name).span(self.0.place(&name))),
+                None if known == [false, false] => {
+                    ControlFlow::Break(expression::unknown_function(&name).span(expression::place_of(function, self.0)))
+                }
                 _ => ControlFlow::Continue(()),
             }
         }

@@ -74,15 +74,70 @@ impl Names {
 
 /// Every word of a text with its place.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Words(Vec<(String, Range<usize>)>);
+pub(super) struct Words(Vec<Used>);
+
+/// A word where it is used.
+#[derive(Clone, Debug)]
+struct Used {
+    word: String,
+    span: Range<usize>,
+    /// The same place as the parser counts it.
+    start: Location,
+    /// The word that it stands behind with a point.
+    of: Option<String>,
+    role: Role,
+}
+
+/// What a word can be by what stands around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It stands before a parenthesis.
+    Function,
+    /// It stands before a point, or behind `from` or `join`.
+    Table,
+    /// It stands behind `as`.
+    Alias,
+    Other,
+}
 
 impl Words {
-    /// The place of the first use of a word.
-    pub(super) fn place(&self, word: &str) -> Option<Range<usize>> {
-        let lower = word.to_lowercase();
-        let exact = self.0.iter().find(|(found, _)| found == word);
-        exact.or_else(|| self.0.iter().find(|(found, _)| found.to_lowercase() == lower)).map(|(_, span)| span.clone())
+    /// The place of a word that the parser has read.
+    pub(super) fn place(&self, ident: &ast::Ident) -> Option<Range<usize>> {
+        let read = self.0.iter().find(|used| used.start == ident.span.start).map(|used| used.span.clone());
+        read.or_else(|| self.first(&ident.value, |_| true))
     }
+
+    /// The first place where a column is used under the name of this table, or under none.
+    pub(super) fn column(&self, table: Option<&str>, name: &str) -> Option<Range<usize>> {
+        let same = |of: Option<&str>| match (table, of) {
+            (Some(table), Some(of)) => table.eq_ignore_ascii_case(of),
+            (None, None) => true,
+            _ => false,
+        };
+        self.first(name, |used| used.role == Role::Other && same(used.of.as_deref())).or_else(|| self.first(name, |_| true))
+    }
+
+    /// The first place where a table is used.
+    pub(super) fn table(&self, name: &str) -> Option<Range<usize>> {
+        self.first(name, |used| used.role == Role::Table).or_else(|| self.first(name, |_| true))
+    }
+
+    /// Whether any of the words is one of these names, in whatever case.
+    pub(super) fn any<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> bool {
+        names.into_iter().any(|name| self.first(name, |_| true).is_some())
+    }
+
+    fn first(&self, word: &str, fits: impl Fn(&Used) -> bool) -> Option<Range<usize>> {
+        let lower = word.to_lowercase();
+        let fitting = || self.0.iter().filter(|used| fits(used));
+        let exact = fitting().find(|used| used.word == word);
+        exact.or_else(|| fitting().find(|used| used.word.to_lowercase() == lower)).map(|used| used.span.clone())
+    }
+}
+
+/// The words of a text, whatever they mean; `None` when it cannot be cut into words.
+pub(super) fn words(sql: &str) -> Option<Words> {
+    tokens(sql, &Names::default(), Aliases::Win).ok().map(|(_, words)| words)
 }
 
 /// What `total` means in `select sum(total) as total` over a column `Total`.
@@ -154,12 +209,25 @@ fn tokens(sql: &str, names: &Names, aliases: Aliases) -> Result<(Vec<TokenWithSp
     }
     let mut words = Vec::new();
     for (place, &at) in solid.iter().enumerate() {
-        let defined = place.checked_sub(1).is_some_and(|before| is_as(&tokens[solid[before]].token));
+        let token = |place: Option<usize>| place.and_then(|place| solid.get(place)).map(|at| &tokens[*at].token);
+        let (before, after) = (token(place.checked_sub(1)), token(Some(place + 1)));
+        let defined = before.is_some_and(is_as);
         let as_keyword = defined || is_keyword_here(&tokens, &solid, place);
+        let role = match after {
+            _ if defined => Role::Alias,
+            Some(Token::LParen) => Role::Function,
+            Some(Token::Period) => Role::Table,
+            _ if before.is_some_and(|before| is(before, "from") || is(before, "join")) => Role::Table,
+            _ => Role::Other,
+        };
+        let of = match (before, token(place.checked_sub(2))) {
+            (Some(Token::Period), Some(Token::Word(table))) => Some(table.value.clone()),
+            _ => None,
+        };
         let span = tokens[at].span;
         let Token::Word(word) = &mut tokens[at].token else { continue };
         let range = offset(sql, span.start)..offset(sql, span.end);
-        words.push((word.value.clone(), range.clone()));
+        words.push(Used { word: word.value.clone(), span: range.clone(), start: span.start, of, role });
         if word.quote_style.is_some() || as_keyword {
             continue;
         }

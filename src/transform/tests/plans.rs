@@ -76,6 +76,55 @@ async fn problems_say_what_where_and_how() {
     .await;
 }
 
+async fn raw_problems(steps: &[Step]) -> Vec<Problem> {
+    compile(&inputs(&orders().0), steps, None, &Tables::new()).await.expect_err("problems")
+}
+
+#[tokio::test]
+async fn the_caret_stands_under_the_use_that_is_at_fault() {
+    for (step, word, at) in [
+        (query("select a.id from orders a join orders b on a.id = b.id where id > 3"), "id", 61),
+        (query("select orders.statsu, status as statsu from orders"), "statsu", 14),
+        (query("select status as nope, a.status as n from orders a where nope > 1 and a.nope > 1"), "nope", 57),
+        (query("select 1 as \"uper\", uper(status) as x from orders"), "uper", 20),
+        (query("select ordrs.id from ordrs"), "ordrs", 7),
+        (query("select 1 as ordrs from ordrs"), "ordrs", 23),
+        (query("select a.id as number from orders a order by number + 1, a.number"), "number", 59),
+        (filter("upper(status) = 'A' and upper > 1"), "upper", 24),
+        (filter("status <> 'é' and status = upper(status) and uper(status) = 'uper'"), "uper", 46),
+    ] {
+        let (Step::Filter(expr) | Step::Sql(expr)) = &step else { unreachable!("the steps above") };
+        let problems = raw_problems(std::slice::from_ref(&step)).await;
+        let spans: Vec<_> = problems.iter().map(|problem| problem.span.clone()).collect();
+        assert_eq!(spans, [Some(at..at + word.len())], "{}: {problems:?}", expr.sql);
+        assert_eq!(&expr.sql[at..at + word.len()], word);
+    }
+}
+
+#[tokio::test]
+async fn only_what_follows_from_a_problem_is_left_out() {
+    let steps = [
+        set(&[("n", "bad(1)")]),
+        filter("statsu = 'n'"),
+        filter("n > 1 and day = 'n' + paid"),
+        filter("n"),
+        filter("n > 1 and (status = )"),
+        filter("n > 1 and statsu = 'x'"),
+        filter("id + 1"),
+    ];
+    let said: Vec<String> = raw_problems(&steps).await.into_iter().map(|problem| problem.message).collect();
+    assert_eq!(
+        said,
+        [
+            "unknown function `bad`",
+            "unknown column `statsu`",
+            "the SQL does not parse: expected: an expression, found: )",
+            "unknown column `statsu`",
+            "a filter is true or false; this is int64",
+        ]
+    );
+}
+
 #[tokio::test]
 async fn decimals_without_precision_are_not_ordered_or_told_apart() {
     for sql in [

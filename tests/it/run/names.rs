@@ -53,3 +53,22 @@ fn stages_that_append_under_two_spellings_take_turns() {
     pipeline(&project, "turns", &(stage("first", "Orders", "") + &stage("second", "orders", AFTER)));
     project.haul(&["plan", "turns"]).expect(0);
 }
+
+#[test]
+fn a_problem_of_several_stages_is_told_once_with_all_of_its_places() {
+    let project = Project::new();
+    let stage = |name: &str, table: &str| {
+        format!("  {name}:\n    kind: batch\n    from: {{ sql: db, table: {table} }}\n    to: {{ discard: test }}\n")
+    };
+    pipeline(&project, "missing", &[stage("a", "nowhere"), stage("b", "nowhere"), stage("c", "elsewhere")].concat());
+    rusqlite::Connection::open(project.path("out.db"))
+        .and_then(|database| database.execute_batch("create table t (id)"))
+        .expect("a database");
+    let said = project.haul(&["plan", "missing", "--json"]).expect(2);
+    let document: serde_json::Value = serde_json::from_str(&said.stderr).expect("one JSON document");
+    let lines = |problem: &serde_json::Value| -> Vec<u64> {
+        problem["labels"].as_array().into_iter().flatten().filter_map(|label| label["line"].as_u64()).collect()
+    };
+    let found: Vec<Vec<u64>> = document["diagnostics"].as_array().expect("a list").iter().map(lines).collect();
+    assert_eq!(found, [vec![7, 11], vec![15]], "{document}");
+}
