@@ -49,7 +49,8 @@ pub fn read(reader: &mut Reader<'_>, at: &str, said: &file::Input) -> Option<Inp
         }
         file::Input::Files(said) => {
             let source = files(reader, at, said)?;
-            (said.name.clone().or_else(|| stem(&source.path)), SourceSpec::Files(source))
+            let single = !source.path.contains(['*', '?', '[']);
+            (said.name.clone().or_else(|| stem(&source.path).filter(|_| single)), SourceSpec::Files(source))
         }
         file::Input::Redis(said) if said.keys.is_some() => (said.name.clone(), SourceSpec::RedisKeys(keys::input(reader, at, said)?)),
         file::Input::Redis(said) if said.channel.is_some() => {

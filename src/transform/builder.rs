@@ -134,7 +134,6 @@ impl Builder {
         }
         match Dedupe::new(places, &self.schema).await {
             Ok(dedupe) => {
-                self.inputs = vec![InputColumns { name: INPUT.to_owned(), schema: Schema::default() }];
                 self.segments.push(Segment::Dedupe(Box::new(dedupe)));
             }
             Err(fault) => self.problems.push(problem(fault, at)),

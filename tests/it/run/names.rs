@@ -1,4 +1,4 @@
-//! Names: two spellings of one table.
+//! Names: two spellings of one table, and what `sql` steps call their inputs.
 
 use crate::support::{Project, postgres};
 
@@ -71,4 +71,30 @@ fn a_problem_of_several_stages_is_told_once_with_all_of_its_places() {
     };
     let found: Vec<Vec<u64>> = document["diagnostics"].as_array().expect("a list").iter().map(lines).collect();
     assert_eq!(found, [vec![7, 11], vec![15]], "{document}");
+}
+
+#[test]
+fn inputs_are_called_what_the_docs_say() {
+    let project = Project::new();
+    for quarter in ["q1", "q2"] {
+        project.file(&format!("files/{quarter}/orders.csv"), "id\n1\n2\n");
+    }
+    let stage = |path: &str, steps: &str| {
+        let from = format!("    from: {{ files: files, path: \"{path}\" }}\n");
+        format!("  count:\n    kind: batch\n{from}    transform:\n{steps}    to: {{ files: files, path: count.csv }}\n")
+    };
+    let count = |table: &str| format!("      - sql: \"select count(*) as n from {table}\"\n");
+    let dedupe = "      - dedupe: [id]\n".to_owned();
+    for (path, steps, rows) in [
+        ("q*/orders.csv", count("input"), "4"),
+        ("q1/orders.csv", count("orders"), "2"),
+        ("q1/orders.csv", dedupe.clone() + &count("orders"), "2"),
+        ("q*/orders.csv", dedupe + &count("input"), "2"),
+    ] {
+        pipeline(&project, "count", &stage(path, &steps));
+        project.haul(&["run", "count"]).expect(0);
+        assert_eq!(project.read("files/count.csv"), format!("n\n{rows}\n"), "{path} {steps}");
+    }
+    pipeline(&project, "count", &stage("q*/orders.csv", &count("orders")));
+    assert!(project.haul(&["run", "count"]).expect(2).stderr.contains("the tables are `input`"));
 }
