@@ -62,9 +62,7 @@ impl Origin {
     pub async fn describe(&self, key_columns: usize) -> Result<Schema, Failure> {
         let nothing = vec!["NULL".to_owned(); key_columns];
         let mut schema = self.source(&tuples(&self.spec, [nothing].into_iter()))?.describe().await?.schema;
-        for column in schema.columns.iter_mut().filter(|column| matches!(column.ty, Type::Native { .. })) {
-            column.ty = Type::Text;
-        }
+        schema.take_as_text(|_, _| true);
         Ok(schema)
     }
 
@@ -85,11 +83,10 @@ impl Origin {
     /// The rows of some keys, given as columns, with the columns of `schema`.
     pub(super) async fn rows(&self, keys: &[ArrayRef], types: &[Type], schema: &Schema) -> Result<RecordBatch, Failure> {
         let source = self.source(&tuples(&self.spec, literals(keys, types, self.spec.dialect)?.into_iter()))?;
-        let described = source.describe().await?.schema;
-        let native = described.columns.iter().filter(|column| matches!(column.ty, Type::Native { .. }));
+        let mut described = source.describe().await?.schema;
         let request = ReadRequest {
             columns: Some(schema.columns.iter().map(|column| column.name.clone()).collect()),
-            as_text: native.map(|column| column.name.clone()).collect(),
+            as_text: described.take_as_text(|_, _| true),
             ..ReadRequest::default()
         };
         let reading = source.open(request).await?;

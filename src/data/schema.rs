@@ -97,6 +97,21 @@ impl Schema {
         Self { columns: self.columns.iter().map(|column| Column { nullable: true, ..column.clone() }).collect() }
     }
 
+    /// Makes text of those columns of an engine's own type that are to be read in their text form; gives their names. `wanted` is asked for each,
+    /// with the engine.
+    pub fn take_as_text(&mut self, wanted: impl Fn(&Column, &str) -> bool) -> Vec<String> {
+        let mut names = Vec::new();
+        for column in &mut self.columns {
+            if let Type::Native { engine, .. } = column.ty
+                && wanted(column, engine)
+            {
+                names.push(column.name.clone());
+                column.ty = Type::Text;
+            }
+        }
+        names
+    }
+
     /// The Arrow schema of the batches that carry these columns.
     pub fn to_arrow(&self) -> SchemaRef {
         Arc::new(arrow::datatypes::Schema::new(self.columns.iter().map(Column::to_arrow).collect::<Vec<_>>()))

@@ -9,7 +9,7 @@ use super::routes::{describes_itself, native_engine, output_key, passes_raw, wri
 use super::{Edges, InputPlan, Open, Origin, OutputPlan, Plan, Refused, Sealed, SourcePlan, StagePlan, graph};
 use crate::cache::Cache;
 use crate::connectors::{Description, ReadRequest, SourceTable, Unusable};
-use crate::data::{Grade, Schema, Type};
+use crate::data::{Grade, Schema};
 use crate::define::pipeline::{Flow, Input, Kind, Output, Pipeline, SinkSpec, SourceSpec, SqlSink, Stage, WriteMode};
 use crate::diagnostic::Diagnostic;
 use crate::load::Document;
@@ -93,14 +93,10 @@ async fn compiled(inputs: &[InputPlan], flow: &Flow, at: &str, tables: &transfor
 /// Has every column that only its own engine understands read in its text form. False when there is none.
 fn as_text(input: &mut InputPlan) -> bool {
     let Origin::Source(from) = &mut input.origin else { return false };
-    let before = from.request.as_text.len();
-    for column in &mut input.schema.columns {
-        if matches!(column.ty, Type::Native { .. }) {
-            from.request.as_text.push(column.name.clone());
-            column.ty = Type::Text;
-        }
-    }
-    from.request.as_text.len() > before
+    let names = input.schema.take_as_text(|_, _| true);
+    let any = !names.is_empty();
+    from.request.as_text.extend(names);
+    any
 }
 
 impl<'a> Builder<'a> {
@@ -208,17 +204,12 @@ impl<'a> Builder<'a> {
         match description {
             Ok(description) => {
                 let mut schema = description.schema.clone();
-                let mut request = ReadRequest { limit: self.limit(number), ..ReadRequest::default() };
-                for column in &mut schema.columns {
-                    if let Type::Native { engine, .. } = column.ty
-                        && (!self.consumers[number].is_empty()
-                            || outputs.iter().any(|output| native_engine(self.pipeline, output) != Some(engine))
-                            || transform::computes(&self.pipeline.stages[number].flow.transform, &column.name))
-                    {
-                        request.as_text.push(column.name.clone());
-                        column.ty = Type::Text;
-                    }
-                }
+                let as_text = schema.take_as_text(|column, engine| {
+                    !self.consumers[number].is_empty()
+                        || outputs.iter().any(|output| native_engine(self.pipeline, output) != Some(engine))
+                        || transform::computes(&self.pipeline.stages[number].flow.transform, &column.name)
+                });
+                let request = ReadRequest { limit: self.limit(number), as_text, ..ReadRequest::default() };
                 let label = input.source.label();
                 let origin = Origin::Source(Box::new(SourcePlan { source, description, request }));
                 Some((InputPlan { name: input.name.clone(), label, schema, origin }, late))
