@@ -37,7 +37,10 @@ impl ReadRequest {
 /// The views of readings that are held at the same time, such as those of a join: several of one system share one, so that their rows are of one
 /// state, and none waits for another. By default a reading shares with nobody.
 #[derive(Clone, Debug, Default)]
-pub struct Views(Option<Arc<Mutex<Vec<Weak<dyn Any + Send + Sync>>>>>);
+pub struct Views(Option<Arc<Mutex<Vec<Held>>>>);
+
+/// A view of some system, for as long as a reading has it.
+type Held = Weak<dyn Any + Send + Sync>;
 
 impl Views {
     /// For readings that are about to be opened one after the other.

@@ -14,7 +14,7 @@ use crate::tasks;
 
 /// What is queued.
 enum Entry {
-    Event(Event),
+    Event(Box<Event>),
     /// Say when all before it is in the journal.
     Told(oneshot::Sender<()>),
 }
@@ -36,7 +36,7 @@ impl Notes {
     /// Queues a note on a stage.
     pub async fn say(&self, stage: &str, text: String) {
         let what = What::Note { stage: Some(stage.to_owned()), text };
-        let _ = self.queue.send(Entry::Event(Event { at_ms: clock::now_ms(), run: self.run.clone(), what })).await;
+        let _ = self.queue.send(Entry::Event(Box::new(Event { at_ms: clock::now_ms(), run: self.run.clone(), what }))).await;
     }
 }
 
@@ -58,7 +58,7 @@ impl Recorder {
                 for entry in group.drain(..) {
                     // A reader that went away does not stop the run; nor does one who no longer waits.
                     match entry {
-                        Entry::Event(event) => drop(reader.send(event).await),
+                        Entry::Event(event) => drop(reader.send(*event).await),
                         Entry::Told(waits) => drop(waits.send(())),
                     }
                 }
@@ -75,7 +75,7 @@ impl Recorder {
 
     /// The same, with a time of its own.
     pub async fn record_at(&self, at_ms: i64, what: What) {
-        let event = Event { at_ms, run: self.run.clone(), what };
+        let event = Box::new(Event { at_ms, run: self.run.clone(), what });
         let _ = self.queue.send(Entry::Event(event)).await;
     }
 

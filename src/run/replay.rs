@@ -81,18 +81,19 @@ pub async fn compare(context: &RunContext, number: usize, place: usize) -> Resul
         return Ok(OutputReport { target: output.label.clone(), rows: 0, verdict: Verdict::NotChecked });
     }
     let load = Load { key: load_key(context, number, place), epoch: 0, schema: stage.schema.clone(), verify: Verify::Digest };
+    let held = verify::held(output, &load);
     let limit = stage.flow().batch;
     if let Some(compared) = output.sink.compare(&load, &verify::SourceRows(stage)).await? {
         return Ok(report(output, verify::verdict(compared, Verify::Digest)));
     }
-    let found = verify::digest(output.sink.read_back(&load, limit).await?).await?;
+    let found = verify::digest(output.sink.read_back(&held, limit).await?).await?;
     let extra_allowed = holds_other_rows(output);
     if !extra_allowed && verify::digest(rows(&context.plan, number, &context.spill).await?).await? == found {
         return Ok(report(output, Verdict::Identical { rows: found.rows, digest: found.to_string() }));
     }
     let sides = Sides { schema: &stage.schema, key: row_key(output, &stage.key), extra_allowed };
     let left = async || rows(&context.plan, number, &context.spill).await;
-    let right = async || output.sink.read_back(&load, limit).await;
+    let right = async || output.sink.read_back(&held, limit).await;
     Ok(report(output, sides.compare(found.rows, left, right).await?))
 }
 

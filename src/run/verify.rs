@@ -68,8 +68,14 @@ pub async fn read_back(plan: &StagePlan, output: &OutputPlan, load: &Load) -> Re
         }
         return Ok(found);
     }
-    let rows = output.sink.read_back(load, plan.flow().batch).await.map_err(during)?;
+    let rows = output.sink.read_back(&held(output, load), plan.flow().batch).await.map_err(during)?;
     digest(rows).await.map_err(during)
+}
+
+/// A load as its sink holds it: where rows of others are read back with its own, any column may hold NULLs.
+pub fn held(output: &OutputPlan, load: &Load) -> Load {
+    let schema = if output.sink.staged() { load.schema.clone() } else { load.schema.with_nulls() };
+    Load { schema, ..load.clone() }
 }
 
 /// The digest of rows that are not refused.

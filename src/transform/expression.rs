@@ -118,7 +118,7 @@ fn resolve(expr: &mut ast::Expr, schema: &Schema, qualifiers: &[&str], names: &N
     if schema.find(&name.value).is_none() {
         let fault = Fault::new("transform-column", format!("unknown column `{}`", name.value));
         let all = || format!("the columns are {}", list(schema));
-        return Err(fault.span(words.column(None, &name)).help(names.suggest(&name.value).unwrap_or_else(all)));
+        return Err(fault.span(words.place(&name)).help(names.suggest(&name.value).unwrap_or_else(all)));
     }
     *expr = ast::Expr::Identifier(ast::Ident { quote_style: Some('"'), ..name });
     Ok(())

@@ -245,7 +245,7 @@ impl Sink for PgSink {
 
     async fn read_back(&self, load: &Load, limit: BatchLimit) -> Result<BatchStream, Failure> {
         let (session, table, name) = self.reader(load).await?;
-        let (copy, decoder) = self.reading(&name, &table.columns, &load.schema.with_nulls(), limit)?;
+        let (copy, decoder) = self.reading(&name, &table.columns, &load.schema, limit)?;
         let rows = read::batches(session, copy, decoder);
         // Others may have values in the target that these columns cannot hold: their rows are left out each time.
         Ok(if self.replaces() { as_written(rows) } else { rows })

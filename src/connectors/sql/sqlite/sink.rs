@@ -161,8 +161,7 @@ impl Sink for SqliteSink {
         let (connection, query, reader) = tasks::blocking(move || {
             let (connection, shape, table) = loaded(&database, &spec, &load)?;
             let query = format!("select {} from {}", shape.column_list(), quote(&table));
-            let schema = Arc::new(load.schema.with_nulls());
-            let reader = Reader { schema, origin: Vec::new(), label: shape.table, limit, lenient: true, database };
+            let reader = Reader { schema: Arc::new(load.schema), origin: Vec::new(), label: shape.table, limit, lenient: true, database };
             Ok((connection, query, reader))
         })
         .await?;
