@@ -167,7 +167,7 @@ fn read_while(from: &str, word: &str, fault: Fault, meanwhile: &[&str]) -> Vec<S
 #[test]
 fn a_key_whose_time_comes_behind_its_value_is_no_row() {
     let from = "string: \"k:{{ id }}\", ttl: { column: until }";
-    assert_eq!(read_while(from, "PEXPIRETIME\r\n$3\r\nk:a\r\n", Fault::HoldWord, &["PEXPIRE", "k:a", "1"]), ["id,value,until"]);
+    assert_eq!(read_while(from, "PEXPIRETIME\r\n$3\r\nk:a\r\n", Fault::HoldWord, &["PEXPIREAT", "k:a", "1"]), ["id,value,until"]);
 }
 
 /// A hash that was not there a moment ago is read as it is by now.
