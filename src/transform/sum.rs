@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal256Array, Int64Array, new_empty_array};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Decimal128Type, Decimal256Type, DecimalType, Field, FieldRef, Int64Type, UInt64Type, i256,
 };
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
 
 /// Digits that a decimal's sum has more than the decimal, as DataFusion gives them.
 const MORE_DIGITS: u8 = 10;
@@ -65,6 +65,14 @@ impl AggregateUDFImpl for CheckedSum {
         })
     }
 
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        !args.is_distinct
+    }
+
+    fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(Sums { ty: args.return_type().clone(), sums: Vec::new(), values: Vec::new() }))
+    }
+
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
         let field = |part: &str, ty: DataType| Arc::new(Field::new(format_state_name(args.name, part), ty, true));
         if args.is_distinct {
@@ -85,10 +93,7 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, value: i256) -> Result<()> {
-        match self.sum.checked_add(value) {
-            Some(sum) => self.sum = sum,
-            None => return exec_err!("overflow: the sum has more digits than a decimal can hold"),
-        }
+        self.sum = added(self.sum, value)?;
         Ok(())
     }
 
@@ -110,6 +115,10 @@ impl Sum {
             }
         }
     }
+}
+
+fn added(sum: i256, value: i256) -> Result<i256> {
+    sum.checked_add(value).map_or_else(|| exec_err!("overflow: the sum has more digits than a decimal can hold"), Ok)
 }
 
 /// The values of an array, in 256 bits.
@@ -184,6 +193,78 @@ impl Accumulator for Sum {
     fn size(&self) -> usize {
         size_of_val(self)
     }
+}
+
+/// The sums of many groups.
+struct Sums {
+    ty: DataType,
+    sums: Vec<i256>,
+    /// Values of each group that are not NULL.
+    values: Vec<i64>,
+}
+
+impl Sums {
+    /// Makes room for groups that are new.
+    fn extend(&mut self, groups: usize) {
+        self.sums.resize(groups, i256::ZERO);
+        self.values.resize(groups, 0);
+    }
+}
+
+impl GroupsAccumulator for Sums {
+    fn update_batch(&mut self, values: &[ArrayRef], groups: &[usize], filter: Option<&BooleanArray>, total: usize) -> Result<()> {
+        self.extend(total);
+        for (row, (value, &group)) in wide(&values[0]).zip(groups).enumerate() {
+            if let Some(value) = value.filter(|_| counts(filter, row)) {
+                self.sums[group] = added(self.sums[group], value)?;
+                self.values[group] += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
+        let (sums, values) = (emit.take_needed(&mut self.sums), emit.take_needed(&mut self.values));
+        if sums.is_empty() {
+            return Ok(new_empty_array(&self.ty));
+        }
+        let found = sums.into_iter().zip(values).map(|(sum, values)| value(&self.ty, sum, values > 0));
+        ScalarValue::iter_to_array(found.collect::<Result<Vec<_>>>()?)
+    }
+
+    fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
+        let sums = Decimal256Array::from_iter_values(emit.take_needed(&mut self.sums)).with_data_type(WIDE);
+        Ok(vec![Arc::new(sums), Arc::new(Int64Array::from(emit.take_needed(&mut self.values)))])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<()> {
+        self.extend(total);
+        let [sums, values] = states else { return exec_err!("the state of a checked sum has two parts") };
+        let values = values.as_primitive::<Int64Type>();
+        for (row, (sum, &group)) in wide(sums).zip(groups).enumerate() {
+            if let Some(sum) = sum {
+                self.sums[group] = added(self.sums[group], sum)?;
+                self.values[group] += values.value(row);
+            }
+        }
+        Ok(())
+    }
+
+    fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
+        let sums = wide(&values[0]).enumerate().map(|(row, value)| value.filter(|_| counts(filter, row)));
+        let sums: Decimal256Array = sums.collect();
+        let values = Int64Array::from_iter_values(sums.iter().map(|sum| i64::from(sum.is_some())));
+        Ok(vec![Arc::new(sums.with_data_type(WIDE)), Arc::new(values)])
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.sums.capacity() * size_of::<i256>() + self.values.capacity() * size_of::<i64>()
+    }
+}
+
+/// Whether a row passes the filter of its aggregate.
+fn counts(filter: Option<&BooleanArray>, row: usize) -> bool {
+    filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row))
 }
 
 fn state(value: i256) -> ScalarValue {

@@ -323,6 +323,8 @@ async fn integers_never_wrap() {
         "select sum(id + 4611686018427387900) over (order by id) as n from orders",
         "select sum(distinct id + 4611686018427387900) as n from orders",
         "select sum(distinct id + 4611686018427387900) as n, sum(distinct id) as m from orders",
+        "select id % 2 as k, sum(id + 4611686018427387910) as n from orders group by id % 2",
+        "select id % 2 as k, sum(cast('99000000000000000000000000000000000000' as decimal(38,0))) as n from orders group by id % 2",
         // Four of them wrap around 128 bits, to a value that has digits to spare.
         "select sum(cast('99000000000000000000000000000000000000' as decimal(38,0))) as n from orders",
         "select sum(cast(concat('9900000000000000000000000000000000000', cast(id as text)) as decimal(38,0))) over () as n from orders",
@@ -335,6 +337,10 @@ async fn integers_never_wrap() {
         assert!(failure.to_string().to_lowercase().contains("overflow"), "{failure}");
     }
     check(&[query("select sum(id) as n, sum(id) filter (where id > 9) as none from orders")], &["|10||"]).await;
+    let grouped = "select id % 2 as k, sum(id) as n, sum(id) filter (where id > 3) as f from orders group by id % 2 order by k";
+    check(&[query(grouped)], &["|0|6|4|", "|1|4||"]).await;
+    let decimals = "select id % 2 as k, sum(cast(id as decimal(38,2))) as d from orders group by id % 2 order by k";
+    check(&[query(decimals)], &["|0|6.00|", "|1|4.00|"]).await;
     check(
         &[query("select sum(distinct id / 2) as n, sum(distinct id) as m, sum(distinct id % 2) filter (where id > 9) as none from orders")],
         &["|3|10||"],
