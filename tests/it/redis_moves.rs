@@ -207,15 +207,32 @@ fn a_target_whose_slots_move_and_whose_masters_die() {
     }
 }
 
+const HASHES: &str = "to: { redis: new, hash: \"row:{{ id }}\" }";
+const LIST: &str = "transform:\n  - select: [v]\n  - rename: { v: value }\nto: { redis: new, list: items }";
+
+/// How many rows are there by now.
+fn there(to: &str, target: &Redis) -> usize {
+    if to == LIST { target.ask(&["LLEN", "items"]) } else { size(&[target]) }
+}
+
+/// The numbers that came, in order.
+fn brought(to: &str, target: &Redis) -> Vec<usize> {
+    if to != LIST {
+        return numbers(&[target]);
+    }
+    let mut items: Vec<usize> = target.ask(&["LRANGE", "items", "0", "-1"]);
+    items.sort_unstable();
+    items
+}
+
 /// A server that is started again without what it acknowledged last has forgotten whole splits: they are written again.
 #[test]
 fn a_target_that_forgets() {
-    let listed = "transform:\n  - select: [v]\n  - rename: { v: value }\nto: { redis: new, list: items }";
-    for to in ["to: { redis: new, hash: \"row:{{ id }}\" }", listed] {
+    for to in [HASHES, LIST] {
         let target = standalone();
         let project = project(&target.url(), &target.url(), &format!("{GENERATED}{to}"));
         let run = start(&project);
-        let there = || if to == listed { target.ask::<usize>(&["LLEN", "items"]) } else { size(&[&target]) };
+        let there = || there(to, &target);
         until("the first rows", || there() > 500);
         target.ask::<()>(&["SAVE"]);
         let saved = there();
@@ -223,35 +240,22 @@ fn a_target_that_forgets() {
         target.kill();
         target.start_again();
         end(&project, run);
-        if to == listed {
-            let mut items: Vec<usize> = target.ask(&["LRANGE", "items", "0", "-1"]);
-            items.sort_unstable();
-            assert_eq!(items, (0..COUNT).collect::<Vec<_>>());
-        } else {
-            assert_eq!(numbers(&[&target]), (0..COUNT).collect::<Vec<_>>());
-        }
+        assert_eq!(brought(to, &target), (0..COUNT).collect::<Vec<_>>());
     }
 }
 
 /// The same for a server that has not even kept who claimed the load.
 #[test]
 fn a_target_that_forgets_everything() {
-    let listed = "transform:\n  - select: [v]\n  - rename: { v: value }\nto: { redis: new, list: items }";
-    for to in ["to: { redis: new, hash: \"row:{{ id }}\" }", listed] {
+    for to in [HASHES, LIST] {
         let target = standalone();
         let project = project(&target.url(), &target.url(), &format!("{GENERATED}{to}"));
         let run = start(&project);
-        until("the first rows", || if to == listed { target.ask::<usize>(&["LLEN", "items"]) > 500 } else { size(&[&target]) > 500 });
+        until("the first rows", || there(to, &target) > 500);
         target.kill();
         target.start_again();
         end(&project, run);
-        if to == listed {
-            let mut items: Vec<usize> = target.ask(&["LRANGE", "items", "0", "-1"]);
-            items.sort_unstable();
-            assert_eq!(items, (0..COUNT).collect::<Vec<_>>());
-        } else {
-            assert_eq!(numbers(&[&target]), (0..COUNT).collect::<Vec<_>>());
-        }
+        assert_eq!(brought(to, &target), (0..COUNT).collect::<Vec<_>>());
     }
 }
 
